@@ -1,0 +1,265 @@
+//! The server API as plain data: what `control` asks of the shards and what they answer. No transport, no JSON.
+
+use bytes::Bytes;
+
+/// One call of the server API, already parsed and bounded. Fields as in server-api.md section 1.2.
+#[derive(Clone, Debug)]
+pub enum ApiCommand {
+    /// Publish into one channel (the control plane splits a broadcast into these).
+    Publish(Box<ApiPublish>),
+    /// Subscribe every session of a user (narrowed by `target`) to a channel.
+    Subscribe(Box<ApiSubscribe>),
+    /// Unsubscribe; pushes code 2000.
+    Unsubscribe {
+        /// Whose sessions.
+        target: Target,
+        /// From which channel.
+        channel: String,
+    },
+    /// Disconnect sessions.
+    Disconnect {
+        /// Whose sessions.
+        target: Target,
+        /// Client ids to spare.
+        whitelist: Vec<String>,
+        /// Close code, default 3503.
+        code: u16,
+        /// Non-empty close reason.
+        reason: String,
+    },
+    /// Change or end the expiry of sessions.
+    Refresh {
+        /// Whose sessions.
+        target: Target,
+        /// Disconnect with 3005 now.
+        expired: bool,
+        /// New expiry in Unix seconds, 0 = never.
+        expire_at: u64,
+        /// New connection info.
+        info: Option<Bytes>,
+    },
+    /// Who is in a channel.
+    Presence {
+        /// The channel.
+        channel: String,
+    },
+    /// How many are in a channel.
+    PresenceStats {
+        /// The channel.
+        channel: String,
+    },
+    /// Publications of a channel.
+    History {
+        /// The channel.
+        channel: String,
+        /// 0 = position only, -1 = all retained.
+        limit: i32,
+        /// Start position.
+        since: Option<Position>,
+        /// Newest first.
+        reverse: bool,
+    },
+    /// Drop the data of a channel, keep offset and epoch.
+    HistoryRemove {
+        /// The channel.
+        channel: String,
+    },
+    /// Channels with subscribers on the asked shard's home share, in name order after `after`.
+    Channels {
+        /// Glob, empty = all.
+        pattern: String,
+        /// At most so many.
+        limit: u32,
+        /// Only names greater than this one.
+        after: String,
+    },
+    /// Counters of the asked shard.
+    Info,
+}
+
+/// Which sessions a command is for. An absent user or session is a success without effect.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    /// User id, empty = anonymous sessions.
+    pub user: String,
+    /// Narrow to one client id.
+    pub client: Option<String>,
+    /// Narrow to one session id (emulated transports).
+    pub session: Option<String>,
+}
+
+/// Parameters of `publish`.
+#[derive(Clone, Debug, Default)]
+pub struct ApiPublish {
+    /// The channel.
+    pub channel: String,
+    /// Payload.
+    pub data: Bytes,
+    /// Do not keep it in history.
+    pub skip_history: bool,
+    /// Tags in insertion order.
+    pub tags: Vec<(String, String)>,
+    /// Second publication with this key within 5 minutes has no effect.
+    pub idempotency_key: String,
+    /// Publications with a version not above the stored one are suppressed; 0 = unversioned.
+    pub version: u64,
+    /// Versions of different epochs are not compared.
+    pub version_epoch: String,
+}
+
+/// Parameters of `subscribe`.
+#[derive(Clone, Debug, Default)]
+pub struct ApiSubscribe {
+    /// Whose sessions.
+    pub target: Target,
+    /// The channel.
+    pub channel: String,
+    /// Channel info of the subscriber.
+    pub info: Option<Bytes>,
+    /// Custom data for the `subscribe` push.
+    pub data: Option<Bytes>,
+    /// Recover from this position.
+    pub recover_since: Option<Position>,
+    /// Overrides of namespace options.
+    pub overrides: Overrides,
+    /// Subscription expiry in Unix seconds, 0 = never.
+    pub expire_at: u64,
+}
+
+/// `override` of a subscription: `None` leaves the namespace's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Presence for this subscription.
+    pub presence: Option<bool>,
+    /// Join and leave messages for this subscription.
+    pub join_leave: Option<bool>,
+    /// Push join and leave messages to this subscriber.
+    pub force_push_join_leave: Option<bool>,
+    /// Positioning.
+    pub force_positioning: Option<bool>,
+    /// Recovery.
+    pub force_recovery: Option<bool>,
+}
+
+/// A place in a channel's stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Publications up to here are known.
+    pub offset: u64,
+    /// Incarnation of the stream.
+    pub epoch: String,
+}
+
+/// A shard's answer to one [`ApiCommand`].
+#[derive(Clone, Debug)]
+pub enum ApiAnswer {
+    /// `{}`: subscribe, unsubscribe, disconnect, refresh, history_remove.
+    Done,
+    /// Position of a publication; `None` without history.
+    Published(Option<Position>),
+    /// Members of a channel.
+    Presence(Vec<Member>),
+    /// Counts of a channel.
+    PresenceStats {
+        /// Sessions.
+        num_clients: u32,
+        /// Distinct users.
+        num_users: u32,
+    },
+    /// Publications and the top of the stream.
+    History {
+        /// In the asked order.
+        publications: Vec<StoredPublication>,
+        /// Top of the stream.
+        position: Position,
+    },
+    /// `(name, num_clients)` in name order.
+    Channels(Vec<(String, u32)>),
+    /// Counters of one shard.
+    Info(ShardInfo),
+    /// An API error (codes of server-api.md section 1.1).
+    Error(ApiError),
+}
+
+/// An application error of the server API: goes out as `{"error":{code,message}}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// 100
+    #[error("internal server error")]
+    Internal,
+    /// 102
+    #[error("unknown channel")]
+    UnknownChannel,
+    /// 104
+    #[error("not found")]
+    NotFound,
+    /// 107
+    #[error("bad request")]
+    BadRequest,
+    /// 108
+    #[error("not available")]
+    NotAvailable,
+    /// 112
+    #[error("unrecoverable position")]
+    UnrecoverablePosition,
+    /// 113
+    #[error("conflict")]
+    Conflict,
+}
+
+impl ApiError {
+    /// The numeric code.
+    #[must_use]
+    pub fn code(self) -> u32 {
+        match self {
+            Self::Internal => 100,
+            Self::UnknownChannel => 102,
+            Self::NotFound => 104,
+            Self::BadRequest => 107,
+            Self::NotAvailable => 108,
+            Self::UnrecoverablePosition => 112,
+            Self::Conflict => 113,
+        }
+    }
+}
+
+/// One session in a channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    /// Client id.
+    pub client: String,
+    /// User id.
+    pub user: String,
+    /// JSON (or bytes) from the token or the proxy.
+    pub conn_info: Option<Bytes>,
+    /// Info of this subscription.
+    pub chan_info: Option<Bytes>,
+}
+
+/// A publication as history keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredPublication {
+    /// Place in the stream, from 1.
+    pub offset: u64,
+    /// Payload.
+    pub data: Bytes,
+    /// Who published, for client-originated ones.
+    pub info: Option<Member>,
+    /// Tags.
+    pub tags: Vec<(String, String)>,
+    /// Version given by the publisher, 0 = none.
+    pub version: u64,
+}
+
+/// Figures of one shard for `info`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShardInfo {
+    /// Connections that completed the connect command.
+    pub num_clients: u64,
+    /// Distinct users homed on this shard.
+    pub num_users: u64,
+    /// Subscriptions of this shard's connections.
+    pub num_subs: u64,
+    /// Channels with subscribers, homed on this shard.
+    pub num_channels: u64,
+}

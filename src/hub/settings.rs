@@ -1,0 +1,232 @@
+//! Every setting of the data plane, already valid, with its unit in the type or the name. `config` builds it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Settings that all shards share; immutable after start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Client-facing behaviour and limits.
+    pub client: ClientSettings,
+    /// HTTP and WebSocket handling.
+    pub http: HttpSettings,
+    /// Namespaces and channel naming.
+    pub channel: ChannelSettings,
+    /// Reported as `version` in the connect reply and by the server API.
+    pub version: String,
+    /// Node name, for the `info` API.
+    pub node_name: String,
+    /// Connections this process may hold (sum over shards).
+    pub max_connections: u32,
+}
+
+/// Section `client`.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// Application-level ping interval; zero: never (for `heartbeat = "tcp"`).
+    pub ping_interval: Duration,
+    /// How long a pong may take; zero: no pong expected. Less than `ping_interval`.
+    pub pong_timeout: Duration,
+    /// From accept to the completed connect command (`stale_close_delay`): disconnect 3502.
+    pub stale_close_delay: Duration,
+    /// From accept to the end of the upgrade request.
+    pub handshake_timeout: Duration,
+    /// Grace after token expiry before disconnect 3005.
+    pub expired_close_delay: Duration,
+    /// Grace after subscription expiry before unsubscribe 2501 (or disconnect 3006 for server-side ones).
+    pub expired_sub_close_delay: Duration,
+    /// Subscriptions one connection may hold.
+    pub channel_limit: u32,
+    /// Bytes that may wait for a slow reader before disconnect 3008.
+    pub queue_max_size: usize,
+    /// Connections on this node, 0 = no limit beyond capacity. Beyond: HTTP 503 before the upgrade.
+    pub connection_limit: u32,
+    /// New connections a second on this node, 0 = no limit. Beyond: HTTP 503.
+    pub connection_rate_limit: u32,
+    /// Connections of one user on this node, 0 = no limit. Beyond: disconnect 3504.
+    pub user_connection_limit: u32,
+    /// Connections from one source address, 0 = no limit. Beyond: HTTP 503.
+    pub address_connection_limit: u32,
+    /// Commands one connection may send a second (token bucket with one second of burst), 0 = no limit.
+    pub command_rate_limit: u32,
+    /// Publications a history reply holds at most.
+    pub history_max_publication_limit: u32,
+    /// Publications a recovery replays at most.
+    pub recovery_max_publication_limit: u32,
+    /// `time` in the connect reply.
+    pub connect_include_server_time: bool,
+    /// Anonymous connections without a token.
+    pub allow_anonymous_connect_without_token: bool,
+    /// Tokens without `sub` are refused with 3507.
+    pub disallow_anonymous_connection_tokens: bool,
+    /// Everything is permitted; tokens are still verified if given, their expiry is ignored.
+    pub insecure: bool,
+    /// Every user is subscribed to a channel of its own on connect.
+    pub personal_channel: Option<PersonalChannel>,
+    /// Tokens of connections (and of subscriptions where `subscription_token` is `None`).
+    pub token: TokenSettings,
+    /// Separate verifier for subscription tokens.
+    pub subscription_token: Option<TokenSettings>,
+}
+
+/// `subscribe_to_user_personal_channel`.
+#[derive(Clone, Debug)]
+pub struct PersonalChannel {
+    /// Namespace of the personal channel, empty for none: `#user`, else `ns:#user`.
+    pub namespace: String,
+    /// A new connection of the user disconnects the older ones with 3504.
+    pub single_connection: bool,
+}
+
+/// How tokens are verified. No key at all: every token is refused.
+#[derive(Clone, Debug, Default)]
+pub struct TokenSettings {
+    /// Shared secret for HS256, HS384, HS512.
+    pub hmac_secret_key: Option<String>,
+    /// Former secret, accepted during a rotation.
+    pub hmac_previous_secret_key: Option<String>,
+    /// Unix seconds until which the former secret is accepted; 0 = without end.
+    pub hmac_previous_secret_key_valid_until: u64,
+    /// PEM for RS256, RS384, RS512.
+    pub rsa_public_key: Option<String>,
+    /// PEM for ES256, ES384.
+    pub ecdsa_public_key: Option<String>,
+    /// Exact `aud` required.
+    pub audience: Option<String>,
+    /// Exact `iss` required.
+    pub issuer: Option<String>,
+    /// Claim that holds the user id instead of `sub`.
+    pub user_id_claim: Option<String>,
+    /// Signature is not looked at (insecure, for development only).
+    pub insecure_skip_signature_verify: bool,
+    /// Tolerated clock skew for `exp` and `nbf`.
+    pub leeway: Duration,
+}
+
+/// Section `http` and `websocket`.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// Path of the WebSocket endpoint, default `/connection/websocket`.
+    pub websocket_path: String,
+    /// Incoming message limit in bytes.
+    pub message_size_limit: usize,
+    /// Request head limit in bytes.
+    pub head_size_limit: usize,
+    /// Origin patterns; requests without Origin always pass.
+    pub allowed_origins: OriginPolicy,
+    /// Requests for other paths go to the control plane.
+    pub hand_over: bool,
+}
+
+/// Which browser origins may connect.
+#[derive(Clone, Debug)]
+pub enum OriginPolicy {
+    /// `*`
+    Any,
+    /// Glob patterns matched case-insensitively against the whole normalised origin; empty refuses every Origin.
+    Patterns(Vec<String>),
+}
+
+/// Section `channel`.
+#[derive(Clone, Debug)]
+pub struct ChannelSettings {
+    /// Longest channel name in bytes.
+    pub max_length: usize,
+    /// Prefix of channels that need a subscription token, default `$`.
+    pub private_prefix: String,
+    /// Separates namespace and rest, default `:`.
+    pub namespace_boundary: String,
+    /// Starts the list of allowed users, default `#`.
+    pub user_boundary: String,
+    /// Separates users in that list, default `,`.
+    pub user_separator: String,
+    /// Default for `history_meta_ttl`.
+    pub history_meta_ttl: Duration,
+    /// Options; index 0 is "without namespace".
+    pub options: Vec<ChannelOptions>,
+    /// Namespace name → index into `options`.
+    pub namespaces: HashMap<String, u16>,
+}
+
+/// Options of one namespace (server-api.md section 2.2).
+#[derive(Clone, Debug, Default)]
+pub struct ChannelOptions {
+    /// Namespace name, empty for "without namespace".
+    pub name: String,
+    /// Presence is kept and served.
+    pub presence: bool,
+    /// Join and leave messages exist.
+    pub join_leave: bool,
+    /// Every subscriber gets join and leave pushes.
+    pub force_push_join_leave: bool,
+    /// Publications kept; 0 = no history.
+    pub history_size: u32,
+    /// How long they are kept; zero = no history.
+    pub history_ttl: Duration,
+    /// How long offset and epoch outlive the data.
+    pub history_meta_ttl: Duration,
+    /// Every subscription is positioned.
+    pub force_positioning: bool,
+    /// Clients may ask for positioning.
+    pub allow_positioning: bool,
+    /// Every subscription is recoverable.
+    pub force_recovery: bool,
+    /// Clients may ask for recovery.
+    pub allow_recovery: bool,
+    /// Recovery delivers the newest publication only.
+    pub recovery_mode_cache: bool,
+    /// Cache recovery without being asked.
+    pub auto_cache_recover: bool,
+    /// Any authenticated client may subscribe.
+    pub allow_subscribe_for_client: bool,
+    /// ... and anonymous ones too.
+    pub allow_subscribe_for_anonymous: bool,
+    /// Any authenticated client may publish.
+    pub allow_publish_for_client: bool,
+    /// Subscribers may publish.
+    pub allow_publish_for_subscriber: bool,
+    /// ... and anonymous ones too.
+    pub allow_publish_for_anonymous: bool,
+    /// Any authenticated client may read presence.
+    pub allow_presence_for_client: bool,
+    /// Subscribers may read presence.
+    pub allow_presence_for_subscriber: bool,
+    /// ... and anonymous ones too.
+    pub allow_presence_for_anonymous: bool,
+    /// Any authenticated client may read history.
+    pub allow_history_for_client: bool,
+    /// Subscribers may read history.
+    pub allow_history_for_subscriber: bool,
+    /// ... and anonymous ones too.
+    pub allow_history_for_anonymous: bool,
+    /// `#` in a channel lists the users who may subscribe.
+    pub allow_user_limited_channels: bool,
+    /// The part after the namespace must match.
+    pub channel_regex: Option<regex::Regex>,
+    /// What publication data must be.
+    pub publication_data_format: DataFormat,
+    /// The namespace is for subscription types this server does not offer: stream subscriptions get error 103.
+    pub foreign_subscription_type: bool,
+}
+
+impl ChannelOptions {
+    /// True if publications are numbered and kept (both size and TTL set).
+    #[must_use]
+    pub fn has_history(&self) -> bool {
+        self.history_size > 0 && !self.history_ttl.is_zero()
+    }
+}
+
+/// `publication_data_format`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DataFormat {
+    /// Anything non-empty.
+    #[default]
+    Any,
+    /// Valid JSON.
+    Json,
+    /// A JSON object.
+    JsonObject,
+    /// Anything, also empty.
+    Binary,
+}
