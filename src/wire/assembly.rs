@@ -119,6 +119,12 @@ impl Assembly {
 
     /// Takes a header off the input, of which earlier calls may have kept the beginning.
     fn take_header(&mut self, input: &mut &mut [u8]) -> Result<Option<ClientHeader>, Violation> {
+        if self.header_length == 0
+            && let Some(header) = frame::decode(input)?
+        {
+            take(input, header.length);
+            return Ok(Some(header));
+        }
         let kept = self.header_length;
         let free = self.header.get_mut(kept..).unwrap_or_default();
         let copied = free.len().min(input.len());
