@@ -18,6 +18,7 @@ pub mod app;
 pub mod base;
 pub mod cli;
 pub mod config;
+pub mod limits;
 pub mod control;
 pub mod hub;
 pub mod net;

@@ -248,6 +248,12 @@ impl<'a> Iterator for Commands<'a> {
 impl std::iter::FusedIterator for Commands<'_> {}
 
 impl<'a> Commands<'a> {
+    /// What has not been decoded yet: whole commands, empty at the end and after a fault.
+    #[must_use]
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest.unwrap_or_default()
+    }
+
     fn json(&mut self, rest: &'a [u8]) -> Result<Command<'a>, Malformed> {
         let line = match memchr(b'\n', rest).and_then(|at| rest.split_at_checked(at)) {
             Some((line, separated)) => {
