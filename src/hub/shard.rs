@@ -274,6 +274,11 @@ impl Shard {
         &mut self.post
     }
 
+    /// The shell refused a connection itself.
+    pub fn refused(&mut self, reason: crate::hub::metrics::Refusal) {
+        self.metrics.refuse(reason);
+    }
+
     /// Number of connections, in whatever phase.
     #[must_use]
     pub fn connections(&self) -> usize {
