@@ -4,5 +4,7 @@
 //! [`sockets::Sockets`], mail through outboxes. So a test runs a shard, or a cluster of them, in virtual time.
 
 pub mod api;
+pub mod idempotency;
 pub mod settings;
 pub mod sockets;
+pub mod stream;
