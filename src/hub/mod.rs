@@ -19,6 +19,7 @@ mod drain;
 mod epoch;
 mod handshake;
 mod home;
+mod idempotency;
 mod locals;
 pub mod mail;
 pub mod metrics;
