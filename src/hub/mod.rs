@@ -4,5 +4,6 @@
 //! [`sockets::Sockets`], mail through outboxes. So a test runs a shard, or a cluster of them, in virtual time.
 
 pub mod api;
+pub mod metrics;
 pub mod settings;
 pub mod sockets;
