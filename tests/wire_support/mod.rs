@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub(crate) mod script;
+
 use millpond::wire::http::{HeadLimits, HeadScan, parse_head};
 use millpond::wire::mask::unmask;
 use millpond::wire::message::{Assembly, DecoderLimits, Item, Violation, next_item};
