@@ -24,6 +24,8 @@
 //! separated by spaces alone, several `Upgrade` lines (H10), targets that are no path or not ASCII (H12, H32), and heads over
 //! the caps (H16 to H20).
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
+
 mod wire_support;
 
 use std::io::{self, Read, Write};
