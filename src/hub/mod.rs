@@ -4,5 +4,8 @@
 //! [`sockets::Sockets`], mail through outboxes. So a test runs a shard, or a cluster of them, in virtual time.
 
 pub mod api;
+pub mod auth;
+pub mod channel_name;
+pub mod permission;
 pub mod settings;
 pub mod sockets;

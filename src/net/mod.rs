@@ -1,1 +1,3 @@
-//! Filled in below.
+//! The mio shell of a shard.
+
+pub mod handover;
