@@ -26,9 +26,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::hub::settings::Settings;
+pub use build::{NotAnAddress, listen_address};
 pub use problem::{Guard, Origin, Place, Problem, Problems, Rule, SyntaxError};
 pub use reference::{default_config, keys_reference};
 pub use tree::Format;
+pub use value::{NotADuration, parse_duration};
 
 use tree::Tree;
 
@@ -184,7 +186,7 @@ pub struct Layers {
     /// Environment variables; those without [`VARIABLE_PREFIX`] are ignored.
     pub environment: Vec<(String, String)>,
     /// `--listen`
-    pub listen: Vec<String>,
+    pub listen: Vec<SocketAddr>,
     /// `--internal-listen`
     pub internal_listen: Option<SocketAddr>,
     /// `--shards`
@@ -268,7 +270,8 @@ fn overlay_flags(tree: &mut Tree, layers: &Layers) {
         // The flag replaces whatever the file says about addresses for clients.
         tree.remove("http_server.address");
         tree.remove("http_server.port");
-        tree.set("http_server.listen", Value::from(layers.listen.clone()), Origin::Flag("--listen"));
+        let texts: Vec<String> = layers.listen.iter().map(ToString::to_string).collect();
+        tree.set("http_server.listen", Value::from(texts), Origin::Flag("--listen"));
     }
     if let Some(address) = layers.internal_listen {
         let origin = Origin::Flag("--internal-listen");

@@ -12,6 +12,7 @@ use super::{ApiConfig, Config, LogConfig, Notice, ServerConfig, demo};
 use crate::hub::settings::{HttpSettings, Settings};
 
 use server::node_name;
+pub use server::{NotAnAddress, listen_address};
 
 /// Checks the merged layers; `unserved` and `problems` hold what was found while merging them.
 pub(super) fn build(
@@ -37,6 +38,8 @@ pub(super) fn build(
     if !reader.problems.is_empty() {
         return Err(Problems(reader.problems));
     }
+    let mut unserved = reader.unserved;
+    unserved.sort_unstable();
     Ok(Config {
         settings,
         server,
@@ -45,7 +48,7 @@ pub(super) fn build(
         prometheus: root.prometheus.enabled.then_some(root.prometheus.handler_prefix.0),
         log: LogConfig { level: root.log.level.0, format: root.log.format.0 },
         demo,
-        unserved: reader.unserved,
+        unserved,
         notices,
     })
 }

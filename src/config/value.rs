@@ -151,6 +151,19 @@ impl<const MIN: u64, const MAX: u64> Setting for Span<MIN, MAX> {
     }
 }
 
+/// Text that is no duration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a duration has units (ms, s, m, h, d), such as 90s or 1h30m")]
+pub struct NotADuration;
+
+/// A duration as it stands in a configuration, such as `1h30m`.
+///
+/// # Errors
+/// [`NotADuration`]
+pub fn parse_duration(text: &str) -> Result<Duration, NotADuration> {
+    parse_ms(text).map(Duration::from_millis).ok_or(NotADuration)
+}
+
 /// `1h30m` in milliseconds: numbers, each with its unit; `0` and decimals such as `1.5s` too.
 fn parse_ms(text: &str) -> Option<u64> {
     let mut rest = text.trim();

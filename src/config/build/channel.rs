@@ -65,7 +65,7 @@ impl Checks<'_> {
         if options.force_push_join_leave && !options.join_leave {
             self.contradiction(&join(path, "force_push_join_leave"), Rule::NeedsJoinLeave);
         }
-        if (options.history_size.0 > 0) != !options.history_ttl.0.is_zero() {
+        if (options.history_size.0 > 0) == options.history_ttl.0.is_zero() {
             self.notices.push(Notice::HalfHistory(path.to_owned()));
         }
         self.anonymous_notices(path, options);

@@ -37,11 +37,11 @@ impl Checks<'_> {
         }
         let mut addresses = Vec::with_capacity(http.listen.0.len());
         for text in &http.listen.0 {
-            match socket_address(text) {
-                Some(address) => addresses.push(address),
-                None => self.reader.wrong_value(
+            match listen_address(text) {
+                Ok(address) => addresses.push(address),
+                Err(_) => self.reader.wrong_value(
                     "http_server.listen",
-                    "IP addresses with ports, such as 0.0.0.0:8000, [::]:8000 or :8000".into(),
+                    "a list of IP addresses with ports, such as 0.0.0.0:8000, [::]:8000 or :8000".into(),
                     Some(&text.as_str().into()),
                 ),
             }
@@ -73,13 +73,22 @@ fn host(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// `address:port`, where the address may be left out as in `:8000`.
-fn socket_address(text: &str) -> Option<SocketAddr> {
+/// Text that names no address to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an address has an IP address and a port, such as 0.0.0.0:8000, [::]:8000 or :8000")]
+pub struct NotAnAddress;
+
+/// `address:port`, where the address may be `localhost`, or left out as in `:8000`. Names are not looked up.
+///
+/// # Errors
+/// [`NotAnAddress`]
+pub fn listen_address(text: &str) -> Result<SocketAddr, NotAnAddress> {
     if let Ok(address) = text.parse() {
-        return Some(address);
+        return Ok(address);
     }
-    let (address, port) = text.rsplit_once(':')?;
-    Some(SocketAddr::new(host(address)?, port.parse().ok()?))
+    let (address, port) = text.rsplit_once(':').ok_or(NotAnAddress)?;
+    let ip = host(address).ok_or(NotAnAddress)?;
+    Ok(SocketAddr::new(ip, port.parse().map_err(|_| NotAnAddress)?))
 }
 
 /// The section's type keeps ports in range.
