@@ -22,10 +22,10 @@ struct Scenarios {
 
 const SCENARIOS: &[Scenarios] = &[
     Scenarios { file: "stream.test.mjs", profile: "js_stream.json", port: 8110 },
-    Scenarios { file: "tokens.test.mjs", profile: "js_stream.json", port: 8110 },
+    Scenarios { file: "tokens.test.mjs", profile: "py.json", port: 8110 },
     Scenarios { file: "recovery.test.mjs", profile: "js_stream.json", port: 8110 },
     Scenarios { file: "server_api.test.mjs", profile: "js_stream.json", port: 8110 },
-    Scenarios { file: "personal.test.mjs", profile: "py.json", port: 8111 },
+    Scenarios { file: "personal.test.mjs", profile: "py.json", port: 8110 },
 ];
 
 /// One file takes seconds; the library's own timeouts are 5 s each.
