@@ -90,7 +90,14 @@ const BANS: &[Ban] = &[
         reason: "sockets belong to net; addresses are only values",
     },
     ban("std::os", PURE, "descriptors belong to net"),
-    ban("std::fs", DATA_PLANE, "a file can block, and a shard never blocks"),
+    ban("std::fs", PURE, "files belong to the shells and the log"),
+    Ban {
+        path: "std::fs",
+        layers: &["net"],
+        // Owns a descriptor that is no file on a disk: an eventfd, the reserve for accept.
+        except: &["File"],
+        reason: "a file can block, and a shard never blocks",
+    },
     ban("std::thread", PURE, "threads belong to app and the shells"),
     ban("std::process", DATA_PLANE, "ending the process is the business of app and main"),
     ban("std::env", BELOW_APP, "settings come in already valid from config"),
@@ -140,12 +147,10 @@ const BANS: &[Ban] = &[
     ban("anyhow", BELOW_APP, "errors are closed enums that say who is at fault"),
 ];
 
-/// The files where `unsafe` may stand, for tables of descriptors, socket options, passing of descriptors, and maps.
+/// The files where `unsafe` may stand, for tables of descriptors, socket options and maps.
 const UNSAFE_FILES: &[(&str, &str)] = &[
     ("src/net/tables.rs", "unshare(CLONE_FILES) has no safe wrapper"),
     ("src/net/sockopt.rs", "socket options that socket2 does not know"),
-    ("src/net/handover.rs", "a descriptor leaves the table of its shard"),
-    ("src/control/handover.rs", "a descriptor arrives from a shard and becomes a tokio stream"),
     ("src/log/map.rs", "the one memory map"),
     ("loadgen/src/kernel.rs", "unshare(CLONE_FILES) and socket options of the load generator"),
     ("tests/support/counting_allocator.rs", "a global allocator that counts is an unsafe trait"),
