@@ -1,3 +1,5 @@
+//! Tests of streams.
+
 use proptest::prelude::*;
 
 use super::*;
