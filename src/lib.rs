@@ -15,6 +15,7 @@
 //! | [`app`] | wires shards, control plane and log; start and drain order | threads |
 
 pub mod base;
+pub mod log;
 pub mod wire;
 pub mod protocol;
 pub mod hub;
