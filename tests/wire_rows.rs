@@ -155,6 +155,7 @@ fn h08_h09_h10_the_upgrade_headers() {
         "H10",
         &[
             (request_with("Upgrade", &["Upgrade: websocket, foo"]), Reject::BadUpgrade),
+            (request_with("Upgrade", &["Upgrade: ,websocket"]), Reject::BadUpgrade),
             (request_with("Upgrade", &["Upgrade: websocket", "Upgrade: foo"]), Reject::BadUpgrade),
         ],
     );

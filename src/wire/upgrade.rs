@@ -86,7 +86,8 @@ fn check_upgrade_headers(head: &RequestHead<'_>) -> Result<(), Reject> {
     if !is_named("upgrade", b"websocket") || !is_named("connection", b"upgrade") {
         return Err(Reject::UpgradeRequired);
     }
-    if tokens(head, "upgrade").count() == 1 { Ok(()) } else { Err(Reject::BadUpgrade) }
+    let alone = single(head, "upgrade")?.is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"));
+    if alone { Ok(()) } else { Err(Reject::BadUpgrade) }
 }
 
 /// The value of a header that must not be repeated.

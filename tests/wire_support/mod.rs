@@ -1,6 +1,13 @@
 //! What the tests of the wire layer share: client frames, chunkings, and drivers that return what came out.
 
-#![allow(dead_code)] // Each test binary uses its own part.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests may stop at the first surprise, as tests do"
+)]
+
+pub(crate) mod script;
 
 use millpond::wire::http::{HeadLimits, HeadScan, parse_head};
 use millpond::wire::mask::unmask;
