@@ -41,8 +41,9 @@ fn shown(config: &Config) -> String {
 #[test]
 fn defaults_are_safe() {
     let config = load(&Layers::default()).unwrap();
-    assert_eq!(config.server.listen, ["127.0.0.1:8000".parse().unwrap()]);
-    assert_eq!(config.server.internal_listen, "127.0.0.1:8001".parse().unwrap());
+    let listen: Vec<_> = config.server.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["127.0.0.1:8000"]);
+    assert_eq!(config.server.internal_listen.to_string(), "127.0.0.1:8001");
     assert_eq!(config.server.shutdown_timeout, Duration::from_secs(30));
     let client = &config.settings.client;
     assert_eq!(
