@@ -52,10 +52,10 @@ impl Subject {
 /// True if every overflow count that is not stuck is the number of entries that passed its group.
 fn counts_are_exact(subject: &Subject) -> bool {
     subject.table.segments.iter().all(|segment| {
-        let mut passed = vec![0_usize; segment.groups()];
-        for (at, handles) in segment.handles.iter().enumerate() {
-            for (_, handle) in segment.tags[at][..SLOTS].iter().zip(handles).filter(|(tag, _)| **tag != FREE)
-            {
+        let mut passed = vec![0_usize; segment.groups];
+        for at in 0..segment.groups {
+            let Group { tags, handles } = segment.group(at);
+            for (_, handle) in tags[..SLOTS].iter().zip(handles).filter(|(tag, _)| **tag != FREE) {
                 let mut group = segment.home((subject.hash)(subject.keys[*handle as usize]));
                 while group != at {
                     passed[group] += 1;
@@ -63,7 +63,7 @@ fn counts_are_exact(subject: &Subject) -> bool {
                 }
             }
         }
-        let counts = segment.tags.iter().map(|tags| tags[OVERFLOW]);
+        let counts = (0..segment.groups).map(|group| segment.group(group).tags[OVERFLOW]);
         passed.into_iter().zip(counts).all(|(passed, count)| count == STUCK || usize::from(count) == passed)
     })
 }
