@@ -4,9 +4,9 @@
 //! costs one tag byte and one handle, 5.07 bytes a slot with the overflow counts.
 //!
 //! Invariants:
-//! - [`SEGMENTS`] segments, chosen by the top bits of the hash, grow and shrink on their own: no doubling spike, and a
+//! - 64 segments, chosen by the top bits of the hash, grow and shrink on their own: no doubling spike, and a
 //!   rehash touches one part in 64. Their sizes are staggered, so they do not all grow at once.
-//! - A segment is an array of groups of [`SLOTS`] slots. An entry lives in its home group (multiply-shift of the hash,
+//! - A segment is an array of groups of 15 slots. An entry lives in its home group (multiply-shift of the hash,
 //!   so any number of groups will do) or, where that was full, in one of the groups that follow.
 //! - Groups lie in pages of one size, so that what one segment frees in growing is what the next one takes. With arrays
 //!   of all sizes the allocator lost 3.5 bytes an entry between them.
