@@ -3,6 +3,7 @@
 pub mod arena;
 pub mod hash;
 pub mod ids;
+pub mod mesh;
 pub mod permute;
 pub mod rate;
 pub mod rng;

@@ -36,9 +36,10 @@ pub use reply::{
 };
 
 /// How the messages of one connection are encoded; chosen at the upgrade and fixed from then on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Encoding {
     /// One JSON object a line.
+    #[default]
     Json,
     /// Messages preceded by their length as a varint.
     Protobuf,

@@ -1,3 +1,5 @@
+//! Tests of the table.
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;

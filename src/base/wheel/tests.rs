@@ -1,3 +1,5 @@
+//! Tests of the wheel.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
