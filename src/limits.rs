@@ -49,5 +49,8 @@ pub const GATHERS: usize = 4096;
 /// Records a home looks at per turn for housekeeping.
 pub const HOUSEKEEPING_PER_TURN: usize = 8;
 
+/// Results of publications with an idempotency key that a shard remembers at most (about 64 bytes each).
+pub const IDEMPOTENT_RESULTS: usize = 100_000;
+
 /// Answers of a shard to one `channels` call at most.
 pub const CHANNELS_PAGE: u32 = 10_000;

@@ -1,3 +1,9 @@
-//! The load generator.
+//! The load generator's binary: parse, do, exit.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    millpond_load::app::main(&millpond_load::cli::Cli::parse())
+}

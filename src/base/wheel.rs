@@ -98,6 +98,12 @@ impl Wheel {
         Self { heads: Box::new([NONE; HEADS]), occupied: [0; WORDS], current: now.0, armed: 0 }
     }
 
+    /// Bytes of the wheel itself; the timers stand in the records.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + size_of::<[u32; HEADS]>()
+    }
+
     /// Number of armed timers.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -15,6 +15,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use regex::Regex;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -113,8 +114,8 @@ pub fn ttl_seconds(expire_at: u64, now_unix: u64) -> Option<u32> {
 /// per shard.
 pub struct Verifier {
     keys: KeyRing,
-    audience: Option<String>,
-    issuer: Option<String>,
+    audience: Wanted,
+    issuer: Wanted,
     user_id_claim: Option<String>,
     leeway: u64,
     skip_signature: bool,
@@ -129,8 +130,8 @@ impl Verifier {
     pub fn new(settings: &TokenSettings) -> Result<Self, KeyError> {
         Ok(Self {
             keys: KeyRing::new(settings)?,
-            audience: settings.audience.clone(),
-            issuer: settings.issuer.clone(),
+            audience: Wanted::new(settings.audience.as_ref(), settings.audience_regex.as_ref()),
+            issuer: Wanted::new(settings.issuer.as_ref(), settings.issuer_regex.as_ref()),
             user_id_claim: settings.user_id_claim.clone(),
             leeway: settings.leeway.as_secs(),
             skip_signature: settings.insecure_skip_signature_verify,
@@ -200,9 +201,11 @@ impl Verifier {
 
     /// Checks the registered claims (RFC 7519 section 4.1).
     fn check(&self, claims: &Claims<'_>, now_unix: u64) -> Result<Expiry, TokenFault> {
-        let audience_holds = self.audience.as_ref().is_none_or(|ours| claims.aud.any(|aud| aud == ours));
-        let issuer_holds =
-            self.issuer.as_ref().is_none_or(|ours| claims.iss.as_ref().is_some_and(|iss| iss.0 == *ours));
+        let audience_holds = self.audience.is_anything() || claims.aud.any(|aud| self.audience.takes(aud));
+        let issuer_holds = match &claims.iss {
+            Some(issuer) => self.issuer.takes(&issuer.0),
+            None => self.issuer.is_anything(),
+        };
         if !audience_holds || !issuer_holds {
             return Err(TokenFault::Invalid);
         }
@@ -220,6 +223,27 @@ impl Verifier {
             None => Ok(claims.sub.as_ref().map(|sub| sub.0.as_ref().to_owned()).unwrap_or_default()),
             Some(claim) => claims::text_claim(payload, claim).ok_or(TokenFault::Invalid),
         }
+    }
+}
+
+/// What `aud` or `iss` must be.
+struct Wanted {
+    exact: Option<String>,
+    pattern: Option<Regex>,
+}
+
+impl Wanted {
+    fn new(exact: Option<&String>, pattern: Option<&Regex>) -> Self {
+        Self { exact: exact.cloned(), pattern: pattern.cloned() }
+    }
+
+    fn is_anything(&self) -> bool {
+        self.exact.is_none() && self.pattern.is_none()
+    }
+
+    fn takes(&self, value: &str) -> bool {
+        self.exact.as_ref().is_none_or(|exact| exact == value)
+            && self.pattern.as_ref().is_none_or(|pattern| pattern.is_match(value))
     }
 }
 

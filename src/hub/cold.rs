@@ -172,9 +172,12 @@ impl ColdPool {
         }
     }
 
-    /// Bytes of memory held, and parts in use. O(parts).
+    /// Bytes of memory held but for output that waits, and bytes of that. O(parts).
     pub(crate) fn memory_bytes(&self) -> (usize, usize) {
         let held: usize = self.parts.iter().map(|(_, part)| part.memory_bytes()).sum();
-        (held + self.parts.capacity() * 16 + self.spare.len() * size_of::<Cold>(), self.parts.len())
+        let waiting: usize = self.parts.iter().map(|(_, part)| part.outbox.memory_bytes()).sum();
+        let spare: usize =
+            self.spare.iter().map(|part| size_of::<Cold>() + part.outbox.memory_bytes()).sum();
+        (held - waiting + self.parts.len() * 16 + spare, waiting)
     }
 }

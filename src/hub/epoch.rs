@@ -5,6 +5,8 @@
 
 use siphasher::sip::SipHasher24;
 
+use crate::hub::stream::Epoch;
+
 /// Buckets of generations; the channels of a bucket share one.
 const BUCKETS: usize = 1 << 12;
 
@@ -21,19 +23,25 @@ impl Epochs {
     }
 
     /// The epoch of a channel that has no stream, and of the stream it gets next.
-    pub(crate) fn current(&self, hash: u64) -> String {
+    pub(crate) fn current(&self, hash: u64) -> Epoch {
         let generation = self.generations.get(bucket(hash)).copied().unwrap_or(0);
         let mut input = [0; 13];
         input[0] = b'e';
         input[1..9].copy_from_slice(&hash.to_le_bytes());
         input[9..].copy_from_slice(&generation.to_le_bytes());
         let mut random = self.key.hash(&input);
-        let letters = (0..8).map(|_| {
+        let letters = [(); 8].map(|()| {
             let letter = (random % 52) as u8;
             random /= 52;
-            char::from(if letter < 26 { b'a' + letter } else { b'A' + letter - 26 })
+            if letter < 26 { b'a' + letter } else { b'A' + letter - 26 }
         });
-        letters.collect()
+        Epoch::from_letters(letters).unwrap_or_else(|| unreachable!("eight letters"))
+    }
+
+    /// The stream of this channel was forgotten and begins anew.
+    pub(crate) fn retire_and_renew(&mut self, hash: u64) -> Epoch {
+        self.retire(hash);
+        self.current(hash)
     }
 
     /// The stream of this channel was forgotten.
@@ -54,10 +62,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn epochs_are_letters_and_change_with_the_generation() {
+    fn epochs_change_with_the_generation() {
         let mut epochs = Epochs::new([7; 16]);
         let first = epochs.current(42);
-        assert_eq!((first.len(), first.chars().all(|c| c.is_ascii_alphabetic())), (8, true));
+        assert!(first.as_str().chars().all(|c| c.is_ascii_alphabetic()));
         assert_eq!(first, epochs.current(42));
         assert_ne!(first, epochs.current(43));
         epochs.retire(42);

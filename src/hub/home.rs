@@ -11,18 +11,21 @@ use smallvec::SmallVec;
 use crate::base::hash::NameHash;
 use crate::base::ids::ShardId;
 use crate::base::tick::Now;
-use crate::hub::api::{ApiAnswer, ApiError, Member, Position, StoredPublication};
+use crate::hub::api::{ApiAnswer, ApiError, ApiPublish, Member, Position};
 use crate::hub::epoch::Epochs;
+use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
     Answer, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk, Subscribed,
     UnsubscribeAsk, UserAsk, UserOp,
 };
 use crate::hub::post::Post;
-use crate::hub::publication::{Encodings, deliver_membership, deliver_publication};
+use crate::hub::publication::{Encodings, deliver_membership, deliver_publication, publisher, stored};
 use crate::hub::registry::{Registered, Registry};
-use crate::hub::settings::ChannelOptions;
 use crate::hub::shard::Common;
-use crate::hub::stream::Stream;
+use crate::hub::stream::{
+    Appended, Draft, Epoch, HistoryFault, HistoryQuery, Publication, RecoveryMode, Retention, Since, Stream,
+    StreamPosition,
+};
 use crate::limits;
 use crate::protocol::ErrorCode;
 
@@ -91,6 +94,8 @@ pub(crate) struct Homes {
     users: Registry<HomeUser>,
     gathers: Slab<Gather>,
     epochs: Epochs,
+    /// Results of publications by idempotency key.
+    idempotency: Idempotency<Option<StreamPosition>>,
     housekeeping: usize,
     pub(crate) publications: u64,
     pub(crate) recovered: u64,
@@ -99,7 +104,7 @@ pub(crate) struct Homes {
 
 impl Homes {
     pub(crate) fn new(shard: ShardId, common: Arc<Common>, hasher: NameHash) -> Self {
-        let epochs = Epochs::new(common.secret);
+        let (epochs, secret) = (Epochs::new(common.secret), common.secret);
         Self {
             shard,
             common,
@@ -108,6 +113,7 @@ impl Homes {
             users: Registry::new(),
             gathers: Slab::new(),
             epochs,
+            idempotency: Idempotency::new(secret, limits::IDEMPOTENT_RESULTS),
             housekeeping: 0,
             publications: 0,
             recovered: 0,
@@ -148,14 +154,11 @@ impl Homes {
             HomeOp::Join(member) => return self.announce(place.hash, &member, true, post),
             HomeOp::Publish(ask) => return self.publish(place, *ask, origin, now, post),
             HomeOp::History { limit, cap, since, reverse } => {
-                self.history(&place, limit, cap, since.as_ref(), reverse, now)
+                let since = since.as_ref().map(|since| Since { offset: since.offset, epoch: &since.epoch });
+                self.history(&place, &HistoryQuery { limit, since, reverse, max: cap }, now)
             }
             HomeOp::HistoryRemove => {
-                if let Registered::Record(channel) = self.channels.get(hash)
-                    && let Some(stream) = &mut channel.stream
-                {
-                    stream.remove();
-                }
+                self.history_remove(&place, now);
                 ReplyBody::Published
             }
             HomeOp::PresenceStats => self.presence_stats(hash),
@@ -213,10 +216,7 @@ impl Homes {
             };
             self.housekeeping += 1;
             let Some(channel) = record else { continue };
-            let options = &self.common.settings.channel.options[channel.namespace as usize];
-            if let Some(stream) = &mut channel.stream
-                && stream.expire(&stream_limits(options), now.tick)
-            {
+            if channel.stream.as_mut().is_some_and(|stream| stream.expire(now.tick)) {
                 channel.stream = None;
                 self.epochs.retire(channel.hash);
             }
@@ -250,7 +250,7 @@ impl Homes {
             self.channels.insert_single(place.hash, ask.shard, marks);
             return ReplyBody::Subscribed(Box::new(granted));
         }
-        let channel = self.record(place);
+        let channel = record(&mut self.channels, &self.common, &self.hasher, place);
         add(&mut channel.shards, ask.shard);
         channel.encodings.json |= !ask.protobuf;
         channel.encodings.protobuf |= ask.protobuf;
@@ -273,37 +273,29 @@ impl Homes {
             return Ok(granted);
         }
         let options = &self.common.settings.channel.options[place.namespace as usize];
-        let cap = self.common.settings.client.recovery_max_publication_limit;
-        let cache = options.recovery_mode_cache;
-        let asked = ask.recover.clone().or_else(|| {
-            (ask.recoverable && cache && options.auto_cache_recover).then(Position::default)
-        });
-        let limits = stream_limits(options);
-        let empty_epoch = self.epochs.current(place.hash);
-        let mut fresh = None;
-        let stream = match self.channels.get(place.hash) {
-            Registered::Record(HomeChannel { stream: Some(stream), .. }) => &mut **stream,
-            _ => fresh.insert(Stream::new(&empty_epoch)),
-        };
-        stream.expire(&limits, now.tick);
-        granted.position = stream.position();
+        let limit = self.common.settings.client.recovery_max_publication_limit;
+        let mode = if options.recovery_mode_cache { RecoveryMode::Cache } else { RecoveryMode::Stream };
+        let unasked = ask.recoverable && mode == RecoveryMode::Cache && options.auto_cache_recover;
+        let asked = ask.recover.clone().or_else(|| unasked.then(Position::default));
+        let retention = Retention::of(options);
+        let epoch = self.epochs.current(place.hash);
+        let mut none = None;
+        let stream = stream_of(&mut self.channels, place.hash, &mut none, epoch, &retention, now);
+        let access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
+        granted.position = position(access.position());
         let Some(asked) = asked else { return Ok(granted) };
         granted.was_recovering = true;
-        match stream.recover(&asked, cap, cache) {
-            Some(publications) => {
-                granted.recovered = true;
-                if !cache || publications.is_empty() {
-                    granted.position.offset = asked.offset;
-                }
-                granted.publications = publications;
-                self.recovered += 1;
-            }
-            None => {
-                self.not_recovered += 1;
-                if ask.reject_unrecovered {
-                    return Err(ErrorCode::UnrecoverablePosition);
-                }
-            }
+        let recovery = access.recover(Since { offset: asked.offset, epoch: &asked.epoch }, mode, limit);
+        granted.recovered = recovery.recovered;
+        granted.position.offset = recovery.offset;
+        granted.publications = recovery.publications.cloned().collect();
+        if granted.recovered {
+            self.recovered += 1;
+        } else {
+            self.not_recovered += 1;
+        }
+        if !granted.recovered && ask.reject_unrecovered {
+            return Err(ErrorCode::UnrecoverablePosition);
         }
         Ok(granted)
     }
@@ -349,110 +341,111 @@ impl Homes {
     }
 
     fn publish(&mut self, place: Place, ask: PublishAsk, origin: Origin, now: Now, post: &mut Post) {
-        let options = &self.common.settings.channel.options[place.namespace as usize];
-        let limits = stream_limits(options);
-        let keeps = options.has_history() && !ask.publish.skip_history;
-        let remembers = keeps || !ask.publish.idempotency_key.is_empty() || ask.publish.version > 0;
-        self.publications += 1;
-        let position;
-        let delivery = if remembers {
-            let epoch = self.epochs.current(place.hash);
-            let has_history = options.has_history();
-            let channel = self.record(&place);
-            let stream = channel.stream.get_or_insert_with(|| Box::new(Stream::new(&epoch)));
-            let appended = stream.append(ask.publish, ask.info, &limits, keeps, now.tick);
-            position = has_history.then_some(appended.position);
-            appended.publication.map(|publication| {
-                let epoch = (publication.offset == 1).then_some(&*epoch);
-                let delivery =
-                    deliver_publication(&channel.name, place.hash, &publication, epoch, channel.encodings);
-                (channel.shards.clone(), delivery)
-            })
-        } else {
-            position = self.position_if_kept(&place, options.has_history(), &limits, now);
-            let publication = StoredPublication {
-                offset: 0,
-                data: ask.publish.data,
-                info: ask.info,
-                tags: ask.publish.tags,
-                version: 0,
-            };
-            self.unnumbered(&place, &publication)
-        };
-        if let Some((shards, delivery)) = delivery {
-            spread(&shards, &Arc::new(delivery), post);
-        }
+        let key = ask.publish.idempotency_key.clone();
+        let known = if key.is_empty() { None } else { self.idempotency.find(&place.channel, &key, now.tick) };
+        let position = known.unwrap_or_else(|| {
+            let position = self.number_and_deliver(&place, ask, now, post);
+            if !key.is_empty() {
+                self.idempotency.record(&place.channel, &key, position, now.tick);
+            }
+            position
+        });
         match origin {
             Origin::Api(id) => {
-                post.answer(Answer { id, shard: self.shard, answer: ApiAnswer::Published(position) });
+                let answer = ApiAnswer::Published(position.map(crate::hub::home::position));
+                post.answer(Answer { id, shard: self.shard, answer });
             }
             origin => self.reply(origin, place.channel, ReplyBody::Published, post),
         }
     }
 
-    /// A publication that no history keeps, for whoever is subscribed.
-    fn unnumbered(
+    /// Gives a publication its number, if the namespace keeps history, and sends it to the shards with subscribers.
+    fn number_and_deliver(
         &mut self,
         place: &Place,
-        publication: &StoredPublication,
-    ) -> Option<(SmallVec<[(ShardId, u32); 2]>, Delivery)> {
+        ask: PublishAsk,
+        now: Now,
+        post: &mut Post,
+    ) -> Option<StreamPosition> {
+        self.publications += 1;
+        let options = &self.common.settings.channel.options[place.namespace as usize];
+        let retention = Retention::of(options);
+        let (has_history, keeps) = (options.has_history(), options.has_history() && !ask.publish.skip_history);
+        let publisher = ask.info.as_ref().map(publisher);
+        if !keeps {
+            let ApiPublish { data, tags, version, .. } = ask.publish;
+            let publication = Publication { offset: 0, version, data, publisher, tags: tags.into() };
+            self.deliver_unnumbered(place, &publication, post);
+            return has_history.then(|| self.top(place, &retention, now));
+        }
+        let epoch = self.epochs.current(place.hash);
+        let channel = record(&mut self.channels, &self.common, &self.hasher, place);
+        let stream = channel.stream.get_or_insert_with(|| Box::new(Stream::new(epoch, &retention, now.tick)));
+        let mut access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
+        let draft = Draft {
+            data: ask.publish.data,
+            publisher,
+            tags: ask.publish.tags.into(),
+            version: ask.publish.version,
+            version_epoch: &ask.publish.version_epoch,
+        };
+        let appended = access.append(draft);
+        let position = access.position();
+        if let Appended::Published(publication) = appended
+            && !channel.shards.is_empty()
+        {
+            let epoch = (publication.offset == 1).then_some(position.epoch.as_str());
+            let delivery = deliver_publication(&channel.name, place.hash, &publication, epoch, channel.encodings);
+            spread(&channel.shards, &Arc::new(delivery), post);
+        }
+        Some(position)
+    }
+
+    /// A publication that no history keeps, for whoever is subscribed.
+    fn deliver_unnumbered(&mut self, place: &Place, publication: &Publication, post: &mut Post) {
         let hash = place.hash;
         match self.channels.get(hash) {
-            Registered::Nothing => None,
+            Registered::Nothing => {}
             Registered::Single(shard, marks) => {
                 let protobuf = marks & mark::PROTOBUF != 0;
                 let encodings = Encodings { json: !protobuf, protobuf };
                 let name: Arc<str> = Arc::from(&*place.channel);
                 let delivery = deliver_publication(&name, hash, publication, None, encodings);
-                Some((SmallVec::from_iter([(shard, 1)]), delivery))
+                post.send(shard, Mail::Deliver(Arc::new(delivery)));
             }
             Registered::Record(channel) => {
                 let delivery = deliver_publication(&channel.name, hash, publication, None, channel.encodings);
-                Some((channel.shards.clone(), delivery))
+                spread(&channel.shards, &Arc::new(delivery), post);
             }
         }
     }
 
-    fn position_if_kept(
-        &mut self,
-        place: &Place,
-        has_history: bool,
-        limits: &crate::hub::stream::StreamLimits,
-        now: Now,
-    ) -> Option<Position> {
-        if !has_history {
-            return None;
-        }
-        match self.channels.get(place.hash) {
-            Registered::Record(HomeChannel { stream: Some(stream), .. }) => {
-                stream.expire(limits, now.tick);
-                Some(stream.position())
-            }
-            _ => Some(Position { offset: 0, epoch: self.epochs.current(place.hash) }),
-        }
+    fn top(&mut self, place: &Place, retention: &Retention, now: Now) -> StreamPosition {
+        let epoch = self.epochs.current(place.hash);
+        let mut none = None;
+        let stream = stream_of(&mut self.channels, place.hash, &mut none, epoch, retention, now);
+        stream.access(retention, now.tick, || self.epochs.retire_and_renew(place.hash)).position()
     }
 
-    fn history(
-        &mut self,
-        place: &Place,
-        limit: i32,
-        cap: u32,
-        since: Option<&Position>,
-        reverse: bool,
-        now: Now,
-    ) -> ReplyBody {
+    fn history(&mut self, place: &Place, query: &HistoryQuery<'_>, now: Now) -> ReplyBody {
         let options = &self.common.settings.channel.options[place.namespace as usize];
-        let limits = stream_limits(options);
-        let empty_epoch = self.epochs.current(place.hash);
-        let mut fresh = None;
-        let stream = match self.channels.get(place.hash) {
-            Registered::Record(HomeChannel { stream: Some(stream), .. }) => &mut **stream,
-            _ => fresh.insert(Stream::new(&empty_epoch)),
-        };
-        stream.expire(&limits, now.tick);
-        match stream.read(limit, cap, since, reverse) {
-            Ok(publications) => ReplyBody::History(publications, stream.position()),
-            Err(error) => ReplyBody::Failed(error),
+        let retention = Retention::of(options);
+        let epoch = self.epochs.current(place.hash);
+        let mut none = None;
+        let stream = stream_of(&mut self.channels, place.hash, &mut none, epoch, &retention, now);
+        let access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
+        match access.read(query) {
+            Ok(page) => ReplyBody::History(page.publications.cloned().collect(), position(page.top)),
+            Err(HistoryFault::BadRequest) => ReplyBody::Failed(ErrorCode::BadRequest),
+            Err(HistoryFault::UnrecoverablePosition) => ReplyBody::Failed(ErrorCode::UnrecoverablePosition),
+        }
+    }
+
+    fn history_remove(&mut self, place: &Place, now: Now) {
+        let options = &self.common.settings.channel.options[place.namespace as usize];
+        let retention = Retention::of(options);
+        if let Registered::Record(HomeChannel { stream: Some(stream), .. }) = self.channels.get(place.hash) {
+            stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash)).remove();
         }
     }
 
@@ -490,33 +483,6 @@ impl Homes {
         }
     }
 
-    /// The record of a channel, made from its single subscriber if need be.
-    fn record(&mut self, place: &Place) -> &mut HomeChannel {
-        let user = self.common.personal_user(&place.channel).map(|user| self.hasher.of(user.as_bytes()));
-        self.channels.record(place.hash, |single| {
-            let mut channel = HomeChannel {
-                name: Arc::from(&*place.channel),
-                hash: place.hash,
-                namespace: place.namespace,
-                shards: SmallVec::new(),
-                users: HashMap::default(),
-                clients: 0,
-                encodings: Encodings::default(),
-                stream: None,
-            };
-            if let Some((shard, marks)) = single {
-                channel.shards.push((shard, 1));
-                channel.encodings.protobuf = marks & mark::PROTOBUF != 0;
-                channel.encodings.json = !channel.encodings.protobuf;
-                if let Some(user) = user.filter(|_| marks & mark::PRESENCE != 0) {
-                    channel.clients = 1;
-                    channel.users.insert(user, 1);
-                }
-            }
-            channel
-        })
-    }
-
     fn user_leaves(&mut self, hash: u64, shard: ShardId) {
         let gone = match self.users.get(hash) {
             Registered::Nothing => false,
@@ -547,8 +513,55 @@ struct Place {
     namespace: u16,
 }
 
-fn stream_limits(options: &ChannelOptions) -> crate::hub::stream::StreamLimits {
-    crate::hub::stream::StreamLimits::of(options)
+fn position(position: StreamPosition) -> Position {
+    Position { offset: position.offset, epoch: position.epoch.as_str().to_owned() }
+}
+
+/// The stream of a channel, or an empty one in `none` for a channel that has none: nothing is stored for a question.
+fn stream_of<'a>(
+    channels: &'a mut Registry<HomeChannel>,
+    hash: u64,
+    none: &'a mut Option<Stream>,
+    epoch: Epoch,
+    retention: &Retention,
+    now: Now,
+) -> &'a mut Stream {
+    match channels.get(hash) {
+        Registered::Record(HomeChannel { stream: Some(stream), .. }) => stream,
+        _ => none.insert(Stream::new(epoch, retention, now.tick)),
+    }
+}
+
+/// The record of a channel, made from its single subscriber if need be.
+fn record<'a>(
+    channels: &'a mut Registry<HomeChannel>,
+    common: &Common,
+    hasher: &NameHash,
+    place: &Place,
+) -> &'a mut HomeChannel {
+    let user = common.personal_user(&place.channel).map(|user| hasher.of(user.as_bytes()));
+    channels.record(place.hash, |single| {
+        let mut channel = HomeChannel {
+            name: Arc::from(&*place.channel),
+            hash: place.hash,
+            namespace: place.namespace,
+            shards: SmallVec::new(),
+            users: HashMap::default(),
+            clients: 0,
+            encodings: Encodings::default(),
+            stream: None,
+        };
+        if let Some((shard, marks)) = single {
+            channel.shards.push((shard, 1));
+            channel.encodings.protobuf = marks & mark::PROTOBUF != 0;
+            channel.encodings.json = !channel.encodings.protobuf;
+            if let Some(user) = user.filter(|_| marks & mark::PRESENCE != 0) {
+                channel.clients = 1;
+                channel.users.insert(user, 1);
+            }
+        }
+        channel
+    })
 }
 
 fn spread(shards: &[(ShardId, u32)], delivery: &Arc<Delivery>, post: &mut Post) {
@@ -579,7 +592,7 @@ fn api_answer(body: ReplyBody) -> ApiAnswer {
     match body {
         ReplyBody::Published => ApiAnswer::Done,
         ReplyBody::History(publications, position) => ApiAnswer::History {
-            publications: publications.iter().map(|publication| StoredPublication::clone(publication)).collect(),
+            publications: publications.iter().map(|publication| stored(publication)).collect(),
             position,
         },
         ReplyBody::PresenceStats(num_clients, num_users) => ApiAnswer::PresenceStats { num_clients, num_users },

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::ids::{ConnKey, ShardId};
-use crate::hub::api::{ApiAnswer, ApiCommand, ApiPublish, Member, Position, StoredPublication};
+use crate::hub::api::{ApiAnswer, ApiCommand, ApiPublish, Member, Position};
+use crate::hub::stream::Publication;
 use crate::protocol::ErrorCode;
 
 /// One letter.
@@ -193,7 +194,7 @@ pub enum ReplyBody {
     /// The publication is numbered and on its way.
     Published,
     /// Publications and the top of the stream.
-    History(Vec<Arc<StoredPublication>>, Position),
+    History(Vec<Arc<Publication>>, Position),
     /// Sessions and distinct users.
     PresenceStats(u32, u32),
     /// Members.
@@ -218,7 +219,7 @@ pub struct Subscribed {
     /// Nothing was lost.
     pub recovered: bool,
     /// What was missed, ascending.
-    pub publications: Vec<Arc<StoredPublication>>,
+    pub publications: Vec<Arc<Publication>>,
     /// Custom data for the client.
     pub data: Option<Bytes>,
 }

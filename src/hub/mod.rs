@@ -17,6 +17,7 @@ mod deliver;
 mod depart;
 mod drain;
 mod epoch;
+mod figures;
 mod handshake;
 mod home;
 mod idempotency;

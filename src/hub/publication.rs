@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::hub::api::{Member, StoredPublication};
 use crate::hub::mail::Delivery;
 use crate::hub::settings::DataFormat;
+use crate::hub::stream::{Publication, Publisher};
 use crate::protocol::{
     ClientInfo, Encoding, PublicationView, encode_push_join, encode_push_leave, encode_push_publication, is_json,
 };
@@ -29,14 +30,41 @@ pub(crate) fn client_info(member: &Member) -> ClientInfo<'_> {
     }
 }
 
-/// The protocol's view of a stored publication.
-pub(crate) fn view(publication: &StoredPublication) -> PublicationView<'_> {
+/// The protocol's view of a publication.
+pub(crate) fn view(publication: &Publication) -> PublicationView<'_> {
     PublicationView {
         data: Some(&publication.data).filter(|data| !data.is_empty()).map(|data| &data[..]),
-        info: publication.info.as_ref().map(client_info),
+        info: publication.publisher.as_ref().map(|publisher| ClientInfo {
+            user: publisher.user(),
+            client: publisher.client(),
+            conn_info: publisher.conn_info(),
+            chan_info: publisher.chan_info(),
+        }),
         offset: publication.offset,
         tags: &publication.tags,
         ..PublicationView::default()
+    }
+}
+
+/// Who published, in the compact form that history keeps.
+pub(crate) fn publisher(member: &Member) -> Publisher {
+    Publisher::new(&member.user, &member.client, member.conn_info.as_deref(), member.chan_info.as_deref())
+}
+
+/// A publication as the server API shows it.
+pub(crate) fn stored(publication: &Publication) -> StoredPublication {
+    let copy = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
+    StoredPublication {
+        offset: publication.offset,
+        data: publication.data.clone(),
+        info: publication.publisher.as_ref().map(|publisher| Member {
+            client: publisher.client().to_owned(),
+            user: publisher.user().to_owned(),
+            conn_info: publisher.conn_info().map(copy),
+            chan_info: publisher.chan_info().map(copy),
+        }),
+        tags: publication.tags.to_vec(),
+        version: publication.version,
     }
 }
 
@@ -56,7 +84,7 @@ pub(crate) fn fits_format(format: DataFormat, data: &[u8]) -> bool {
 pub(crate) fn deliver_publication(
     channel: &Arc<str>,
     hash: u64,
-    publication: &StoredPublication,
+    publication: &Publication,
     epoch: Option<&str>,
     encodings: Encodings,
 ) -> Delivery {

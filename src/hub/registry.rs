@@ -122,7 +122,7 @@ impl<R> Registry<R> {
     /// Bytes of memory held, records' own content not counted.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.table.memory_bytes()
-            + self.entries.capacity() * size_of::<SlabPlace>()
+            + self.entries.len() * size_of::<SlabPlace>()
             + self.records.len() * (size_of::<R>() + 16)
     }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::base::ids::ShardId;
-use crate::hub::api::{Member, Position, StoredPublication};
+use crate::hub::api::{Member, Position};
+use crate::hub::stream::Publication;
 use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
@@ -84,7 +85,7 @@ impl Shard {
         }
     }
 
-    fn history_reply(&mut self, slot: u32, id: u32, publications: &[Arc<StoredPublication>], top: &Position) {
+    fn history_reply(&mut self, slot: u32, id: u32, publications: &[Arc<Publication>], top: &Position) {
         let views: Vec<PublicationView<'_>> = publications.iter().map(|publication| view(publication)).collect();
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_history(out, encoding, id, &views, top.offset, &top.epoch));

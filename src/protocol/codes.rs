@@ -39,6 +39,24 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// Every code, in ascending order.
+    pub const ALL: [Self; 14] = [
+        Self::Internal,
+        Self::Unauthorized,
+        Self::UnknownChannel,
+        Self::PermissionDenied,
+        Self::MethodNotFound,
+        Self::AlreadySubscribed,
+        Self::LimitExceeded,
+        Self::BadRequest,
+        Self::NotAvailable,
+        Self::TokenExpired,
+        Self::Expired,
+        Self::TooManyRequests,
+        Self::UnrecoverablePosition,
+        Self::ConcurrentPagination,
+    ];
+
     /// The number on the wire.
     #[must_use]
     pub const fn code(self) -> u32 {
@@ -88,6 +106,9 @@ pub enum UnsubscribeCode {
 }
 
 impl UnsubscribeCode {
+    /// Every code, in ascending order.
+    pub const ALL: [Self; 4] = [Self::Server, Self::InsufficientState, Self::Expired, Self::StateInvalidated];
+
     /// The number on the wire.
     #[must_use]
     pub const fn code(self) -> u32 {
@@ -164,6 +185,32 @@ pub enum DisconnectCode {
 }
 
 impl DisconnectCode {
+    /// Every code, in ascending order.
+    pub const ALL: [Self; 22] = [
+        Self::ConnectionClosed,
+        Self::Shutdown,
+        Self::InternalServerError,
+        Self::ConnectionExpired,
+        Self::SubscriptionExpired,
+        Self::Slow,
+        Self::WriteError,
+        Self::InsufficientState,
+        Self::ForceReconnect,
+        Self::NoPong,
+        Self::TooManyRequests,
+        Self::StateInvalidated,
+        Self::InvalidToken,
+        Self::BadRequest,
+        Self::Stale,
+        Self::ForceDisconnect,
+        Self::ConnectionLimit,
+        Self::ChannelLimit,
+        Self::InappropriateProtocol,
+        Self::PermissionDenied,
+        Self::NotAvailable,
+        Self::TooManyErrors,
+    ];
+
     /// The number on the wire, 3000..=3999.
     #[must_use]
     pub const fn code(self) -> u16 {
@@ -222,34 +269,9 @@ pub const fn reconnects(code: u16) -> bool {
 mod tests {
     use super::*;
 
-    const DISCONNECTS: [DisconnectCode; 22] = [
-        DisconnectCode::ConnectionClosed,
-        DisconnectCode::Shutdown,
-        DisconnectCode::InternalServerError,
-        DisconnectCode::ConnectionExpired,
-        DisconnectCode::SubscriptionExpired,
-        DisconnectCode::Slow,
-        DisconnectCode::WriteError,
-        DisconnectCode::InsufficientState,
-        DisconnectCode::ForceReconnect,
-        DisconnectCode::NoPong,
-        DisconnectCode::TooManyRequests,
-        DisconnectCode::StateInvalidated,
-        DisconnectCode::InvalidToken,
-        DisconnectCode::BadRequest,
-        DisconnectCode::Stale,
-        DisconnectCode::ForceDisconnect,
-        DisconnectCode::ConnectionLimit,
-        DisconnectCode::ChannelLimit,
-        DisconnectCode::InappropriateProtocol,
-        DisconnectCode::PermissionDenied,
-        DisconnectCode::NotAvailable,
-        DisconnectCode::TooManyErrors,
-    ];
-
     #[test]
     fn a_disconnect_reason_is_short_text_that_is_not_json() {
-        for disconnect in DISCONNECTS {
+        for disconnect in DisconnectCode::ALL {
             let reason = disconnect.reason();
             assert!(!reason.is_empty() && reason.len() <= 123, "{reason}");
             assert!(!crate::protocol::is_json(reason.as_bytes()), "{reason}");
@@ -258,7 +280,7 @@ mod tests {
 
     #[test]
     fn reconnect_follows_the_range_of_the_code() {
-        for disconnect in DISCONNECTS {
+        for disconnect in DisconnectCode::ALL {
             assert_eq!(disconnect.reconnect(), disconnect.code() < 3500, "{disconnect}");
         }
         for (code, expected) in [(3499, true), (3500, false), (3999, false), (4000, true), (4499, true)] {
@@ -270,19 +292,26 @@ mod tests {
     }
 
     #[test]
-    fn only_internal_errors_overload_and_pagination_are_temporary() {
-        assert!(ErrorCode::Internal.temporary());
-        assert!(ErrorCode::TooManyRequests.temporary());
-        assert!(ErrorCode::ConcurrentPagination.temporary());
-        assert!(!ErrorCode::TokenExpired.temporary());
-        assert!(!ErrorCode::BadRequest.temporary());
+    fn the_tables_are_those_of_the_protocol() {
+        let errors = ErrorCode::ALL.map(|error| (error.code(), error.message(), error.temporary()));
+        assert_eq!(errors.map(|(code, ..)| code), std::array::from_fn(|index| 100 + index as u32));
+        let temporary = errors.iter().filter(|(_, _, temporary)| *temporary).map(|(code, ..)| *code);
+        assert_eq!(temporary.collect::<Vec<_>>(), [100, 111, 113]);
+        assert_eq!(errors[2].1, "unknown channel");
+        assert_eq!(errors[12].1, "unrecoverable position");
+
+        let disconnects = DisconnectCode::ALL.map(DisconnectCode::code);
+        assert_eq!(disconnects[..6], [3000, 3001, 3004, 3005, 3006, 3008]);
+        assert_eq!(disconnects[6..12], [3009, 3010, 3011, 3012, 3013, 3014]);
+        assert_eq!(disconnects[12..], std::array::from_fn::<u16, 10, _>(|index| 3500 + index as u16));
+
+        let unsubscribes = UnsubscribeCode::ALL.map(|code| (code.code(), code.resubscribe()));
+        assert_eq!(unsubscribes, [(2000, false), (2500, true), (2501, true), (2502, true)]);
     }
 
     #[test]
-    fn only_a_server_unsubscribe_is_terminal() {
-        assert!(!UnsubscribeCode::Server.resubscribe());
-        assert!(UnsubscribeCode::InsufficientState.resubscribe());
-        assert!(UnsubscribeCode::Expired.resubscribe());
-        assert!(UnsubscribeCode::StateInvalidated.resubscribe());
+    fn a_slow_or_lost_peer_is_not_flushed() {
+        let abrupt = DisconnectCode::ALL.into_iter().filter(|disconnect| !disconnect.flushes());
+        assert_eq!(abrupt.collect::<Vec<_>>(), [DisconnectCode::ConnectionClosed, DisconnectCode::Slow]);
     }
 }

@@ -273,3 +273,90 @@ fn is_high(second: u8) -> bool {
 fn starts_low(digits: &[u8]) -> bool {
     matches!(digits, [first, second, ..] if is_surrogate(*first, *second) && !is_high(*second))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(text: &str) -> String {
+        let mut out = Vec::new();
+        write_json_string(&mut out, text);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn strings_are_escaped_as_serde_json_does() {
+        let every_byte: String = (0..=0x7f_u8).map(char::from).collect();
+        for text in
+            ["", "plain", "\"", "\\", "\\\"", "a\"b", "é\u{2028}😀\u{fffd}", "\u{0}", &every_byte, "<&>/"]
+        {
+            assert_eq!(written(text), serde_json::to_string(text).unwrap());
+        }
+    }
+
+    #[test]
+    fn one_json_value_and_nothing_else_is_json() {
+        for json in
+            ["null", " 1 ", "-0.5e+7", "\"\"", "[]", "{\"a\":[1,{}]}", "{\n}\n", "1e999", r#""\ud800""#]
+        {
+            assert!(is_json(json.as_bytes()), "{json}");
+        }
+        for not in
+            ["", " ", "hello", "{", "[1,]", "1 2", "{\"a\":1}x", "'a'", "NaN", "01", "\u{feff}1", "\"\n\""]
+        {
+            assert!(!is_json(not.as_bytes()), "{not}");
+        }
+        assert!(!is_json(b"\"\xff\""));
+        assert!(!is_json(b"\xff"));
+    }
+
+    fn nested(levels: usize) -> String {
+        ["[".repeat(levels), "]".repeat(levels)].concat()
+    }
+
+    #[test]
+    fn json_nests_128_levels_at_most() {
+        assert!(is_json(nested(128).as_bytes()));
+        assert!(!is_json(nested(129).as_bytes()));
+        let wide = format!("[{}1]", "[\"]\\\"}\", {\"[\": 1}],".repeat(1000));
+        assert!(is_json(wide.as_bytes()), "brackets in strings and side by side do not nest");
+    }
+
+    #[test]
+    fn depth_is_that_of_brackets_outside_strings() {
+        for (json, depth) in [
+            ("1", 0),
+            ("[]", 1),
+            ("[{},[]]", 2),
+            (r#"["[[[[", "\"[[", "\\", [1]]"#, 2),
+            (r#"{"[{": "\\\"{{{"}"#, 1),
+            ("[[[]],[[[1]]]]", 4),
+        ] {
+            assert_eq!(deepest(json.as_bytes()), depth, "{json}");
+            assert!(nests_within(json, depth));
+            assert!(depth == 0 || !nests_within(json, depth - 1), "{json}");
+        }
+    }
+
+    #[test]
+    fn surrogates_come_in_pairs() {
+        for paired in
+            ["\"\"", r#""\ud83d\ude00""#, r#""\uD83D\uDE00x\u0041""#, r#""\\ud800""#, r#""\ud7ff\ue000""#]
+        {
+            assert!(!has_lone_surrogate(paired), "{paired}");
+        }
+        for lone in [
+            r#""\ud800""#,
+            r#""\uDFFF""#,
+            r#""\ud83dx""#,
+            r#""\ud83d\n""#,
+            r#""\ud83d\u0041""#,
+            r#""\ud83d\ud83d\ude00""#,
+            r#""\ude00\ud83d""#,
+            r#""\\\ud800""#,
+            r#"["\ud800", "\udc00"]"#,
+        ] {
+            assert!(has_lone_surrogate(lone), "{lone}");
+        }
+    }
+}
