@@ -268,6 +268,8 @@ impl Door {
     }
 
     fn admit(&self, socket: TcpStream, already_read: Bytes) {
+        // Answers are written whole; waiting to fill a segment would only delay the next one on the connection.
+        let _ = socket.set_nodelay(true);
         match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => drop(tokio::spawn(self.clone().serve(socket, already_read, place))),
             Err(_) => turn_away(socket),
