@@ -27,7 +27,15 @@ const TOKEN_LIFE: Duration = Duration::from_secs(600);
 /// Longest display name in characters.
 const NAME_CHARS_MAX: usize = 24;
 /// Pages of this host, on any port.
-const LOOPBACK_ORIGINS: [&str; 2] = ["http://127.0.0.1:*", "http://localhost:*"];
+const LOOPBACK_ORIGINS: [&str; 6] = [
+    "http://127.0.0.1:*",
+    "http://localhost:*",
+    "http://[::1]:*",
+    // Port 80 is never named.
+    "http://127.0.0.1",
+    "http://localhost",
+    "http://[::1]",
+];
 /// Longest time for one request of the page.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// Random bytes of a signing key.
@@ -321,7 +329,7 @@ mod tests {
         let mut origins = OriginPolicy::Patterns(vec!["https://example.org".to_owned()]);
         add_origins(&mut origins);
         assert!(
-            matches!(&origins, OriginPolicy::Patterns(of) if of[0] == "https://example.org" && of.len() == 3)
+            matches!(&origins, OriginPolicy::Patterns(of) if of[0] == "https://example.org" && of.len() == 1 + LOOPBACK_ORIGINS.len())
         );
         let mut any = OriginPolicy::Any;
         add_origins(&mut any);
