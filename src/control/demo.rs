@@ -22,6 +22,11 @@ use crate::hub::settings::{ChannelOptions, ChannelSettings, DataFormat, OriginPo
 /// Namespace of the rooms; the page knows it by the same name.
 pub const ROOM_NAMESPACE: &str = "room";
 
+/// Where the page is.
+pub(crate) const ROOT: &str = "/";
+/// Where its files are.
+pub(crate) const PREFIX: &str = "/demo";
+
 /// Tokens live so long, and the page asks for a new one in time.
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
 /// Longest display name in characters.
@@ -118,7 +123,7 @@ pub(crate) fn router(settings: DemoSettings) -> Router {
         include_str!("demo/index.html").replace("{{websocket_path}}", &escaped(&settings.websocket_path));
     let state = Arc::new(Demo { page, key: settings.hmac_secret_key });
     Router::new()
-        .route("/", get(index))
+        .route(ROOT, get(index))
         .route("/demo/app.js", get(|| async { file("text/javascript", include_str!("demo/app.js")) }))
         .route("/demo/client.js", get(|| async { file("text/javascript", include_str!("demo/client.js")) }))
         .route("/demo/style.css", get(|| async { file("text/css", include_str!("demo/style.css")) }))
