@@ -54,7 +54,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A client address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; is another server running there? Choose another with --listen")]
+    #[error(
+        "cannot listen on {address}: {source}; is another server running there? Choose another with --listen"
+    )]
     Listen {
         /// As configured.
         address: SocketAddr,
@@ -67,9 +69,6 @@ pub enum StartError {
     /// The control plane does not start.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// More connections are asked for than this host can hold.
-    #[error(transparent)]
-    Capacity(#[from] capacity::TooMany),
     /// The demo page could not be switched on.
     #[error("the demo cannot be served: {0}")]
     Demo(#[from] crate::control::demo::DemoError),
@@ -101,7 +100,7 @@ pub fn serve(config: Config) -> Result<(), StartError> {
 }
 
 fn start(config: Config) -> Result<Running, StartError> {
-    let plan = Plan::of(config.server.shards, config.settings.max_connections)?;
+    let plan = Plan::of(config.server.shards, config.settings.max_connections);
     let clock = Clock::start();
     let wakers = Arc::new(Wakers::new(plan.shards)?);
     let (handover, received) = handover_pair()?;
@@ -114,16 +113,13 @@ fn start(config: Config) -> Result<Running, StartError> {
         crate::control::demo::switch_on(&mut settings, &mut control_settings)?;
     }
     let common = Arc::new(common(settings, plan.shards)?);
-    let figures: Arc<Vec<Mutex<ShardMetrics>>> = Arc::new((0..plan.shards).map(|_| Mutex::default()).collect());
+    let figures: Arc<Vec<Mutex<ShardMetrics>>> =
+        Arc::new((0..plan.shards).map(|_| Mutex::default()).collect());
     let hasher = NameHash::new(common.secret);
     let home_common = Arc::clone(&common);
     let control = Control::bind(ControlParts {
         settings: control_settings,
-        gateway: GatewaySettings {
-            shards: plan.shards,
-            timeout: ANSWER_TIMEOUT,
-            outstanding_max: ANSWERS,
-        },
+        gateway: GatewaySettings { shards: plan.shards, timeout: ANSWER_TIMEOUT, outstanding_max: ANSWERS },
         port: Box::new(Port { mesh: Arc::clone(&mesh), wakers: Arc::clone(&wakers) }),
         home_of: Arc::new(move |channel| home_common.home_of_channel(&hasher, channel)),
         answers: answers.clone(),
@@ -134,7 +130,8 @@ fn start(config: Config) -> Result<Running, StartError> {
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
     }
-    let seed = ShardSeed { config: &config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
+    let seed =
+        ShardSeed { config: &config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
     let handover = Arc::new(handover);
     let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
     let control = control.start()?;
@@ -258,6 +255,8 @@ fn control_settings(config: &Config) -> ControlSettings {
             ErrorMode::Transport => crate::control::settings::ErrorMode::Transport,
         },
         prefix: config.api.prefix.clone(),
+        enabled: config.api.enabled,
+        external: config.api.external,
         ..ApiSettings::default()
     };
     let node = NodeSettings {
@@ -265,16 +264,17 @@ fn control_settings(config: &Config) -> ControlSettings {
         name: config.settings.node_name.clone(),
         version: config.settings.version.clone(),
     };
-    ControlSettings { internal_address: Some(config.server.internal_listen), api, node, ..ControlSettings::default() }
+    ControlSettings {
+        internal_address: Some(config.server.internal_listen),
+        api,
+        node,
+        health: config.health.clone(),
+        prometheus: config.prometheus.clone(),
+        ..ControlSettings::default()
+    }
 }
 
 fn report(config: &Config, plan: &Plan) {
-    for key in &config.unserved {
-        tracing::warn!(key, "this version does not serve what the key asks for; it is ignored");
-    }
-    for notice in &config.notices {
-        tracing::warn!("{notice}");
-    }
     tracing::info!(
         version = config.settings.version,
         shards = plan.shards,
@@ -283,7 +283,11 @@ fn report(config: &Config, plan: &Plan) {
         internal = %config.server.internal_listen,
         "ready"
     );
-    tracing::info!("{plan}");
+    if plan.lowered_from.is_some() {
+        tracing::warn!("{plan}");
+    } else {
+        tracing::info!("{plan}");
+    }
     if config.demo {
         for address in &config.server.listen {
             tracing::info!("the demo is at http://{address}/ (this machine only)");

@@ -18,6 +18,9 @@ use crate::hub::connection::NONE;
 use crate::hub::mail::Delivery;
 use crate::protocol::Encoding;
 
+/// Frames after which the numbers of old subscribers are moved up.
+const AGE_ROUND: u32 = 1 << 30;
+
 /// One subscriber.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subscriber {
@@ -89,7 +92,8 @@ impl Portion<'_> {
 
     /// True if a publication among them cannot be put into the subscriber's encoding.
     pub(crate) fn unfit(&self) -> bool {
-        self.encoding == Encoding::Json && self.marks.iter().skip(self.first).any(|mark| mark.delivery.not_json)
+        self.encoding == Encoding::Json
+            && self.marks.iter().skip(self.first).any(|mark| mark.delivery.not_json)
     }
 
     /// Number of frames.
@@ -198,12 +202,12 @@ impl Channel {
         self.join_leave_marks += u32::from(delivery.join_leave);
         let (number, lap, start) = (self.next_number, self.lap, self.position);
         self.marks.push_back(Mark { number, lap, start, delivery, from });
-        self.next_number = self.next_number.wrapping_add(1);
+        self.count();
     }
 
     /// Counts a frame that was delivered without a sweep.
     pub(crate) fn skip(&mut self) {
-        self.next_number = self.next_number.wrapping_add(1);
+        self.count();
     }
 
     /// True while frames are under way.
@@ -232,13 +236,13 @@ impl Channel {
         Some(subscriber)
     }
 
-    /// The slot of the subscriber `ahead` places further, for prefetching.
-    pub(crate) fn slot_ahead(&self, ahead: usize) -> Option<u32> {
-        self.subscribers.get(self.position + ahead).map(|subscriber| subscriber.slot)
-    }
-
     /// What `subscriber` is to get now; `None` if nothing (it joined after all frames under way).
-    pub(crate) fn portion(&self, subscriber: Subscriber, encoding: Encoding, join_leave: bool) -> Option<Portion<'_>> {
+    pub(crate) fn portion(
+        &self,
+        subscriber: Subscriber,
+        encoding: Encoding,
+        join_leave: bool,
+    ) -> Option<Portion<'_>> {
         let oldest = self.marks.front()?;
         let missed = subscriber.joined.wrapping_sub(oldest.number);
         let first = if missed > u32::MAX / 2 { 0 } else { missed as usize };
@@ -261,6 +265,20 @@ impl Channel {
             + self.marks.capacity() * size_of::<Mark>()
             + self.runs[0].bytes.capacity()
             + self.runs[1].bytes.capacity()
+    }
+
+    /// Numbers wrap. Twice a round, subscribers that joined long ago are moved up, so that none seems to join in the
+    /// future: O(subscribers) every 2^30 frames.
+    fn count(&mut self) {
+        self.next_number = self.next_number.wrapping_add(1);
+        if self.next_number % AGE_ROUND == 0 {
+            let old = self.next_number.wrapping_sub(AGE_ROUND / 2);
+            for subscriber in &mut self.subscribers {
+                if self.next_number.wrapping_sub(subscriber.joined) > AGE_ROUND / 2 {
+                    subscriber.joined = old;
+                }
+            }
+        }
     }
 
     /// Drops frames whose lap is complete.

@@ -15,8 +15,8 @@ use crate::hub::api::{ApiAnswer, ApiError, ApiPublish, Member, Position};
 use crate::hub::epoch::Epochs;
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
-    Answer, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk, Subscribed,
-    UnsubscribeAsk, UserAsk, UserOp,
+    Answer, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk,
+    Subscribed, UnsubscribeAsk,
 };
 use crate::hub::post::Post;
 use crate::hub::publication::{Encodings, deliver_membership, deliver_publication, publisher, stored};
@@ -60,7 +60,6 @@ impl Hasher for Keyed {
 struct HomeChannel {
     name: Arc<str>,
     hash: u64,
-    namespace: u16,
     /// Subscriptions by shard.
     shards: SmallVec<[(ShardId, u32); 2]>,
     /// Subscriptions in presence, by user.
@@ -72,8 +71,8 @@ struct HomeChannel {
 
 /// A user with more than one connection.
 #[derive(Debug, Default)]
-struct HomeUser {
-    shards: SmallVec<[(ShardId, u32); 2]>,
+pub(crate) struct HomeUser {
+    pub(crate) shards: SmallVec<[(ShardId, u32); 2]>,
 }
 
 /// Members of a channel on their way here from the shards.
@@ -88,15 +87,17 @@ struct Gather {
 /// All names homed on one shard.
 pub(crate) struct Homes {
     shard: ShardId,
-    common: Arc<Common>,
+    pub(crate) common: Arc<Common>,
     hasher: NameHash,
     channels: Registry<HomeChannel>,
-    users: Registry<HomeUser>,
+    pub(crate) users: Registry<HomeUser>,
     gathers: Slab<Gather>,
     epochs: Epochs,
     /// Results of publications by idempotency key.
     idempotency: Idempotency<Option<StreamPosition>>,
     housekeeping: usize,
+    /// Channels that are known for their history only.
+    vacant: usize,
     pub(crate) publications: u64,
     pub(crate) recovered: u64,
     pub(crate) not_recovered: u64,
@@ -115,6 +116,7 @@ impl Homes {
             epochs,
             idempotency: Idempotency::new(secret, limits::IDEMPOTENT_RESULTS),
             housekeeping: 0,
+            vacant: 0,
             publications: 0,
             recovered: 0,
             not_recovered: 0,
@@ -126,14 +128,14 @@ impl Homes {
         self.users.len()
     }
 
-    /// Channels known, most of them with subscribers.
+    /// Channels with subscribers.
     pub(crate) fn occupied(&self) -> usize {
-        self.channels.len()
+        self.channels.len() - self.vacant
     }
 
     /// Bytes of memory: channels, users, history.
     pub(crate) fn memory_bytes(&mut self) -> (usize, usize, usize) {
-        let (mut extra, mut history) = (0, 0);
+        let (mut extra, mut history) = (0, self.idempotency.memory_bytes());
         let mut cursor = 0;
         while let Some(record) = self.channels.record_at(cursor) {
             cursor += 1;
@@ -178,35 +180,6 @@ impl Homes {
         }
     }
 
-    /// A user's connection enters or leaves.
-    pub(crate) fn user(&mut self, ask: UserAsk, post: &mut Post) {
-        let shard = ask.key.shard;
-        let UserOp::Enter { ticket, alone } = ask.op else { return self.user_leaves(ask.hash, shard) };
-        let limit = self.common.settings.client.user_connection_limit;
-        let count = match self.users.get(ask.hash) {
-            Registered::Nothing => 0,
-            Registered::Single(..) => 1,
-            Registered::Record(user) => user.shards.iter().map(|(_, count)| *count).sum(),
-        };
-        // A refused connection still counts until it leaves: every enter has its leave.
-        if count == 0 {
-            self.users.insert_single(ask.hash, shard, 0);
-        } else {
-            let user = self.users.record(ask.hash, |single| HomeUser {
-                shards: single.into_iter().map(|(shard, _)| (shard, 1)).collect(),
-            });
-            add(&mut user.shards, shard);
-        }
-        if let Some(name) = alone {
-            self.close_others(ask.hash, name, ask.key, post);
-        }
-        if let Some(number) = ticket {
-            let admitted = limit == 0 || count < limit;
-            let ticket = crate::hub::mail::Ticket { key: ask.key, number };
-            self.reply(Origin::Connection(ticket), "".into(), ReplyBody::Admitted(admitted), post);
-        }
-    }
-
     /// Looks at a few records and drops what has expired. O(1) a turn.
     pub(crate) fn housekeep(&mut self, now: Now) {
         for _ in 0..limits::HOUSEKEEPING_PER_TURN {
@@ -223,11 +196,12 @@ impl Homes {
             if channel.shards.is_empty() && channel.stream.is_none() {
                 let hash = channel.hash;
                 self.channels.remove(hash);
+                self.vacant -= 1;
             }
         }
     }
 
-    fn reply(&mut self, origin: Origin, channel: Box<str>, body: ReplyBody, post: &mut Post) {
+    pub(crate) fn reply(&mut self, origin: Origin, channel: Box<str>, body: ReplyBody, post: &mut Post) {
         match origin {
             Origin::Nobody => {}
             Origin::Connection(ticket) => {
@@ -246,11 +220,13 @@ impl Homes {
         if alone == Some(ask.user_hash)
             && let Registered::Nothing = self.channels.get(place.hash)
         {
-            let marks = if ask.protobuf { mark::PROTOBUF } else { 0 } | if ask.presence { mark::PRESENCE } else { 0 };
+            let marks =
+                if ask.protobuf { mark::PROTOBUF } else { 0 } | if ask.presence { mark::PRESENCE } else { 0 };
             self.channels.insert_single(place.hash, ask.shard, marks);
             return ReplyBody::Subscribed(Box::new(granted));
         }
         let channel = record(&mut self.channels, &self.common, &self.hasher, place);
+        self.vacant -= usize::from(channel.shards.is_empty() && channel.stream.is_some());
         add(&mut channel.shards, ask.shard);
         channel.encodings.json |= !ask.protobuf;
         channel.encodings.protobuf |= ask.protobuf;
@@ -322,6 +298,7 @@ impl Homes {
                         self.channels.remove(place.hash);
                         return;
                     }
+                    self.vacant += 1;
                 }
             }
         }
@@ -370,7 +347,8 @@ impl Homes {
         self.publications += 1;
         let options = &self.common.settings.channel.options[place.namespace as usize];
         let retention = Retention::of(options);
-        let (has_history, keeps) = (options.has_history(), options.has_history() && !ask.publish.skip_history);
+        let (has_history, keeps) =
+            (options.has_history(), options.has_history() && !ask.publish.skip_history);
         let publisher = ask.info.as_ref().map(publisher);
         if !keeps {
             let ApiPublish { data, tags, version, .. } = ask.publish;
@@ -380,6 +358,7 @@ impl Homes {
         }
         let epoch = self.epochs.current(place.hash);
         let channel = record(&mut self.channels, &self.common, &self.hasher, place);
+        self.vacant += usize::from(channel.shards.is_empty() && channel.stream.is_none());
         let stream = channel.stream.get_or_insert_with(|| Box::new(Stream::new(epoch, &retention, now.tick)));
         let mut access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
         let draft = Draft {
@@ -395,7 +374,8 @@ impl Homes {
             && !channel.shards.is_empty()
         {
             let epoch = (publication.offset == 1).then_some(position.epoch.as_str());
-            let delivery = deliver_publication(&channel.name, place.hash, &publication, epoch, channel.encodings);
+            let delivery =
+                deliver_publication(&channel.name, place.hash, &publication, epoch, channel.encodings);
             spread(&channel.shards, &Arc::new(delivery), post);
         }
         Some(position)
@@ -482,28 +462,6 @@ impl Homes {
             post.send(shard, mail);
         }
     }
-
-    fn user_leaves(&mut self, hash: u64, shard: ShardId) {
-        let gone = match self.users.get(hash) {
-            Registered::Nothing => false,
-            Registered::Single(..) => true,
-            Registered::Record(user) => {
-                remove(&mut user.shards, shard);
-                user.shards.is_empty()
-            }
-        };
-        if gone {
-            self.users.remove(hash);
-        }
-    }
-
-    fn close_others(&mut self, hash: u64, name: Box<str>, keep: crate::base::ids::ConnKey, post: &mut Post) {
-        if let Registered::Record(user) = self.users.get(hash) {
-            for (shard, _) in &user.shards {
-                post.send(*shard, Mail::CloseOthers { user: name.clone(), keep });
-            }
-        }
-    }
 }
 
 /// Which channel an ask is about.
@@ -544,7 +502,6 @@ fn record<'a>(
         let mut channel = HomeChannel {
             name: Arc::from(&*place.channel),
             hash: place.hash,
-            namespace: place.namespace,
             shards: SmallVec::new(),
             users: HashMap::default(),
             clients: 0,
@@ -570,14 +527,14 @@ fn spread(shards: &[(ShardId, u32)], delivery: &Arc<Delivery>, post: &mut Post) 
     }
 }
 
-fn add(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
+pub(crate) fn add(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
     match shards.iter_mut().find(|(other, _)| *other == shard) {
         Some((_, count)) => *count += 1,
         None => shards.push((shard, 1)),
     }
 }
 
-fn remove(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
+pub(crate) fn remove(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
     let Some(at) = shards.iter().position(|(other, _)| *other == shard) else { return };
     shards[at].1 -= 1;
     if shards[at].1 == 0 {
@@ -595,9 +552,13 @@ fn api_answer(body: ReplyBody) -> ApiAnswer {
             publications: publications.iter().map(|publication| stored(publication)).collect(),
             position,
         },
-        ReplyBody::PresenceStats(num_clients, num_users) => ApiAnswer::PresenceStats { num_clients, num_users },
+        ReplyBody::PresenceStats(num_clients, num_users) => {
+            ApiAnswer::PresenceStats { num_clients, num_users }
+        }
         ReplyBody::Presence(members) => ApiAnswer::Presence(members),
-        ReplyBody::Failed(ErrorCode::UnrecoverablePosition) => ApiAnswer::Error(ApiError::UnrecoverablePosition),
+        ReplyBody::Failed(ErrorCode::UnrecoverablePosition) => {
+            ApiAnswer::Error(ApiError::UnrecoverablePosition)
+        }
         ReplyBody::Failed(ErrorCode::BadRequest) => ApiAnswer::Error(ApiError::BadRequest),
         ReplyBody::Failed(ErrorCode::NotAvailable) => ApiAnswer::Error(ApiError::NotAvailable),
         ReplyBody::Failed(_) | ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) => {

@@ -49,6 +49,8 @@ impl Server {
             .args(["--config".as_ref(), file.as_os_str()])
             .args(["--listen", &address.to_string()])
             .args(args)
+            // Ours, and no key of the server's, which would refuse to start.
+            .env_remove("MILLPOND_SHARED")
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::command::{Outcome, Run};
+use crate::command::Run;
 use crate::junit;
 use crate::prepare;
 use crate::report::Counts;
@@ -33,7 +33,7 @@ const DEADLINE: Duration = Duration::from_secs(5 * 60);
 
 /// Runs every file of scenarios, each against a fresh server.
 pub(crate) fn run(workspace: &Workspace) -> Result<Counts> {
-    let folder = prepare::node_project(workspace)?;
+    let folder = prepare::node_project(workspace, "node")?;
     let mut counts = Counts::default();
     for scenarios in SCENARIOS {
         let verdict = run_file(workspace, &folder, scenarios);
@@ -50,20 +50,8 @@ fn run_file(workspace: &Workspace, folder: &Path, scenarios: &Scenarios) -> Resu
     let name = format!("node-{}", scenarios.file.trim_end_matches(".test.mjs"));
     let args = ["--config", &profile.to_string_lossy(), "--listen", &listen];
     let server = Server::start(workspace, &name, scenarios.port, &args)?;
-    let (counts, outcome) = test_file(workspace, folder, scenarios.file, &[("MILLPOND_ADDRESS", &listen)])?;
-    server.stop()?;
-    Ok(with_ending(counts, &outcome))
-}
-
-/// Runs one file under Node's test runner and reads its report.
-pub(crate) fn test_file(
-    workspace: &Workspace,
-    folder: &Path,
-    file: &str,
-    environment: &[(&str, &str)],
-) -> Result<(Counts, Outcome)> {
-    let report = workspace.scratch.join(format!("{file}.xml"));
-    let mut run = Run::new("node", folder, DEADLINE)
+    let report = workspace.scratch.join(format!("{name}.xml"));
+    let outcome = Run::new("node", folder, DEADLINE)
         .args([
             "--test",
             "--test-reporter=spec",
@@ -71,10 +59,9 @@ pub(crate) fn test_file(
             "--test-reporter=junit",
         ])
         .args([format!("--test-reporter-destination={}", report.display())])
-        .args([file]);
-    for (name, value) in environment {
-        run = run.env(name, value);
-    }
-    let outcome = run.outcome()?;
-    Ok((junit::read(&report)?, outcome))
+        .args([scenarios.file])
+        .env("MILLPOND_ADDRESS", &listen)
+        .outcome()?;
+    server.stop()?;
+    Ok(with_ending(junit::read(&report)?, &outcome))
 }

@@ -110,10 +110,10 @@ pub(crate) fn python_source(
     Ok(folder)
 }
 
-/// A folder with the files of `tests/node` and the npm packages that they name; answers it.
-pub(crate) fn node_project(workspace: &Workspace) -> Result<PathBuf> {
-    let source = workspace.root.join("tests/node");
-    let folder = workspace.scratch.join("node");
+/// A copy of the Node project `tests/NAME` with the npm packages that its lock file names; answers its folder.
+pub(crate) fn node_project(workspace: &Workspace, name: &str) -> Result<PathBuf> {
+    let source = workspace.root.join("tests").join(name);
+    let folder = workspace.scratch.join(name);
     fs::create_dir_all(&folder)?;
     // Node looks for packages beside the importing file, and the repository stays free of node_modules: so the
     // scenarios run from a copy.

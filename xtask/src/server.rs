@@ -43,6 +43,10 @@ impl Server {
         let child = Command::new(binary)
             .arg("serve")
             .args(args)
+            // Any free port for the internal endpoints: the suites use those on the client port.
+            .env("MILLPOND_HTTP_SERVER_INTERNAL_PORT", "0")
+            // Ours, and no key of the server's, which would refuse to start.
+            .env_remove("MILLPOND_SHARED")
             .current_dir(&workspace.scratch)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
