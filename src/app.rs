@@ -54,7 +54,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A client address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; is another server running there? Choose another with --listen")]
+    #[error(
+        "cannot listen on {address}: {source}; is another server running there? Choose another with --listen"
+    )]
     Listen {
         /// As configured.
         address: SocketAddr,
@@ -111,16 +113,13 @@ fn start(config: Config) -> Result<Running, StartError> {
         crate::control::demo::switch_on(&mut settings, &mut control_settings)?;
     }
     let common = Arc::new(common(settings, plan.shards)?);
-    let figures: Arc<Vec<Mutex<ShardMetrics>>> = Arc::new((0..plan.shards).map(|_| Mutex::default()).collect());
+    let figures: Arc<Vec<Mutex<ShardMetrics>>> =
+        Arc::new((0..plan.shards).map(|_| Mutex::default()).collect());
     let hasher = NameHash::new(common.secret);
     let home_common = Arc::clone(&common);
     let control = Control::bind(ControlParts {
         settings: control_settings,
-        gateway: GatewaySettings {
-            shards: plan.shards,
-            timeout: ANSWER_TIMEOUT,
-            outstanding_max: ANSWERS,
-        },
+        gateway: GatewaySettings { shards: plan.shards, timeout: ANSWER_TIMEOUT, outstanding_max: ANSWERS },
         port: Box::new(Port { mesh: Arc::clone(&mesh), wakers: Arc::clone(&wakers) }),
         home_of: Arc::new(move |channel| home_common.home_of_channel(&hasher, channel)),
         answers: answers.clone(),
@@ -131,7 +130,8 @@ fn start(config: Config) -> Result<Running, StartError> {
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
     }
-    let seed = ShardSeed { config: &config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
+    let seed =
+        ShardSeed { config: &config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
     let handover = Arc::new(handover);
     let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
     let control = control.start()?;
@@ -262,7 +262,12 @@ fn control_settings(config: &Config) -> ControlSettings {
         name: config.settings.node_name.clone(),
         version: config.settings.version.clone(),
     };
-    ControlSettings { internal_address: Some(config.server.internal_listen), api, node, ..ControlSettings::default() }
+    ControlSettings {
+        internal_address: Some(config.server.internal_listen),
+        api,
+        node,
+        ..ControlSettings::default()
+    }
 }
 
 fn report(config: &Config, plan: &Plan) {

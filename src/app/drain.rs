@@ -52,7 +52,10 @@ impl Signals {
 }
 
 /// Waits for a signal, then drains.
-#[allow(clippy::disallowed_methods, reason = "this is the shell of the process: its clock and its pauses are here")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is the shell of the process: its clock and its pauses are here"
+)]
 pub(super) fn wait(signals: &Signals, running: Running, timeout: Duration) {
     signals.wait();
     let connected = running.common.admission.connections();

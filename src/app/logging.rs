@@ -15,7 +15,8 @@ const LINES: usize = 8192;
 
 /// Starts logging to standard error. The guard flushes what waits when it is dropped.
 pub(super) fn start(config: &LogConfig) -> WorkerGuard {
-    let (writer, guard) = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES).finish(io::stderr());
+    let (writer, guard) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES).finish(io::stderr());
     let level = match config.level {
         LogLevel::Trace => LevelFilter::TRACE,
         LogLevel::Debug => LevelFilter::DEBUG,

@@ -27,8 +27,9 @@ impl<T> Mesh<T> {
     /// Inboxes for `shards` shards of `capacity` letters each.
     #[must_use]
     pub fn new(shards: u16, capacity: usize) -> Self {
-        let inbox =
-            || CachePadded::new(Inbox { letters: ArrayQueue::new(capacity), notified: AtomicBool::new(false) });
+        let inbox = || {
+            CachePadded::new(Inbox { letters: ArrayQueue::new(capacity), notified: AtomicBool::new(false) })
+        };
         Self { inboxes: (0..shards).map(|_| inbox()).collect() }
     }
 

@@ -49,9 +49,16 @@ impl Shard {
                 return self.api_ask(id, &channel, |parsed| parsed.options.has_history(), op);
             }
             ApiCommand::HistoryRemove { channel } => {
-                return self.api_ask(id, &channel, |parsed| parsed.options.has_history(), HomeOp::HistoryRemove);
+                return self.api_ask(
+                    id,
+                    &channel,
+                    |parsed| parsed.options.has_history(),
+                    HomeOp::HistoryRemove,
+                );
             }
-            ApiCommand::Channels { pattern, limit, after } => return Some(self.api_channels(&pattern, limit, &after)),
+            ApiCommand::Channels { pattern, limit, after } => {
+                return Some(self.api_channels(&pattern, limit, &after));
+            }
             ApiCommand::Info => return Some(ApiAnswer::Info(self.info())),
         };
         Some(done.map_or_else(ApiAnswer::Error, |()| ApiAnswer::Done))
@@ -119,7 +126,12 @@ impl Shard {
         Ok(())
     }
 
-    fn api_subscription(&self, slot: u32, call: &ApiSubscribe, overrides: Overrides) -> Option<NewSubscription> {
+    fn api_subscription(
+        &self,
+        slot: u32,
+        call: &ApiSubscribe,
+        overrides: Overrides,
+    ) -> Option<NewSubscription> {
         let parsed = self.api_parse(&call.channel).ok()?;
         let connection = self.connections.0.get(slot as usize)?;
         let user = self.user_of(slot);
@@ -216,7 +228,9 @@ impl Shard {
     fn sessions(&self, target: &Target) -> Vec<u32> {
         let named = target.client.as_deref().map(|client| self.ids.decode(client));
         let slots = match named {
-            Some(Some(key)) if key.shard == self.id && self.is_current(key.slot, key.generation) => vec![key.slot],
+            Some(Some(key)) if key.shard == self.id && self.is_current(key.slot, key.generation) => {
+                vec![key.slot]
+            }
             Some(_) => Vec::new(),
             None if target.session.is_some() => Vec::new(),
             None if target.user.is_empty() => self.anonymous_sessions(),

@@ -89,7 +89,8 @@ impl Portion<'_> {
 
     /// True if a publication among them cannot be put into the subscriber's encoding.
     pub(crate) fn unfit(&self) -> bool {
-        self.encoding == Encoding::Json && self.marks.iter().skip(self.first).any(|mark| mark.delivery.not_json)
+        self.encoding == Encoding::Json
+            && self.marks.iter().skip(self.first).any(|mark| mark.delivery.not_json)
     }
 
     /// Number of frames.
@@ -238,7 +239,12 @@ impl Channel {
     }
 
     /// What `subscriber` is to get now; `None` if nothing (it joined after all frames under way).
-    pub(crate) fn portion(&self, subscriber: Subscriber, encoding: Encoding, join_leave: bool) -> Option<Portion<'_>> {
+    pub(crate) fn portion(
+        &self,
+        subscriber: Subscriber,
+        encoding: Encoding,
+        join_leave: bool,
+    ) -> Option<Portion<'_>> {
         let oldest = self.marks.front()?;
         let missed = subscriber.joined.wrapping_sub(oldest.number);
         let first = if missed > u32::MAX / 2 { 0 } else { missed as usize };

@@ -115,7 +115,10 @@ impl Cold {
             + self.head.capacity()
             + self.outbox.memory_bytes()
             + self.assembly.as_ref().map_or(0, |assembly| assembly.memory())
-            + self.blocked.as_ref().map_or(0, |b| size_of::<Blocked>() + b.commands.capacity() + b.input.capacity())
+            + self
+                .blocked
+                .as_ref()
+                .map_or(0, |b| size_of::<Blocked>() + b.commands.capacity() + b.input.capacity())
             + self.info.as_ref().map_or(0, Bytes::len)
             + self.more.capacity() * size_of::<(Subscription, u8)>()
             + self.extras.capacity() * size_of::<SubscriptionExtra>()
@@ -176,8 +179,7 @@ impl ColdPool {
     pub(crate) fn memory_bytes(&self) -> (usize, usize) {
         let held: usize = self.parts.iter().map(|(_, part)| part.memory_bytes()).sum();
         let waiting: usize = self.parts.iter().map(|(_, part)| part.outbox.memory_bytes()).sum();
-        let spare: usize =
-            self.spare.iter().map(|part| size_of::<Cold>() + part.outbox.memory_bytes()).sum();
+        let spare: usize = self.spare.iter().map(|part| size_of::<Cold>() + part.outbox.memory_bytes()).sum();
         (held - waiting + self.parts.len() * 16 + spare, waiting)
     }
 }

@@ -31,7 +31,13 @@ impl Shard {
         };
         let handle = self.find_subscription(slot, &request.channel).map(|(handle, _)| handle);
         let info = Some(self.member(slot, handle));
-        self.ask(slot, id, &request.channel, namespace, HomeOp::Publish(Box::new(PublishAsk { publish, info })));
+        self.ask(
+            slot,
+            id,
+            &request.channel,
+            namespace,
+            HomeOp::Publish(Box::new(PublishAsk { publish, info })),
+        );
     }
 
     fn check_publish(&self, slot: u32, request: &Publish<'_>) -> Result<u16, ErrorCode> {
@@ -44,7 +50,9 @@ impl Shard {
         let is_json = self.connections.0.get(slot as usize).is_some_and(|c| !c.has(flag::PROTOBUF));
         let known_json = is_json && parsed.options.publication_data_format != DataFormat::JsonObject;
         if !known_json || data.is_empty() {
-            fits_format(parsed.options.publication_data_format, data).then_some(()).ok_or(ErrorCode::BadRequest)?;
+            fits_format(parsed.options.publication_data_format, data)
+                .then_some(())
+                .ok_or(ErrorCode::BadRequest)?;
         }
         Ok(parsed.namespace_index)
     }
@@ -105,7 +113,11 @@ impl Shard {
     }
 
     /// True if the subscriptions that stem from the token are exactly these.
-    fn has_token_subscriptions<'a>(&self, slot: u32, mut wanted: impl Iterator<Item = &'a str> + Clone) -> bool {
+    fn has_token_subscriptions<'a>(
+        &self,
+        slot: u32,
+        mut wanted: impl Iterator<Item = &'a str> + Clone,
+    ) -> bool {
         let from_token = |handle: &u32| {
             self.subscription_flags(slot, *handle).is_some_and(|flags| flags & sub::FROM_TOKEN != 0)
         };
@@ -142,9 +154,13 @@ impl Shard {
 
     /// Who a connection is to others, with the info of one of its subscriptions.
     pub(crate) fn member(&self, slot: u32, handle: Option<u32>) -> Member {
-        let cold = self.connections.0.get(slot as usize).and_then(|connection| self.cold.get(connection.cold));
+        let cold =
+            self.connections.0.get(slot as usize).and_then(|connection| self.cold.get(connection.cold));
         let extra = |cold: &crate::hub::cold::Cold| {
-            cold.extras.iter().find(|extra| Some(extra.channel) == handle).and_then(|extra| extra.info.clone())
+            cold.extras
+                .iter()
+                .find(|extra| Some(extra.channel) == handle)
+                .and_then(|extra| extra.info.clone())
         };
         Member {
             client: self.client_id(slot),
@@ -174,10 +190,11 @@ impl Shard {
         if channel.is_empty() {
             return self.disconnect(slot, DisconnectCode::BadRequest);
         }
-        let checked = parse(&self.common.settings.channel, channel).map_err(ErrorCode::from).and_then(|parsed| {
-            allows(&parsed, &self.actor(slot, channel)).map_err(ErrorCode::from)?;
-            Ok(parsed.namespace_index)
-        });
+        let checked =
+            parse(&self.common.settings.channel, channel).map_err(ErrorCode::from).and_then(|parsed| {
+                allows(&parsed, &self.actor(slot, channel)).map_err(ErrorCode::from)?;
+                Ok(parsed.namespace_index)
+            });
         match checked {
             Ok(namespace) => self.ask(slot, id, channel, namespace, op),
             Err(error) => self.reply_error(slot, id, error),

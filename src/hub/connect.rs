@@ -14,9 +14,9 @@ use crate::hub::permission::{Actor, Wishes, features, may_subscribe};
 use crate::hub::shard::{Shard, ticks_of};
 use crate::hub::subscribe::{NewSubscription, subscribe_result};
 use crate::limits;
-use crate::protocol::{DisconnectCode, ErrorCode};
 use crate::protocol::{Connect, Subscribe};
 use crate::protocol::{ConnectResult, SubscribeResult, encode_connect};
+use crate::protocol::{DisconnectCode, ErrorCode};
 
 /// A connect command whose subscriptions are under way.
 #[derive(Debug)]
@@ -72,7 +72,8 @@ impl Shard {
         };
         let asks = self.initial_subscriptions(slot, &claims, &request.subs)?;
         self.enter(slot, &claims, ttl);
-        let admission_ticket = self.common.settings.client.user_connection_limit > 0 && !claims.user.is_empty();
+        let admission_ticket =
+            self.common.settings.client.user_connection_limit > 0 && !claims.user.is_empty();
         let missing = asks.len() as u32 + u32::from(admission_ticket);
         let granted = Vec::with_capacity(asks.len());
         let pending = PendingConnect { id, ttl, missing, granted };
@@ -98,12 +99,13 @@ impl Shard {
                 Err(DisconnectCode::BadRequest.into())
             };
         }
-        let claims = self.common.connection_tokens.connection(token, self.now.unix_seconds()).map_err(
-            |fault| match fault {
-                TokenFault::Expired => Refusal::Error(ErrorCode::TokenExpired),
-                TokenFault::Invalid => Refusal::Disconnect(DisconnectCode::InvalidToken),
-            },
-        )?;
+        let claims =
+            self.common.connection_tokens.connection(token, self.now.unix_seconds()).map_err(|fault| {
+                match fault {
+                    TokenFault::Expired => Refusal::Error(ErrorCode::TokenExpired),
+                    TokenFault::Invalid => Refusal::Disconnect(DisconnectCode::InvalidToken),
+                }
+            })?;
         if claims.user.len() > limits::USER_ID_BYTES {
             return Err(DisconnectCode::InvalidToken.into());
         }
@@ -211,7 +213,8 @@ impl Shard {
         if user.is_empty() {
             return;
         }
-        let single = self.common.settings.client.personal_channel.as_ref().is_some_and(|p| p.single_connection);
+        let single =
+            self.common.settings.client.personal_channel.as_ref().is_some_and(|p| p.single_connection);
         let home = self.common.home_of(&self.hasher, user);
         let op = UserOp::Enter { ticket, alone: single.then(|| user.into()) };
         let ask = UserAsk { hash: self.hasher.of(user.as_bytes()), key: self.key(slot), op };
@@ -262,7 +265,11 @@ impl Shard {
             expires: pending.ttl > 0,
             ttl: pending.ttl,
             subs: &subs,
-            ping: if native { 0 } else { u32::try_from(settings.ping_interval.as_secs()).unwrap_or(u32::MAX) },
+            ping: if native {
+                0
+            } else {
+                u32::try_from(settings.ping_interval.as_secs()).unwrap_or(u32::MAX)
+            },
             pong: !native && !settings.ping_interval.is_zero() && !settings.pong_timeout.is_zero(),
             time: if settings.connect_include_server_time { self.now.unix_ms as i64 } else { 0 },
             ..ConnectResult::default()

@@ -32,7 +32,8 @@ impl Shard {
         if channel.active() <= limits::FEW_SUBSCRIBERS && !channel.is_sweeping() {
             channel.skip();
             let mut slots = [NONE; limits::FEW_SUBSCRIBERS];
-            let active = channel.subscribers.iter().map(|subscriber| subscriber.slot).filter(|slot| *slot != NONE);
+            let active =
+                channel.subscribers.iter().map(|subscriber| subscriber.slot).filter(|slot| *slot != NONE);
             for (place, slot) in slots.iter_mut().zip(active) {
                 *place = slot;
             }
@@ -113,7 +114,9 @@ impl Shard {
             return Ok(());
         }
         let join_leave = wants_join_leave(connection, &self.cold, index);
-        let Some(portion) = channel.portion(subscriber, connection.encoding(), join_leave) else { return Ok(()) };
+        let Some(portion) = channel.portion(subscriber, connection.encoding(), join_leave) else {
+            return Ok(());
+        };
         if portion.unfit() {
             return Err(Offence::Disconnect(DisconnectCode::InappropriateProtocol));
         }

@@ -21,7 +21,8 @@ impl Shard {
         figures.out_queue_bytes = out_queues as u64;
         let (home_channels, home_users, history) = self.homes.memory_bytes();
         let locals = self.locals.memory_bytes();
-        let mut set = |category: MemoryCategory, bytes: usize| figures.memory[category as usize] = bytes as u64;
+        let mut set =
+            |category: MemoryCategory, bytes: usize| figures.memory[category as usize] = bytes as u64;
         set(MemoryCategory::Connections, self.connections.0.len() * size_of::<Connection>());
         set(MemoryCategory::ConnectionsCold, cold);
         set(MemoryCategory::OutQueues, out_queues);

@@ -15,8 +15,8 @@ use crate::hub::api::{ApiAnswer, ApiError, ApiPublish, Member, Position};
 use crate::hub::epoch::Epochs;
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
-    Answer, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk, Subscribed,
-    UnsubscribeAsk, UserAsk, UserOp,
+    Answer, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk,
+    Subscribed, UnsubscribeAsk, UserAsk, UserOp,
 };
 use crate::hub::post::Post;
 use crate::hub::publication::{Encodings, deliver_membership, deliver_publication, publisher, stored};
@@ -246,7 +246,8 @@ impl Homes {
         if alone == Some(ask.user_hash)
             && let Registered::Nothing = self.channels.get(place.hash)
         {
-            let marks = if ask.protobuf { mark::PROTOBUF } else { 0 } | if ask.presence { mark::PRESENCE } else { 0 };
+            let marks =
+                if ask.protobuf { mark::PROTOBUF } else { 0 } | if ask.presence { mark::PRESENCE } else { 0 };
             self.channels.insert_single(place.hash, ask.shard, marks);
             return ReplyBody::Subscribed(Box::new(granted));
         }
@@ -370,7 +371,8 @@ impl Homes {
         self.publications += 1;
         let options = &self.common.settings.channel.options[place.namespace as usize];
         let retention = Retention::of(options);
-        let (has_history, keeps) = (options.has_history(), options.has_history() && !ask.publish.skip_history);
+        let (has_history, keeps) =
+            (options.has_history(), options.has_history() && !ask.publish.skip_history);
         let publisher = ask.info.as_ref().map(publisher);
         if !keeps {
             let ApiPublish { data, tags, version, .. } = ask.publish;
@@ -395,7 +397,8 @@ impl Homes {
             && !channel.shards.is_empty()
         {
             let epoch = (publication.offset == 1).then_some(position.epoch.as_str());
-            let delivery = deliver_publication(&channel.name, place.hash, &publication, epoch, channel.encodings);
+            let delivery =
+                deliver_publication(&channel.name, place.hash, &publication, epoch, channel.encodings);
             spread(&channel.shards, &Arc::new(delivery), post);
         }
         Some(position)
@@ -595,9 +598,13 @@ fn api_answer(body: ReplyBody) -> ApiAnswer {
             publications: publications.iter().map(|publication| stored(publication)).collect(),
             position,
         },
-        ReplyBody::PresenceStats(num_clients, num_users) => ApiAnswer::PresenceStats { num_clients, num_users },
+        ReplyBody::PresenceStats(num_clients, num_users) => {
+            ApiAnswer::PresenceStats { num_clients, num_users }
+        }
         ReplyBody::Presence(members) => ApiAnswer::Presence(members),
-        ReplyBody::Failed(ErrorCode::UnrecoverablePosition) => ApiAnswer::Error(ApiError::UnrecoverablePosition),
+        ReplyBody::Failed(ErrorCode::UnrecoverablePosition) => {
+            ApiAnswer::Error(ApiError::UnrecoverablePosition)
+        }
         ReplyBody::Failed(ErrorCode::BadRequest) => ApiAnswer::Error(ApiError::BadRequest),
         ReplyBody::Failed(ErrorCode::NotAvailable) => ApiAnswer::Error(ApiError::NotAvailable),
         ReplyBody::Failed(_) | ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) => {

@@ -201,12 +201,18 @@ impl Locals {
     }
 
     /// The names greater than `after` that `matches`, at most `limit` of the smallest, with subscribers. O(channels).
-    pub(crate) fn list(&self, limit: usize, after: &str, matches: impl Fn(&str) -> bool) -> Vec<(String, u32)> {
+    pub(crate) fn list(
+        &self,
+        limit: usize,
+        after: &str,
+        matches: impl Fn(&str) -> bool,
+    ) -> Vec<(String, u32)> {
         let mut smallest = std::collections::BTreeMap::new();
         for handle in self.channels.handles() {
             let name = self.channel_name(handle);
             let full = smallest.len() >= limit;
-            let beyond = full && smallest.last_key_value().is_some_and(|(last, _): (&String, &u32)| name > last.as_str());
+            let beyond = full
+                && smallest.last_key_value().is_some_and(|(last, _): (&String, &u32)| name > last.as_str());
             if name <= after || beyond || !matches(name) {
                 continue;
             }

@@ -22,7 +22,11 @@ pub struct Post {
 
 impl Post {
     pub(crate) fn new(shards: usize) -> Self {
-        Self { outgoing: (0..shards).map(|_| VecDeque::new()).collect(), answers: VecDeque::new(), congested: 0 }
+        Self {
+            outgoing: (0..shards).map(|_| VecDeque::new()).collect(),
+            answers: VecDeque::new(),
+            congested: 0,
+        }
     }
 
     /// Adds a letter.

@@ -9,7 +9,8 @@ use crate::hub::mail::Delivery;
 use crate::hub::settings::DataFormat;
 use crate::hub::stream::{Publication, Publisher};
 use crate::protocol::{
-    ClientInfo, Encoding, PublicationView, encode_push_join, encode_push_leave, encode_push_publication, is_json,
+    ClientInfo, Encoding, PublicationView, encode_push_join, encode_push_leave, encode_push_publication,
+    is_json,
 };
 use crate::wire::frame::{MAX_SERVER_HEADER, Opcode, frame_header};
 
@@ -93,8 +94,9 @@ pub(crate) fn deliver_publication(
     Delivery {
         channel: Arc::clone(channel),
         hash,
-        json: (encodings.json && fits_json)
-            .then(|| framed(Encoding::Json, |out| encode_push_publication(out, Encoding::Json, channel, &view))),
+        json: (encodings.json && fits_json).then(|| {
+            framed(Encoding::Json, |out| encode_push_publication(out, Encoding::Json, channel, &view))
+        }),
         protobuf: encodings.protobuf.then(|| {
             framed(Encoding::Protobuf, |out| encode_push_publication(out, Encoding::Protobuf, channel, &view))
         }),

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use crate::base::ids::ShardId;
 use crate::hub::api::{Member, Position};
-use crate::hub::stream::Publication;
 use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
 use crate::hub::mail::{HomeReply, Mail, ReplyBody};
 use crate::hub::publication::{client_info, view};
 use crate::hub::shard::Shard;
+use crate::hub::stream::Publication;
 use crate::protocol::ErrorCode;
 use crate::protocol::{
     EmptyKind, PublicationView, encode_empty, encode_history, encode_presence, encode_presence_stats,
@@ -71,7 +71,9 @@ impl Shard {
             ReplyBody::Published => self.output(slot, |outbox, encoding| {
                 outbox.message(encoding, |out| encode_empty(out, encoding, id, EmptyKind::Publish));
             }),
-            ReplyBody::History(publications, position) => self.history_reply(slot, id, &publications, &position),
+            ReplyBody::History(publications, position) => {
+                self.history_reply(slot, id, &publications, &position)
+            }
             ReplyBody::PresenceStats(clients, users) => self.output(slot, |outbox, encoding| {
                 outbox.message(encoding, |out| encode_presence_stats(out, encoding, id, clients, users));
             }),
@@ -81,12 +83,15 @@ impl Shard {
                 });
             }),
             ReplyBody::Failed(error) => self.reply_error(slot, id, error),
-            ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) => self.reply_error(slot, id, ErrorCode::Internal),
+            ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) => {
+                self.reply_error(slot, id, ErrorCode::Internal)
+            }
         }
     }
 
     fn history_reply(&mut self, slot: u32, id: u32, publications: &[Arc<Publication>], top: &Position) {
-        let views: Vec<PublicationView<'_>> = publications.iter().map(|publication| view(publication)).collect();
+        let views: Vec<PublicationView<'_>> =
+            publications.iter().map(|publication| view(publication)).collect();
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_history(out, encoding, id, &views, top.offset, &top.epoch));
         });
@@ -99,11 +104,18 @@ impl Shard {
     }
 
     fn members(&mut self, channel: &str) -> Vec<Member> {
-        let Some(handle) = self.locals.find_channel(self.locals.hash(channel), channel) else { return Vec::new() };
+        let Some(handle) = self.locals.find_channel(self.locals.hash(channel), channel) else {
+            return Vec::new();
+        };
         let slots: Vec<u32> = match self.locals.channel(handle) {
             ChannelRef::One(slot) => vec![slot],
             ChannelRef::Many(index) => self.locals.many(index).map_or_else(Vec::new, |channel| {
-                channel.subscribers.iter().map(|subscriber| subscriber.slot).filter(|slot| *slot != NONE).collect()
+                channel
+                    .subscribers
+                    .iter()
+                    .map(|subscriber| subscriber.slot)
+                    .filter(|slot| *slot != NONE)
+                    .collect()
             }),
         };
         let counts = |slot: &u32| {

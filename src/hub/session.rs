@@ -7,9 +7,9 @@ use crate::hub::cold::{Blocked, Wait};
 use crate::hub::connection::{Phase, flag};
 use crate::hub::shard::Shard;
 use crate::limits;
-use crate::protocol::{DisconnectCode, ErrorCode};
-use crate::protocol::{Body, Command, Malformed, commands};
 use crate::protocol::encode_error;
+use crate::protocol::{Body, Command, Malformed, commands};
+use crate::protocol::{DisconnectCode, ErrorCode};
 use crate::wire::close::write_pong;
 use crate::wire::message::{Assembly, DecoderLimits, Item, Violation, next_item};
 
@@ -73,8 +73,7 @@ impl Shard {
             connection.set(flag::BLOCKED, true);
         }
         if let Some(cold) = self.cold(slot) {
-            cold.blocked =
-                Some(Box::new(Blocked { number, wait, commands: Vec::new(), input: Vec::new() }));
+            cold.blocked = Some(Box::new(Blocked { number, wait, commands: Vec::new(), input: Vec::new() }));
         }
         number
     }

@@ -73,7 +73,8 @@ impl Common {
         let channel_settings = &self.settings.channel;
         let (_, users) = channel.rsplit_once(channel_settings.user_boundary.as_str())?;
         let single = !users.is_empty()
-            && (channel_settings.user_separator.is_empty() || !users.contains(&channel_settings.user_separator));
+            && (channel_settings.user_separator.is_empty()
+                || !users.contains(&channel_settings.user_separator));
         single.then_some(users)
     }
 }
@@ -156,7 +157,10 @@ impl Shard {
             hasher,
             rng: Rng::new(seed),
             ids: ClientIds::new(common.secret),
-            command_rate: Limit::new(common.settings.client.command_rate_limit, common.settings.client.command_rate_limit),
+            command_rate: Limit::new(
+                common.settings.client.command_rate_limit,
+                common.settings.client.command_rate_limit,
+            ),
             metrics: ShardMetrics::default(),
             draining: None,
             forgiven_until: Tick(0),
@@ -181,7 +185,12 @@ impl Shard {
     /// Takes in an accepted socket. Returns the key to address it with.
     pub fn accept(&mut self, socket: Descriptor, source: u32) -> (u32, u32) {
         self.generation = self.generation.wrapping_add(1);
-        let mut connection = Connection::accepted(socket, self.generation, source, Bucket::full(self.command_rate, self.now.tick));
+        let mut connection = Connection::accepted(
+            socket,
+            self.generation,
+            source,
+            Bucket::full(self.command_rate, self.now.tick),
+        );
         connection.ping = self.now.tick;
         connection.set(flag::UNAUTHENTICATED, true);
         self.admission_enter(source);
@@ -311,7 +320,9 @@ impl Shard {
     fn expire(&mut self) {
         let mut due = std::mem::take(&mut self.due);
         let expiry =
-            self.wheel.expire(self.now.tick, limits::EXPIRIES_PER_TURN, &mut self.connections, |slot| due.push(slot));
+            self.wheel.expire(self.now.tick, limits::EXPIRIES_PER_TURN, &mut self.connections, |slot| {
+                due.push(slot)
+            });
         self.timers_due = expiry.more;
         for slot in due.drain(..) {
             self.timer(slot);

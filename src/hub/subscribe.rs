@@ -9,17 +9,15 @@ use crate::hub::cold::{SubscriptionExtra, Wait};
 use crate::hub::connect::{position_of, wishes_of};
 use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
-use crate::hub::mail::{
-    HomeAsk, HomeOp, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
-};
+use crate::hub::mail::{HomeAsk, HomeOp, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk};
 use crate::hub::permission::{Actor, Features, features, may_subscribe};
 use crate::hub::shard::{Shard, ticks_of};
 use crate::protocol::{DisconnectCode, ErrorCode, UnsubscribeCode};
-use crate::protocol::{SubRefresh, Subscribe};
 use crate::protocol::{
     EmptyKind, Encoding, encode_empty, encode_push_subscribe, encode_push_unsubscribe, encode_sub_refresh,
     encode_subscribe,
 };
+use crate::protocol::{SubRefresh, Subscribe};
 
 /// A subscription about to be asked for.
 #[derive(Debug)]
@@ -191,13 +189,27 @@ impl Shard {
         self.ask_home(ask.channel, hash, ask.namespace, origin, op);
     }
 
-    pub(crate) fn ask_home(&mut self, channel: Box<str>, hash: u64, namespace: u16, origin: Origin, op: HomeOp) {
+    pub(crate) fn ask_home(
+        &mut self,
+        channel: Box<str>,
+        hash: u64,
+        namespace: u16,
+        origin: Origin,
+        op: HomeOp,
+    ) {
         let home = self.home_of_channel(&channel);
         self.post.send(home, Mail::Home(Box::new(HomeAsk { channel, hash, namespace, origin, op })));
     }
 
     /// The home granted a subscribe command.
-    pub(crate) fn subscribed(&mut self, slot: u32, id: u32, ttl: Option<u32>, channel: &str, granted: &Subscribed) {
+    pub(crate) fn subscribed(
+        &mut self,
+        slot: u32,
+        id: u32,
+        ttl: Option<u32>,
+        channel: &str,
+        granted: &Subscribed,
+    ) {
         let views = subscribe_result::views(granted);
         let result = subscribe_result::of(granted, &views, ttl);
         self.output(slot, |outbox, encoding| {
@@ -249,7 +261,8 @@ impl Shard {
         let member = self.member(slot, Some(handle));
         let channel = self.locals.channel_name(handle);
         let (hash, channel): (u64, Box<str>) = (self.locals.hash(channel), channel.into());
-        let namespace = parse(&self.common.settings.channel, &channel).map_or(0, |parsed| parsed.namespace_index);
+        let namespace =
+            parse(&self.common.settings.channel, &channel).map_or(0, |parsed| parsed.namespace_index);
         self.ask_home(channel, hash, namespace, Origin::Nobody, HomeOp::Join(Box::new(member)));
     }
 
@@ -271,7 +284,9 @@ impl Shard {
             self.leave(slot, handle);
         }
         self.output(slot, |outbox, encoding| {
-            outbox.message(encoding, |out| encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason()));
+            outbox.message(encoding, |out| {
+                encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason())
+            });
         });
     }
 
@@ -282,7 +297,8 @@ impl Shard {
         let leave = (active && flags & sub::ANNOUNCED != 0).then(|| self.member(slot, Some(handle)));
         let channel: Box<str> = self.locals.channel_name(handle).into();
         let hash = self.locals.hash(&channel);
-        let namespace = parse(&self.common.settings.channel, &channel).map_or(0, |parsed| parsed.namespace_index);
+        let namespace =
+            parse(&self.common.settings.channel, &channel).map_or(0, |parsed| parsed.namespace_index);
         let op = HomeOp::Unsubscribe(Box::new(UnsubscribeAsk {
             shard: self.id,
             user_hash: self.hasher.of(self.user_of(slot).as_bytes()),
@@ -315,15 +331,17 @@ impl Shard {
         if request.kind != 0 {
             return Err(ErrorCode::NotAvailable.into());
         }
-        let (handle, _) = self.find_subscription(slot, &request.channel).ok_or(ErrorCode::PermissionDenied)?;
+        let (handle, _) =
+            self.find_subscription(slot, &request.channel).ok_or(ErrorCode::PermissionDenied)?;
         if request.token.is_empty() {
             return Err(ErrorCode::BadRequest.into());
         }
-        let claims = match self.common.subscription_tokens.subscription(&request.token, self.now.unix_seconds()) {
-            Ok(claims) => claims,
-            Err(TokenFault::Expired) => return Err(ErrorCode::TokenExpired.into()),
-            Err(TokenFault::Invalid) => return Err(Refusal::Disconnect(DisconnectCode::InvalidToken)),
-        };
+        let claims =
+            match self.common.subscription_tokens.subscription(&request.token, self.now.unix_seconds()) {
+                Ok(claims) => claims,
+                Err(TokenFault::Expired) => return Err(ErrorCode::TokenExpired.into()),
+                Err(TokenFault::Invalid) => return Err(Refusal::Disconnect(DisconnectCode::InvalidToken)),
+            };
         if !claims.is_for(self.user_of(slot), &request.channel, &self.client_id(slot)) {
             return Err(Refusal::Disconnect(DisconnectCode::InvalidToken));
         }

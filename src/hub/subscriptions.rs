@@ -96,7 +96,13 @@ impl Shard {
     }
 
     /// Info and expiry of a subscription.
-    pub(crate) fn set_extra(&mut self, slot: u32, handle: u32, info: Option<bytes::Bytes>, expires: Option<Tick>) {
+    pub(crate) fn set_extra(
+        &mut self,
+        slot: u32,
+        handle: u32,
+        info: Option<bytes::Bytes>,
+        expires: Option<Tick>,
+    ) {
         let Some(cold) = self.cold(slot) else { return };
         match cold.extras.iter_mut().find(|extra| extra.channel == handle) {
             Some(extra) => {

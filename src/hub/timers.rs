@@ -50,7 +50,9 @@ impl Shard {
                 self.metrics.refuse(Refusal::Timeout);
                 self.doom(slot, false);
             }
-            Phase::Upgraded | Phase::Connecting | Phase::Failed => self.disconnect(slot, DisconnectCode::Stale),
+            Phase::Upgraded | Phase::Connecting | Phase::Failed => {
+                self.disconnect(slot, DisconnectCode::Stale)
+            }
             Phase::Closing => self.doom(slot, true),
             Phase::Live => self.live_timer(slot),
         }
