@@ -38,13 +38,14 @@ impl HeadScan {
     /// Goes on over `bytes`, all that have arrived; the length of the head once it is whole.
     pub(super) fn advance(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Reject> {
         let allowed = bytes.get(..limits.head).unwrap_or(bytes);
-        let fresh = allowed.get(self.scanned as usize..).unwrap_or_default();
-        for byte in fresh {
-            if self.phase == Phase::Done {
-                break;
-            }
+        let mut fresh = allowed.get(self.scanned as usize..).unwrap_or_default();
+        while self.phase != Phase::Done {
+            let inside = self.inside_of_line(fresh);
+            self.scanned = self.scanned.saturating_add(u32::try_from(inside).unwrap_or(u32::MAX));
+            let Some((byte, rest)) = fresh.get(inside..).and_then(<[u8]>::split_first) else { break };
             self.scanned = self.scanned.saturating_add(1);
             self.step(*byte, limits)?;
+            fresh = rest;
         }
         let scanned = self.scanned as usize;
         match self.phase {
@@ -55,15 +56,24 @@ impl HeadScan {
         }
     }
 
+    /// How many of `fresh` are the inside of a line, which is most of a head: its end is looked for in vectors, and what
+    /// stands inside is left to httparse.
+    fn inside_of_line(self, fresh: &[u8]) -> usize {
+        if self.phase != Phase::Line {
+            return 0;
+        }
+        memchr::memchr2(b'\r', b'\n', fresh).unwrap_or(fresh.len())
+    }
+
     fn step(&mut self, byte: u8, limits: &HeadLimits) -> Result<(), Reject> {
         match self.phase {
             Phase::Method => self.method(byte),
             Phase::Target => self.target(byte, limits),
             Phase::Version => self.version(byte),
             Phase::LineStart => self.line_start(byte, limits),
-            Phase::Line => self.line(byte),
-            Phase::LineEnd => self.line_feed(byte, Phase::LineStart),
-            Phase::HeadEnd => self.line_feed(byte, Phase::Done),
+            Phase::Line => self.expect(byte, b'\r', Phase::LineEnd),
+            Phase::LineEnd => self.expect(byte, b'\n', Phase::LineStart),
+            Phase::HeadEnd => self.expect(byte, b'\n', Phase::Done),
             Phase::Done => Ok(()),
         }
     }
@@ -133,18 +143,9 @@ impl HeadScan {
         Ok(())
     }
 
-    /// The rest of a line; bytes from 0x80 may stand in values (obs-text), control bytes nowhere.
-    fn line(&mut self, byte: u8) -> Result<(), Reject> {
-        match byte {
-            b'\r' => self.phase = Phase::LineEnd,
-            b'\t' | b' '..=b'~' | 0x80.. => {}
-            _ => return Err(Reject::Malformed),
-        }
-        Ok(())
-    }
-
-    fn line_feed(&mut self, byte: u8, next: Phase) -> Result<(), Reject> {
-        if byte != b'\n' {
+    /// The next byte of a line end: a bare CR or LF is neither.
+    fn expect(&mut self, byte: u8, expected: u8, next: Phase) -> Result<(), Reject> {
+        if byte != expected {
             return Err(Reject::Malformed);
         }
         self.phase = next;
