@@ -40,6 +40,8 @@ impl Server {
         config["http_server"] =
             json!({ "internal_address": internal.ip(), "internal_port": internal.port() });
         config["http_api"] = json!({ "key": API_KEY });
+        // Fits every descriptor limit, so that a test may choose its number of shards.
+        config["server"] = json!({ "max_connections": 5000 });
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.json");
         std::fs::write(&file, config.to_string()).unwrap();
