@@ -26,6 +26,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     internal: SocketAddr,
     folder: TempDir,
+    /// Open descriptors while nobody is connected.
+    idle_descriptors: usize,
 }
 
 impl Server {
@@ -59,8 +61,10 @@ impl Server {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut server = Self { child, address, internal, folder };
+        let mut server = Self { child, address, internal, folder, idle_descriptors: usize::MAX };
         server.wait_until_it_answers();
+        until("the server holds no connection", || server.connections() == 0);
+        server.idle_descriptors = server.descriptors();
         server
     }
 
@@ -116,9 +120,11 @@ impl Server {
         whole(self.metric("millpond_shard_connections", ""))
     }
 
-    /// Waits until the server's own figures say that no socket is left.
+    /// Waits until no socket of a client is left: as the kernel sees it, and by the server's own figures, which may be
+    /// a second old.
     pub(crate) fn wait_until_empty(&self) {
-        until("the server holds no connection", || self.connections() == 0);
+        until("all descriptors are closed", || self.descriptors() <= self.idle_descriptors);
+        until("the server counts no connection", || self.connections() == 0);
     }
 
     /// Resident memory in bytes.
@@ -138,7 +144,7 @@ impl Server {
     }
 
     /// Open descriptors, over the private tables of all threads.
-    pub(crate) fn descriptors(&self) -> usize {
+    fn descriptors(&self) -> usize {
         let threads =
             std::fs::read_dir(self.proc("task")).unwrap().map(|thread| thread.unwrap().path().join("fd"));
         threads.filter_map(|table| Some(std::fs::read_dir(table).ok()?.count())).sum()
