@@ -67,9 +67,6 @@ pub enum StartError {
     /// The control plane does not start.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// More connections are asked for than this host can hold.
-    #[error(transparent)]
-    Capacity(#[from] capacity::TooMany),
     /// The demo page could not be switched on.
     #[error("the demo cannot be served: {0}")]
     Demo(#[from] crate::control::demo::DemoError),
@@ -101,7 +98,7 @@ pub fn serve(config: Config) -> Result<(), StartError> {
 }
 
 fn start(config: Config) -> Result<Running, StartError> {
-    let plan = Plan::of(config.server.shards, config.settings.max_connections)?;
+    let plan = Plan::of(config.server.shards, config.settings.max_connections);
     let clock = Clock::start();
     let wakers = Arc::new(Wakers::new(plan.shards)?);
     let (handover, received) = handover_pair()?;
@@ -269,12 +266,6 @@ fn control_settings(config: &Config) -> ControlSettings {
 }
 
 fn report(config: &Config, plan: &Plan) {
-    for key in &config.unserved {
-        tracing::warn!(key, "this version does not serve what the key asks for; it is ignored");
-    }
-    for notice in &config.notices {
-        tracing::warn!("{notice}");
-    }
     tracing::info!(
         version = config.settings.version,
         shards = plan.shards,
@@ -283,7 +274,11 @@ fn report(config: &Config, plan: &Plan) {
         internal = %config.server.internal_listen,
         "ready"
     );
-    tracing::info!("{plan}");
+    if plan.lowered_from.is_some() {
+        tracing::warn!("{plan}");
+    } else {
+        tracing::info!("{plan}");
+    }
     if config.demo {
         for address in &config.server.listen {
             tracing::info!("the demo is at http://{address}/ (this machine only)");

@@ -96,6 +96,12 @@ enum CliError {
         /// Why it cannot be read.
         source: io::Error,
     },
+    /// A key was put on the command line.
+    #[error(
+        "a key on the command line can be read by every user of this host; give --key @FILE, or --key - for standard \
+         input, or leave it out and use the configuration or MILLPOND_CLIENT_TOKEN_HMAC_SECRET_KEY"
+    )]
+    KeyInTheOpen,
     /// A key without a byte.
     #[error("the key is empty")]
     EmptyKey,
@@ -118,13 +124,23 @@ enum CliError {
     Stream(#[from] io::Error),
 }
 
+impl CliError {
+    /// 2 for commands that were used wrongly, as `clap` ends them; else 1.
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::KeyInTheOpen => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
 /// Runs the command and tells how it ended.
 pub fn run(cli: Cli) -> ExitCode {
     match execute(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("millpond: {error}"));
-            ExitCode::FAILURE
+            error.exit_code()
         }
     }
 }

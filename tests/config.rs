@@ -1,6 +1,7 @@
 //! The configuration as operators meet it: three formats, environment, flags, and what is said about mistakes.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use millpond::config::{Config, Format, Layers, Problem, Problems, default_config, keys_reference, load};
@@ -135,7 +136,7 @@ fn the_environment_overrides_the_file_and_flags_override_both() {
     ];
     layers.shards = Some(4);
     layers.max_connections = Some(5000);
-    layers.listen = vec!["0.0.0.0:9100".into(), "[::1]:9100".into()];
+    layers.listen = vec!["0.0.0.0:9100".parse().unwrap(), "[::1]:9100".parse().unwrap()];
     let config = load(&layers).unwrap();
     assert_eq!(config.settings.client.ping_interval, Duration::from_secs(20));
     assert_eq!(config.settings.client.pong_timeout, Duration::from_secs(3));
@@ -371,7 +372,9 @@ fn what_is_probably_not_meant_is_said() {
 
 #[test]
 fn the_demo_works_on_loopback_only() {
-    let demo = |listen: &str| load(&Layers { demo: true, listen: vec![listen.into()], ..Layers::default() });
+    let demo = |listen: &str| {
+        load(&Layers { demo: true, listen: vec![listen.parse().unwrap()], ..Layers::default() })
+    };
     let config = demo("127.0.0.1:9000").unwrap();
     assert!(config.demo && config.settings.client.allow_anonymous_connect_without_token);
     assert!(config.settings.client.token.hmac_secret_key.is_some());
@@ -395,9 +398,10 @@ fn secrets_are_never_shown() {
 
 #[test]
 fn configurations_of_the_client_libraries_load_unchanged() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/docs/sdk-profiles");
-    let fallback = PathBuf::from("/work/shared/docs/sdk-profiles");
-    let Some(folder) = [folder, fallback].into_iter().find(|folder| folder.is_dir()) else {
+    // Beside the repository, or beside the folder of its worktrees.
+    let beside = ["../shared/docs/sdk-profiles", "../../shared/docs/sdk-profiles"];
+    let folders = beside.map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join(folder));
+    let Some(folder) = folders.into_iter().find(|folder| folder.is_dir()) else {
         eprintln!("skipped: the profiles are not here");
         return;
     };

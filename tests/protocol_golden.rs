@@ -1,7 +1,11 @@
 //! The protocol against others' bytes and against itself: recorded exchanges of the reference server, random messages, and the
 //! same command in both encodings.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise, its helpers too")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test may stop at the first surprise, its helpers too"
+)]
 
 #[path = "protocol_golden/mirror.rs"]
 mod mirror;

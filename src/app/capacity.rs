@@ -13,26 +13,15 @@ pub(super) struct Plan {
     pub(super) sockets_per_shard: usize,
     /// Client sockets of all shards together, or what the operator asked for if that is less.
     pub(super) connections: u32,
+    /// What the operator asked for, if that is more than the shards can hold.
+    pub(super) lowered_from: Option<u32>,
     cores: usize,
-    descriptors: u64,
-}
-
-/// More connections are configured than even the most shards could hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "max_connections is {asked}, but {shards} shards with {descriptors} descriptors each hold at most {possible}; \
-     raise the limit of open files (ulimit -n, LimitNOFILE) or lower max_connections"
-)]
-pub struct TooMany {
-    asked: u32,
-    possible: u64,
-    shards: u16,
     descriptors: u64,
 }
 
 impl Plan {
     /// `shards` 0: one per core, or as many as `connections` needs. `connections` 0: as many as the shards hold.
-    pub(super) fn of(shards: u16, connections: u32) -> Result<Self, TooMany> {
+    pub(super) fn of(shards: u16, connections: u32) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self::with(shards, connections, cores, descriptors_per_table(), sockets_per_shard)
     }
@@ -43,7 +32,7 @@ impl Plan {
         cores: usize,
         descriptors: u64,
         sockets_per_shard: impl Fn(u64) -> u64,
-    ) -> Result<Self, TooMany> {
+    ) -> Self {
         let most = ShardId::MAX_SHARDS as u16;
         let least = u16::try_from(cores).unwrap_or(most).clamp(1, most);
         let holds = |shards: u16| u64::from(shards) * spread_capacity(sockets_per_shard(u64::from(shards)));
@@ -52,17 +41,15 @@ impl Plan {
             fixed => fixed,
         };
         let possible = holds(chosen);
-        if u64::from(connections) > possible {
-            return Err(TooMany { asked: connections, possible, shards: chosen, descriptors });
-        }
         let all = u32::try_from(possible).unwrap_or(u32::MAX);
-        Ok(Self {
+        Self {
             shards: chosen,
             sockets_per_shard: usize::try_from(sockets_per_shard(u64::from(chosen))).unwrap_or(usize::MAX),
-            connections: if connections == 0 { all } else { connections },
+            connections: if connections == 0 { all } else { connections.min(all) },
+            lowered_from: Some(connections).filter(|asked| *asked > all),
             cores,
             descriptors,
-        })
+        }
     }
 }
 
@@ -79,7 +66,13 @@ impl fmt::Display for Plan {
             "this host can hold {} connections: {} shards on {} cores, each with a descriptor table of {}",
             self.connections, self.shards, self.cores, self.descriptors
         )?;
-        if usize::from(self.shards) > self.cores {
+        if let Some(asked) = self.lowered_from {
+            write!(
+                out,
+                "; server.max_connections asks for {asked}: raise the limit of open files (LimitNOFILE) or \
+                 server.shards to get there"
+            )?;
+        } else if usize::from(self.shards) > self.cores {
             write!(
                 out,
                 "; there are more shards than cores because the limit of open files bounds each shard, \
@@ -97,17 +90,18 @@ mod tests {
     #[test]
     fn shards_are_added_where_descriptors_run_out() {
         let sockets = |shards: u64| 20_000 - shards - 32;
-        let small = Plan::with(0, 10_000, 2, 20_000, sockets).unwrap();
+        let small = Plan::with(0, 10_000, 2, 20_000, sockets);
         assert_eq!((small.shards, small.connections), (2, 10_000));
-        let million = Plan::with(0, 1_000_000, 2, 20_000, sockets).unwrap();
+        let million = Plan::with(0, 1_000_000, 2, 20_000, sockets);
         assert_eq!(million.shards, 53);
-        let all = Plan::with(2, 0, 2, 20_000, sockets).unwrap();
+        let all = Plan::with(2, 0, 2, 20_000, sockets);
         assert!(all.connections > 38_000 && all.connections < 40_000);
     }
 
     #[test]
-    fn too_many_is_an_error_that_says_what_to_do() {
-        let error = Plan::with(2, 1_000_000, 2, 20_000, |_| 19_000).unwrap_err();
-        assert!(error.to_string().contains("LimitNOFILE"), "{error}");
+    fn what_is_too_much_is_lowered_in_words() {
+        let plan = Plan::with(2, 1_000_000, 2, 20_000, |_| 19_000);
+        assert_eq!((plan.connections, plan.lowered_from), (36_356, Some(1_000_000)));
+        assert!(plan.to_string().contains("LimitNOFILE"), "{plan}");
     }
 }

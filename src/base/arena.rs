@@ -6,7 +6,7 @@
 //!   of its size and there is no external fragmentation within a chunk.
 //! - A chunk grows by doubling to its full size and is given back as soon as its last record is freed.
 //! - Longer records live in boxes of their own.
-//! - The header of a live record is its slack (0 to 3); that of a free slot is [`FREE`]. So a stale handle to a slot
+//! - The header of a live record is its slack (0 to 3); that of a free slot is 0xff. So a stale handle to a slot
 //!   that is still free is noticed; one to a slot that was taken again is not: the owner keeps its handles right.
 
 /// Size step of small records, and the unit of handles.

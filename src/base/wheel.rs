@@ -1,7 +1,7 @@
 //! A hierarchical timing wheel whose timers are links inside the caller's own records, one per slot of its slab.
 //!
 //! Invariants:
-//! - Level 0 has a list for each of the next [`NEAR`] ticks (51 s), levels 1 to 3 have 64 lists each of 2^9, 2^15 and
+//! - Level 0 has a list for each of the next 512 ticks (51 s), levels 1 to 3 have 64 lists each of 2^9, 2^15 and
 //!   2^21 ticks: 155 days in all. A deadline beyond waits at the far end and is filed anew when its list comes up.
 //! - A timer is filed by its distance, so one shorter than level 0 is never moved. A list of a higher level is emptied
 //!   into lower ones when `current` reaches its first tick, before anything of that tick expires.

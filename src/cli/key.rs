@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use super::CliError;
 
@@ -11,24 +10,16 @@ use super::CliError;
 pub(super) enum KeySource {
     File(PathBuf),
     Input,
+    /// Something else, which may well be a key: it is refused without being shown.
+    InTheOpen,
 }
 
-/// A key was put on the command line.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "a key on the command line can be read by every user of this host; give @FILE, or - for standard input, \
-     or leave --key out and use the configuration or MILLPOND_CLIENT_TOKEN_HMAC_SECRET_KEY"
-)]
-pub(super) struct KeyInTheOpen;
-
-impl FromStr for KeySource {
-    type Err = KeyInTheOpen;
-
-    fn from_str(text: &str) -> Result<Self, KeyInTheOpen> {
+impl From<&str> for KeySource {
+    fn from(text: &str) -> Self {
         match (text, text.strip_prefix('@')) {
-            ("-", _) => Ok(Self::Input),
-            (_, Some(file)) if !file.is_empty() => Ok(Self::File(file.into())),
-            _ => Err(KeyInTheOpen),
+            ("-", _) => Self::Input,
+            (_, Some(file)) if !file.is_empty() => Self::File(file.into()),
+            _ => Self::InTheOpen,
         }
     }
 }
@@ -44,6 +35,7 @@ impl KeySource {
                 std::io::stdin().read_to_string(&mut text)?;
                 text
             }
+            Self::InTheOpen => return Err(CliError::KeyInTheOpen),
         };
         key.truncate(key.trim_end_matches(['\n', '\r']).len());
         if key.is_empty() { Err(CliError::EmptyKey) } else { Ok(key) }

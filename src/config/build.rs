@@ -26,7 +26,7 @@ pub(super) fn build(
     reader.problems = problems;
     let mut root = super::sections::read_root(&mut reader, &tree.root);
     let mut checks = Checks { reader, notices: Vec::new() };
-    let server = checks.server(&root, tree);
+    let server = checks.server(&root);
     if demo {
         checks.demo(&server.listen);
         demo::apply(&mut root, &server.listen);

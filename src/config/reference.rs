@@ -126,7 +126,7 @@ pub fn keys_reference() -> String {
         }
         let default =
             if key.default.is_null() { "required".to_owned() } else { format!("`{}`", key.default) };
-        let expected = key.expected.replace('|', "\\|");
+        let expected = in_short(&key.expected).replace('|', "\\|");
         let _ = writeln!(out, "| `{name}` | {default} | {} | {expected} |", key.doc.replace('|', "\\|"));
     }
     let _ = write!(out, "{VARIABLES}\n`client.ping_interval` is `{}`.\n", {
@@ -140,6 +140,14 @@ pub fn keys_reference() -> String {
         let _ = writeln!(out, "| `{path}` | {reaction} |");
     }
     out
+}
+
+/// What a value must be without the hint on how to write it, which the page gives once at its top.
+fn in_short(expected: &str) -> &str {
+    let hints = [" with units", ", as a number", " (in quotes", " (without look"];
+    let ends = hints.iter().filter_map(|hint| expected.find(hint));
+    let end = ends.min().unwrap_or(expected.len());
+    expected.get(..end).unwrap_or(expected)
 }
 
 const INTRODUCTION: &str = "\

@@ -95,7 +95,7 @@ section! {
     /// Section `client`.
     Client {
         /// Origins that browsers may connect from, such as `https://example.com` or `https://*.example.com`; `*` for
-        /// all. Requests without an Origin header, which browsers cannot send, always pass.
+        /// all. Requests without an Origin header pass: they are not by browsers.
         allowed_origins: List = List::default(),
         /// Time between two pings of the server; 0s: none.
         ping_interval: Span<0, DAY> = Span::seconds(25),

@@ -80,14 +80,6 @@ impl Tree {
             table.remove(name);
         }
     }
-
-    /// True if some layer sets the key.
-    pub(super) fn has(&self, path: &str) -> bool {
-        let pointer = format!("/{}", path.replace('.', "/"));
-        let mut names = pointer.split('/').skip(1);
-        let first = names.next().and_then(|name| self.root.get(name));
-        names.try_fold(first, |value, name| value.map(|value| value.get(name))).flatten().is_some()
-    }
 }
 
 /// Formats of a configuration file.

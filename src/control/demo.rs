@@ -14,17 +14,35 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use tokio::time::timeout;
 
 use super::settings::{ControlSettings, DemoSettings};
-use crate::hub::settings::{ChannelOptions, DataFormat, OriginPolicy, Settings};
+use crate::hub::settings::{ChannelOptions, ChannelSettings, DataFormat, OriginPolicy, Settings};
 
 /// Namespace of the rooms; the page knows it by the same name.
 pub const ROOM_NAMESPACE: &str = "room";
+
+/// Where the page is.
+pub(crate) const ROOT: &str = "/";
+/// Where its files are.
+pub(crate) const PREFIX: &str = "/demo";
 
 /// Tokens live so long, and the page asks for a new one in time.
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
 /// Longest display name in characters.
 const NAME_CHARS_MAX: usize = 24;
+/// Pages of this host, on any port.
+const LOOPBACK_ORIGINS: [&str; 6] = [
+    "http://127.0.0.1:*",
+    "http://localhost:*",
+    "http://[::1]:*",
+    // Port 80 is never named.
+    "http://127.0.0.1",
+    "http://localhost",
+    "http://[::1]",
+];
+/// Longest time for one request of the page.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// Random bytes of a signing key.
 const KEY_BYTES: usize = 32;
 /// Random bytes of a user id.
@@ -56,20 +74,27 @@ pub fn switch_on(settings: &mut Settings, control: &mut ControlSettings) -> Resu
         token.hmac_secret_key = Some(random_hex::<KEY_BYTES>().ok_or(DemoError::Random)?);
     }
     let hmac_secret_key = token.hmac_secret_key.clone().unwrap_or_default();
-    let channel = &mut settings.channel;
+    add_rooms(&mut settings.channel)?;
+    add_origins(&mut settings.http.allowed_origins);
+    settings.http.hand_over = true;
+    control.demo =
+        Some(DemoSettings { hmac_secret_key, websocket_path: settings.http.websocket_path.clone() });
+    Ok(())
+}
+
+fn add_rooms(channel: &mut ChannelSettings) -> Result<(), DemoError> {
     if !channel.namespaces.contains_key(ROOM_NAMESPACE) {
         let index = u16::try_from(channel.options.len()).map_err(|_| DemoError::Namespaces)?;
         channel.options.push(room_options(channel.history_meta_ttl));
         channel.namespaces.insert(ROOM_NAMESPACE.to_owned(), index);
     }
-    if let OriginPolicy::Patterns(patterns) = &mut settings.http.allowed_origins {
-        let loopback = ["http://127.0.0.1:*", "http://localhost:*"];
-        patterns.extend(loopback.map(str::to_owned));
-    }
-    settings.http.hand_over = true;
-    control.demo =
-        Some(DemoSettings { hmac_secret_key, websocket_path: settings.http.websocket_path.clone() });
     Ok(())
+}
+
+fn add_origins(allowed: &mut OriginPolicy) {
+    if let OriginPolicy::Patterns(patterns) = allowed {
+        patterns.extend(LOOPBACK_ORIGINS.map(str::to_owned));
+    }
 }
 
 fn room_options(history_meta_ttl: Duration) -> ChannelOptions {
@@ -98,7 +123,7 @@ pub(crate) fn router(settings: DemoSettings) -> Router {
         include_str!("demo/index.html").replace("{{websocket_path}}", &escaped(&settings.websocket_path));
     let state = Arc::new(Demo { page, key: settings.hmac_secret_key });
     Router::new()
-        .route("/", get(index))
+        .route(ROOT, get(index))
         .route("/demo/app.js", get(|| async { file("text/javascript", include_str!("demo/app.js")) }))
         .route("/demo/client.js", get(|| async { file("text/javascript", include_str!("demo/client.js")) }))
         .route("/demo/style.css", get(|| async { file("text/css", include_str!("demo/style.css")) }))
@@ -215,7 +240,10 @@ fn random_hex<const BYTES: usize>() -> Option<String> {
 
 async fn loopback_only(request: Request, next: Next) -> Response {
     match host_of(request.headers()) {
-        Some(_) => next.run(request).await,
+        Some(_) => match timeout(REQUEST_TIME, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+        },
         None => (StatusCode::FORBIDDEN, "the demo answers loopback hosts only\n").into_response(),
     }
 }
@@ -269,6 +297,48 @@ mod tests {
         assert_eq!(display_name(" a \n\t b\u{7} "), "a b");
         assert_eq!(display_name("\u{1}"), "Guest");
         assert_eq!(display_name(&"ä".repeat(99)).chars().count(), NAME_CHARS_MAX);
+    }
+
+    fn channel_settings() -> ChannelSettings {
+        ChannelSettings {
+            max_length: 255,
+            private_prefix: "$".to_owned(),
+            namespace_boundary: ":".to_owned(),
+            user_boundary: "#".to_owned(),
+            user_separator: ",".to_owned(),
+            history_meta_ttl: Duration::from_secs(60),
+            options: vec![ChannelOptions::default()],
+            namespaces: std::collections::HashMap::new(),
+        }
+    }
+
+    #[test]
+    fn rooms_are_added_once_and_have_all_that_the_page_uses() {
+        let mut channel = channel_settings();
+        add_rooms(&mut channel).unwrap();
+        add_rooms(&mut channel).unwrap();
+        assert_eq!((channel.options.len(), channel.namespaces[ROOM_NAMESPACE]), (2, 1));
+        let room = &channel.options[1];
+        assert!(room.presence && room.force_push_join_leave && room.force_recovery && room.has_history());
+        assert!(room.allow_subscribe_for_client && room.allow_publish_for_subscriber);
+        assert!(!room.allow_subscribe_for_anonymous && !room.allow_publish_for_client);
+    }
+
+    #[test]
+    fn configured_rooms_and_origins_stay() {
+        let mut channel = channel_settings();
+        channel.options.push(ChannelOptions { name: ROOM_NAMESPACE.to_owned(), ..ChannelOptions::default() });
+        channel.namespaces.insert(ROOM_NAMESPACE.to_owned(), 1);
+        add_rooms(&mut channel).unwrap();
+        assert!(!channel.options[1].presence);
+        let mut origins = OriginPolicy::Patterns(vec!["https://example.org".to_owned()]);
+        add_origins(&mut origins);
+        assert!(
+            matches!(&origins, OriginPolicy::Patterns(of) if of[0] == "https://example.org" && of.len() == 1 + LOOPBACK_ORIGINS.len())
+        );
+        let mut any = OriginPolicy::Any;
+        add_origins(&mut any);
+        assert!(matches!(any, OriginPolicy::Any));
     }
 
     #[test]

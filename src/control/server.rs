@@ -65,9 +65,11 @@ pub enum ControlError {
         /// Why.
         source: io::Error,
     },
-    /// `http_api.handler_prefix` is no path.
-    #[error("the prefix of the server API must begin with '/', end without one and hold no braces")]
-    Prefix,
+    /// A configured path is none, or two of them are the same.
+    #[error(
+        "{0:?} cannot be served: a path begins with '/', ends without one and belongs to one endpoint only"
+    )]
+    Path(String),
     /// The runtime or its thread cannot be made.
     #[error("cannot start the control plane: {0}")]
     Start(#[from] io::Error),
@@ -89,12 +91,9 @@ impl Control {
     /// Takes the internal address. Call it before the shards start, so that a port in use is known at once.
     ///
     /// # Errors
-    /// [`ControlError::Bind`], [`ControlError::Prefix`].
+    /// [`ControlError::Bind`], [`ControlError::Path`].
     pub fn bind(parts: ControlParts) -> Result<Self, ControlError> {
-        let prefix = &parts.settings.api.prefix;
-        if !prefix.starts_with('/') || prefix.ends_with('/') || prefix.contains(['{', '}', '*', ':']) {
-            return Err(ControlError::Prefix);
-        }
+        check_paths(&parts.settings)?;
         let listener = parts.settings.internal_address.map(listen).transpose()?;
         Ok(Self { parts, listener })
     }
@@ -148,6 +147,22 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const UNAVAILABLE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
+/// A router panics on paths that it cannot tell apart, so they are looked at before.
+fn check_paths(settings: &ControlSettings) -> Result<(), ControlError> {
+    let prefix = Some(&settings.api.prefix).filter(|_| settings.api.enabled);
+    let mut seen = vec![demo::ROOT, demo::PREFIX];
+    for path in [prefix, settings.health.as_ref(), settings.prometheus.as_ref()].into_iter().flatten() {
+        let is_path =
+            path.starts_with('/') && !path.ends_with('/') && !path.contains(['{', '}', '*', ':', '?', '#']);
+        let is_taken = seen.contains(&path.as_str()) || path.starts_with("/demo/");
+        if !is_path || is_taken {
+            return Err(ControlError::Path(path.clone()));
+        }
+        seen.push(path);
+    }
+    Ok(())
+}
+
 fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
     let listener = TcpListener::bind(address).map_err(|source| ControlError::Bind { address, source })?;
     listener.set_nonblocking(true)?;
@@ -159,11 +174,13 @@ async fn run(control: Control, mut stopped: Stopped) -> io::Result<()> {
     let limits = settings.limits;
     let gateway = Gateway::new(port, home_of, gateway);
     let (metrics, api_metrics) = Metrics::new(metrics, answers, settings.node.version.clone());
-    let api = Arc::new(Api::new(settings.api, limits, settings.node, gateway.clone(), api_metrics));
+    let api =
+        Arc::new(Api::new(settings.api.clone(), limits, settings.node.clone(), gateway.clone(), api_metrics));
     tokio::spawn(gateway.receive(inbox));
 
-    let internal = Door::new(internal_router(Arc::clone(&api), metrics), true, limits, stopped.clone());
-    let client = Door::new(client_router(api, settings.demo), false, limits, stopped.clone());
+    let internal =
+        Door::new(internal_router(&settings, Arc::clone(&api), metrics), true, limits, stopped.clone());
+    let client = Door::new(client_router(&settings, api), false, limits, stopped.clone());
     for receiver in handovers {
         tokio::spawn(client.clone().take_over(receiver.register()?));
     }
@@ -179,17 +196,28 @@ async fn run(control: Control, mut stopped: Stopped) -> io::Result<()> {
     Ok(())
 }
 
-fn internal_router(api: Arc<Api>, metrics: Metrics) -> Router {
-    let scrape = Router::new().route("/metrics", get(scrape)).with_state(Arc::new(metrics));
-    api::router(api).route("/health", get(health)).merge(scrape)
+fn internal_router(settings: &ControlSettings, api: Arc<Api>, metrics: Metrics) -> Router {
+    let mut router = common_router(settings, api, settings.api.enabled);
+    if let Some(path) = &settings.prometheus {
+        router = router.merge(Router::new().route(path, get(scrape)).with_state(Arc::new(metrics)));
+    }
+    router
 }
 
-fn client_router(api: Arc<Api>, demo: Option<super::settings::DemoSettings>) -> Router {
-    let router = api::router(api).route("/health", get(health));
-    match demo {
+fn client_router(settings: &ControlSettings, api: Arc<Api>) -> Router {
+    let router = common_router(settings, api, settings.api.enabled && settings.api.external);
+    match settings.demo.clone() {
         Some(settings) => router.merge(demo::router(settings)),
         None => router,
     }
+}
+
+fn common_router(settings: &ControlSettings, api: Arc<Api>, with_api: bool) -> Router {
+    let mut router = if with_api { api::router(api) } else { Router::new() };
+    if let Some(path) = &settings.health {
+        router = router.route(path, get(health));
+    }
+    router
 }
 
 async fn health() -> Response {
@@ -268,6 +296,8 @@ impl Door {
     }
 
     fn admit(&self, socket: TcpStream, already_read: Bytes) {
+        // Answers are written whole; waiting to fill a segment would only delay the next one on the connection.
+        let _ = socket.set_nodelay(true);
         match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => drop(tokio::spawn(self.clone().serve(socket, already_read, place))),
             Err(_) => turn_away(socket),
@@ -308,5 +338,34 @@ impl Door {
 fn turn_away(socket: TcpStream) {
     if let Ok(mut socket) = socket.into_std() {
         let _ = socket.write(UNAVAILABLE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_a_router_cannot_hold_are_refused() {
+        let with = |prefix: &str, health: &str, prometheus: &str| {
+            let mut settings =
+                ControlSettings { health: Some(health.to_owned()), ..ControlSettings::default() };
+            settings.prometheus = Some(prometheus.to_owned());
+            settings.api.prefix = prefix.to_owned();
+            check_paths(&settings).is_ok()
+        };
+        assert!(with("/api", "/health", "/metrics"));
+        assert!(with("/a/b", "/a/b/health", "/m"));
+        for (prefix, health, prometheus) in [
+            ("", "/health", "/metrics"),
+            ("api", "/health", "/metrics"),
+            ("/api/", "/health", "/metrics"),
+            ("/api/{x}", "/health", "/metrics"),
+            ("/api", "/same", "/same"),
+            ("/api", "/", "/metrics"),
+            ("/api", "/demo/app.js", "/metrics"),
+        ] {
+            assert!(!with(prefix, health, prometheus), "{prefix} {health} {prometheus}");
+        }
     }
 }

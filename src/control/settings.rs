@@ -1,13 +1,18 @@
 //! Settings of the control plane, already valid; `config` builds them. The bounds have their reasons beside them.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Everything the control plane is told at start.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ControlSettings {
-    /// Where `/api`, `/health` and `/metrics` listen without going through a shard; `None`: nowhere.
+    /// Where server API, health and metrics listen without going through a shard; `None`: nowhere.
     pub internal_address: Option<SocketAddr>,
+    /// Path of the health endpoint at both doors; `None`: not served.
+    pub health: Option<String>,
+    /// Path of the metrics, at the internal address only; `None`: not served.
+    pub prometheus: Option<String>,
     /// The server API.
     pub api: ApiSettings,
     /// The demo page on the client port; `None`: not served.
@@ -19,8 +24,12 @@ pub struct ControlSettings {
 }
 
 /// Section `http_api`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ApiSettings {
+    /// Served at all.
+    pub enabled: bool,
+    /// Served on the client port too.
+    pub external: bool,
     /// The key a caller must show; `None` and not `insecure`: every call is answered 401.
     pub key: Option<String>,
     /// No key is asked for (development only).
@@ -55,7 +64,7 @@ pub struct NodeSettings {
 }
 
 /// The demo page.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DemoSettings {
     /// Signs the short-lived tokens of demo users; the shards verify with the same.
     pub hmac_secret_key: String,
@@ -68,7 +77,8 @@ pub struct DemoSettings {
 pub struct HttpLimits {
     /// Connections of the internal address at a time.
     pub internal_connections: usize,
-    /// Connections handed over by the shards at a time; beyond: 503. Strangers can reach this door, so it is small.
+    /// Connections handed over by the shards at a time; beyond: 503. Strangers can reach this door, but without a key
+    /// none of them can hold a place for longer than its close lingers.
     pub handed_over_connections: usize,
     /// API requests under way at a time; beyond: 503. With `body_limit` this bounds the memory of request bodies.
     pub requests: usize,
@@ -84,9 +94,51 @@ pub struct HttpLimits {
     pub write_stall: Duration,
 }
 
+impl Default for ControlSettings {
+    fn default() -> Self {
+        Self {
+            internal_address: None,
+            health: Some("/health".to_owned()),
+            prometheus: Some("/metrics".to_owned()),
+            api: ApiSettings::default(),
+            demo: None,
+            node: NodeSettings::default(),
+            limits: HttpLimits::default(),
+        }
+    }
+}
+
+impl fmt::Debug for ApiSettings {
+    /// Without the key: it would end in a log.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ApiSettings")
+            .field("enabled", &self.enabled)
+            .field("external", &self.external)
+            .field("key", &self.key.as_ref().map(|_| ".."))
+            .field("insecure", &self.insecure)
+            .field("error_mode", &self.error_mode)
+            .field("prefix", &self.prefix)
+            .field("body_limit", &self.body_limit)
+            .finish()
+    }
+}
+
+impl fmt::Debug for DemoSettings {
+    /// Without the key.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("DemoSettings")
+            .field("websocket_path", &self.websocket_path)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Default for ApiSettings {
     fn default() -> Self {
         Self {
+            enabled: true,
+            external: true,
             key: None,
             insecure: false,
             error_mode: ErrorMode::Body,
@@ -100,7 +152,7 @@ impl Default for HttpLimits {
     fn default() -> Self {
         Self {
             internal_connections: 1024,
-            handed_over_connections: 256,
+            handed_over_connections: 2048,
             requests: 1024,
             body_bytes: 256 * 1024 * 1024,
             head_timeout: Duration::from_secs(10),

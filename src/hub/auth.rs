@@ -270,8 +270,12 @@ fn decode<'b>(part: &str, buffer: &'b mut [u8; MAX_DECODED]) -> Result<&'b [u8],
     buffer.get(..length).ok_or(TokenFault::Invalid)
 }
 
-fn parse<'b, T: Deserialize<'b>>(payload: &'b [u8]) -> Result<T, TokenFault> {
-    serde_json::from_slice(payload).map_err(|_| TokenFault::Invalid)
+/// Parses a JSON object. An array is refused here, as a derived parser would take its elements for the members.
+fn parse<'b, T: Deserialize<'b>>(json: &'b [u8]) -> Result<T, TokenFault> {
+    if !json.trim_ascii_start().starts_with(b"{") {
+        return Err(TokenFault::Invalid);
+    }
+    serde_json::from_slice(json).map_err(|_| TokenFault::Invalid)
 }
 
 /// The parts of a JOSE header that decide anything.

@@ -1,12 +1,10 @@
 //! Headers of single frames (RFC 6455 section 5.2): clients' frames in, our own frames out.
 //!
-//! tungstenite's header type reads the fields; that the length is minimal, the frame masked, no reserved bit set and a
-//! control frame short and whole is checked here, since a server that is lenient about these cannot be trusted behind
-//! proxies. The checks that need two bytes are made on two bytes, so a bad frame is refused before its header is whole.
-
-use std::io::Cursor;
-
-use tungstenite::protocol::frame::FrameHeader;
+//! Every rule that a single header can break is checked here, byte by byte in their order, so that a bad frame is refused
+//! before its header is whole: a server that is lenient about these cannot be trusted behind proxies.
+//!
+//! tungstenite's header type reads the same fields through a cursor and with log calls; bench `codec` (group `header`)
+//! holds both beside each other, and tests/wire_differential.rs holds this against it.
 
 use crate::wire::message::Violation;
 
@@ -77,17 +75,23 @@ pub struct ClientHeader {
 ///
 /// # Errors
 /// The first rule that is broken, in the order of the bytes.
+#[inline]
 pub fn decode(bytes: &[u8]) -> Result<Option<ClientHeader>, Violation> {
-    let Some(opcode) = check_first_bytes(bytes)? else { return Ok(None) };
-    let mut cursor = Cursor::new(bytes);
-    let parsed = FrameHeader::parse(&mut cursor).map_err(|_| Violation::ReservedOpcode)?;
-    let Some((header, payload)) = parsed else { return Ok(None) };
-    let length = usize::try_from(cursor.position()).map_err(|_| Violation::BadLength)?;
-    if payload > MAX_PAYLOAD || length != client_header_length(payload) {
-        return Err(Violation::BadLength);
+    let [first, second, rest @ ..] = bytes else {
+        return bytes.first().map_or(Ok(None), |first| check_first(*first).map(|_| None));
+    };
+    let opcode = check_first(*first)?;
+    if second & MASKED == 0 {
+        return Err(Violation::Unmasked);
     }
-    let key = header.mask.ok_or(Violation::Unmasked)?;
-    Ok(Some(ClientHeader { opcode, is_final: header.is_final, key, payload, length }))
+    let short = second & !MASKED;
+    if opcode.is_control() && short >= LENGTH_16 {
+        return Err(Violation::LongControl);
+    }
+    let Some((payload, rest)) = split_length(short, rest)? else { return Ok(None) };
+    let Some((key, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+    let length = bytes.len().saturating_sub(rest.len());
+    Ok(Some(ClientHeader { opcode, is_final: first & FIN != 0, key: *key, payload, length }))
 }
 
 /// Writes the header of an unfragmented, unmasked server frame to the start of `out`; returns its length: 2, 4 or 10.
@@ -139,37 +143,46 @@ const LENGTH_64: u8 = 127;
 /// "The most significant bit MUST be 0" (section 5.2).
 const MAX_PAYLOAD: u64 = u64::MAX >> 1;
 
-/// The rules that need no more than two bytes; `None` where there are fewer and those are fine.
-fn check_first_bytes(bytes: &[u8]) -> Result<Option<Opcode>, Violation> {
-    let Some(first) = bytes.first() else { return Ok(None) };
+/// The rules that the first byte can break.
+#[inline]
+fn check_first(first: u8) -> Result<Opcode, Violation> {
     if first & RESERVED_BITS != 0 {
         return Err(Violation::ReservedBits);
     }
-    let opcode = Opcode::from_bits(*first).ok_or(Violation::ReservedOpcode)?;
+    let opcode = Opcode::from_bits(first).ok_or(Violation::ReservedOpcode)?;
     if opcode.is_control() && first & FIN == 0 {
         return Err(Violation::FragmentedControl);
     }
-    let Some(second) = bytes.get(1) else { return Ok(None) };
-    if second & MASKED == 0 {
-        return Err(Violation::Unmasked);
-    }
-    if opcode.is_control() && second & !MASKED >= LENGTH_16 {
-        return Err(Violation::LongControl);
-    }
-    Ok(Some(opcode))
+    Ok(opcode)
 }
 
-/// Length of a client's header that gives `payload` in as few bytes as possible.
-fn client_header_length(payload: u64) -> usize {
-    match payload {
-        0..=125 => 6,
-        126..=0xFFFF => 8,
-        _ => MAX_CLIENT_HEADER,
+/// The payload's length, which must take as few bytes as it can, and what stands behind it; `None` while it is incomplete.
+#[inline]
+fn split_length(short: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, Violation> {
+    let (payload, rest, shortest) = match short {
+        LENGTH_16 => {
+            let Some((bytes, rest)) = rest.split_first_chunk::<2>() else { return Ok(None) };
+            (u64::from(u16::from_be_bytes(*bytes)), rest, u64::from(LENGTH_16))
+        }
+        LENGTH_64 => {
+            let Some((bytes, rest)) = rest.split_first_chunk::<8>() else { return Ok(None) };
+            (u64::from_be_bytes(*bytes), rest, 0x1_0000)
+        }
+        _ => (u64::from(short), rest, 0),
+    };
+    if payload < shortest || payload > MAX_PAYLOAD {
+        Err(Violation::BadLength)
+    } else {
+        Ok(Some((payload, rest)))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
+    use tungstenite::protocol::frame::FrameHeader;
+
     use super::*;
 
     #[test]

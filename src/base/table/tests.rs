@@ -51,6 +51,25 @@ impl Subject {
     }
 }
 
+/// True if every overflow count that is not stuck is the number of entries that passed its group.
+fn counts_are_exact(subject: &Subject) -> bool {
+    subject.table.segments.iter().all(|segment| {
+        let mut passed = vec![0_usize; segment.groups];
+        for at in 0..segment.groups {
+            let Group { tags, handles } = segment.group(at);
+            for (_, handle) in tags[..SLOTS].iter().zip(handles).filter(|(tag, _)| **tag != FREE) {
+                let mut group = segment.home((subject.hash)(subject.keys[*handle as usize]));
+                while group != at {
+                    passed[group] += 1;
+                    group = segment.after(group);
+                }
+            }
+        }
+        let counts = (0..segment.groups).map(|group| segment.group(group).tags[OVERFLOW]);
+        passed.into_iter().zip(counts).all(|(passed, count)| count == STUCK || usize::from(count) == passed)
+    })
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Insert(u64),
@@ -81,6 +100,7 @@ fn agrees_with_a_map(steps: Vec<Step>, hash: fn(u64) -> u64) -> Result<(), TestC
         }
         prop_assert_eq!(subject.table.len(), model.len());
     }
+    prop_assert!(counts_are_exact(&subject));
     for (key, handle) in &model {
         prop_assert_eq!(subject.find(*key), Some(*handle));
     }

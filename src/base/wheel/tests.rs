@@ -183,17 +183,17 @@ fn a_jump_of_a_year_costs_no_more_than_its_timers() {
     let expiry = wheel.expire(Tick(year), 32, &mut records, |slot| slots.push(slot));
     assert_eq!(slots, [0, 1, 2]);
     assert!(!expiry.more);
-    assert_eq!(expired(&mut wheel, &mut records, 2 * year - 1), []);
+    assert_eq!(expired(&mut wheel, &mut records, 2 * year - 1), Vec::<u32>::new());
     assert_eq!(expired(&mut wheel, &mut records, 2 * year), [3]);
 }
 
 #[test]
 fn a_deadline_that_has_passed_expires_in_the_next_tick() {
     let (mut wheel, mut records) = (Wheel::new(Tick(0)), records(1));
-    assert_eq!(expired(&mut wheel, &mut records, 100), []);
+    assert_eq!(expired(&mut wheel, &mut records, 100), Vec::<u32>::new());
     wheel.arm(&mut records, 0, Tick(50));
     assert_eq!(wheel.next_deadline(), Some(Tick(101)));
-    assert_eq!(expired(&mut wheel, &mut records, 100), []);
+    assert_eq!(expired(&mut wheel, &mut records, 100), Vec::<u32>::new());
     assert_eq!(expired(&mut wheel, &mut records, 101), [0]);
 }
 

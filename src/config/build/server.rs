@@ -6,13 +6,14 @@ use super::Checks;
 use crate::config::ServerConfig;
 use crate::config::problem::Rule;
 use crate::config::sections::{HttpServer, Root};
-use crate::config::tree::Tree;
 
 impl Checks<'_> {
-    pub(super) fn server(&mut self, root: &Root, tree: &Tree) -> ServerConfig {
+    pub(super) fn server(&mut self, root: &Root) -> ServerConfig {
         let http = &root.http_server;
-        let given = ["http_server.address", "http_server.port"].iter().any(|path| tree.has(path));
-        if given && !http.listen.0.is_empty() {
+        // A file that holds every key, as `default-config` prints it, gives address and port without meaning to.
+        let usual = HttpServer::default();
+        let moved = http.address != usual.address || http.port != usual.port;
+        if moved && !http.listen.0.is_empty() {
             self.contradiction("http_server.listen", Rule::ListenTwice);
         }
         let listen = self.listen(http);
