@@ -262,7 +262,7 @@ impl State {
             let now = self.clock.nanos();
             for _ in 0..self.lanes[lane].read()? {
                 if let Some(sent) = self.sent[lane].pop_front() {
-                    self.result.answers.saturating_record(now.saturating_sub(sent) / 1000);
+                    proof::record(&mut self.result.answers, now.saturating_sub(sent) / 1000);
                 }
                 if !self.free.contains(&lane) {
                     self.blocked_until_ns = if self.free.is_empty() { now } else { self.blocked_until_ns };
@@ -328,7 +328,7 @@ impl State {
         marker.write_json(self.how.size, &mut data);
         let now = self.clock.nanos();
         let possible = intended_ns.max(self.blocked_until_ns);
-        self.result.lateness.saturating_record(now.saturating_sub(possible) / 1000);
+        proof::record(&mut self.result.lateness, now.saturating_sub(possible) / 1000);
         self.sent[lane].push_back(now);
         self.schedule.sent(self.flow.subscribers(channel));
         self.lanes[lane].publish(&self.plan.channels.name(channel), &data)?;

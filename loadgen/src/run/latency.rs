@@ -69,11 +69,11 @@ fn milliseconds(microseconds: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proof::histogram;
+    use crate::proof::{histogram, record};
 
     fn of(values: &[u64]) -> Histogram<u64> {
         let mut histogram = histogram();
-        values.iter().for_each(|value| histogram.saturating_record(*value));
+        values.iter().for_each(|value| record(&mut histogram, *value));
         histogram
     }
 

@@ -54,9 +54,9 @@ impl Books {
         };
         if proof.take(local as usize, index, marker.lane, marker.sequence) == Taken::First {
             self.delivered += 1;
-            proof.latency.saturating_record(self.read_ns.saturating_sub(marker.intended_ns) / 1000);
+            proof::record(&mut proof.latency, self.read_ns.saturating_sub(marker.intended_ns) / 1000);
             let known_since = self.known_since_ns.max(marker.intended_ns);
-            proof.lag.saturating_record(self.read_ns.saturating_sub(known_since) / 1000);
+            proof::record(&mut proof.lag, self.read_ns.saturating_sub(known_since) / 1000);
         }
         true
     }

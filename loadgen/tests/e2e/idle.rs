@@ -36,7 +36,7 @@ fn nobody_there_is_a_failure_with_its_reason() {
     let path = json.path().display().to_string();
     let arguments =
         ["millpond-load", "idle", "-q", "-n", "5", "--hold", "0s", "--url", &url, "--json", &path];
-    millpond_load::app::main(&clap::Parser::parse_from(arguments));
+    let _ = millpond_load::app::main(&clap::Parser::parse_from(arguments));
     let report = millpond_load::report::Report::load(json.path()).unwrap();
     assert_eq!(report.phases[0].reasons.get("connection refused"), Some(&5));
 }

@@ -26,7 +26,7 @@ pub(crate) fn run(peer: &Peer, arguments: &str) -> Report {
     );
     let line: Vec<_> =
         ["millpond-load"].into_iter().chain(arguments.split(' ')).chain(fixed.split(' ')).collect();
-    app::main(&Cli::parse_from(line));
+    let _ = app::main(&Cli::parse_from(line));
     Report::load(json.path()).unwrap()
 }
 
