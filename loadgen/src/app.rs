@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::cli::{CheckArgs, Cli, Command, IdleArgs, LoadArgs, OutputArgs, PeerArgs};
+use crate::cli::{CheckArgs, Cli, Command, FanoutArgs, IdleArgs, LoadArgs, OutputArgs, PeerArgs};
 use crate::client::Client;
 use crate::clock;
 use crate::fleet::FleetError;
@@ -11,8 +11,9 @@ use crate::monitor;
 use crate::peer::{Faults, Peer, PeerSettings};
 use crate::plan::Plan;
 use crate::report::{self, Host, PhaseReport, Report, text};
-use crate::run::Conductor;
+use crate::run::fanout::{self, Fanout};
 use crate::run::idle::{self, HoldDemands};
+use crate::run::{Conductor, RunError};
 use crate::selfcheck::SelfCheck;
 use crate::target::{self, PlanError};
 
@@ -30,6 +31,9 @@ pub enum AppError {
     /// A worker failed.
     #[error(transparent)]
     Fleet(#[from] FleetError),
+    /// A phase failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
     /// The host is too small for what is wanted.
     #[error("this host cannot generate {wanted} connections; --force tries all the same")]
     TooSmall {
@@ -46,6 +50,7 @@ pub enum AppError {
 pub fn main(cli: &Cli) -> ExitCode {
     let outcome = match &cli.command {
         Command::Idle(args) => idle(args),
+        Command::Fanout(args) => fanout(args),
         Command::Check(args) => check(args),
         Command::Peer(args) => peer(args),
     };
@@ -60,6 +65,15 @@ fn idle(args: &IdleArgs) -> Result<ExitCode, AppError> {
     conduct(&args.load, &args.output, |conductor, phases| {
         phases.push(idle::ramp(conductor, args.load.connections, args.load.rate)?);
         phases.push(idle::hold(conductor, &demands)?);
+        Ok(())
+    })
+}
+
+fn fanout(args: &FanoutArgs) -> Result<ExitCode, AppError> {
+    conduct(&args.load, &args.output, |conductor, phases| {
+        let publishing = target::publishing(&args.publish, &conductor.plan, args.duration)?;
+        phases.push(idle::ramp(conductor, args.load.connections, args.load.rate)?);
+        phases.push(fanout::fanout(conductor, "fanout", &Fanout { publishing, drain: args.publish.drain })?);
         Ok(())
     })
 }

@@ -79,6 +79,12 @@ impl Channels {
         self.families.iter().any(|family| family.server_side)
     }
 
+    /// How many channels the first template makes; they are numbered from 0.
+    #[must_use]
+    pub fn first_count(&self) -> u32 {
+        self.families.first().map_or(0, |family| family.groups)
+    }
+
     /// How many channels there are.
     #[must_use]
     pub fn count(&self) -> u32 {

@@ -22,6 +22,8 @@ pub struct Cli {
 pub enum Command {
     /// Open connections and keep them.
     Idle(IdleArgs),
+    /// Publish to subscribers and measure latency; prove that nothing is lost, doubled or out of order.
+    Fanout(FanoutArgs),
     /// Say what this host can generate, and what bounds it.
     Check(CheckArgs),
     /// Run a bare server of the client protocol's minimum, to calibrate the generator against.
@@ -66,6 +68,61 @@ pub struct IdleArgs {
     /// Reports.
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+/// Options of `fanout`.
+#[derive(Debug, Args)]
+pub struct FanoutArgs {
+    /// Connections and server.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Publications.
+    #[command(flatten)]
+    pub publish: PublishArgs,
+    /// How long to publish.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub duration: Duration,
+    /// Reports.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Publications.
+#[derive(Debug, Clone, Args)]
+pub struct PublishArgs {
+    /// Publications a second (open model: latency counts from the intended time).
+    #[arg(long, default_value_t = 10.0, conflicts_with = "in_flight")]
+    pub publish_rate: f64,
+    /// Instead of a rate: publications under way at once, each until every subscriber has it.
+    #[arg(long)]
+    pub in_flight: Option<u32>,
+    /// Bytes of data of a message.
+    #[arg(long, default_value_t = 70)]
+    pub size: usize,
+    /// Over what to publish.
+    #[arg(long, value_enum, default_value_t = PublishBy::Http)]
+    pub publish_by: PublishBy,
+    /// The HTTP API's method `publish`; by default `/api/publish` on the first server.
+    #[arg(long)]
+    pub api_url: Option<String>,
+    /// The key of the HTTP API.
+    #[arg(long, env = "MILLPOND_LOAD_API_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+    /// Connections to publish over; each keeps its publications in order.
+    #[arg(long, default_value_t = 1)]
+    pub lanes: u32,
+    /// How long to wait for the last deliveries before they count as lost.
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub drain: Duration,
+}
+
+/// Over what to publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PublishBy {
+    /// The server's HTTP API.
+    Http,
+    /// A client connection.
+    Client,
 }
 
 /// Options of `check`.

@@ -112,11 +112,17 @@ impl Worker {
         }
     }
 
-    fn delivery(&mut self, local: u32, marker: &Marker, place: Option<&PublicationPlace>) {
-        self.counters.deliveries.add(1);
-        let Some(place) = place else { return };
+    pub(super) fn delivery(&mut self, local: u32, marker: &Marker, place: Option<&PublicationPlace>) {
         let number = self.number(local);
-        let Some(index) = self.plan.channels.index_of(number, marker.channel) else { return };
+        let Some(index) = self.plan.channels.index_of(number, marker.channel) else {
+            return self.counters.strays.add(1);
+        };
+        if self.books.take(local, index, marker) {
+            self.counters.deliveries.add(1);
+        } else {
+            self.counters.strays.add(1);
+        }
+        let Some(place) = place else { return };
         if let Some(position) = self.position(local, index) {
             position.offset = place.offset;
             if let Some(epoch) = &place.epoch {

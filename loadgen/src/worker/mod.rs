@@ -3,6 +3,7 @@
 //! Orders come through a channel and a waker; figures go out through counters and, once a second, a message. Nothing
 //! else is shared. A worker never blocks but in its poller.
 
+mod books;
 mod connect;
 mod incoming;
 mod ramp;
@@ -16,17 +17,21 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use mio::{Events, Poll, Token};
 
 use crate::client::{Client, SpillPool};
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::dialect::{Dialect, Position};
+use crate::flow::Flow;
 use crate::kernel;
 use crate::plan::Plan;
+use crate::proof::Findings;
 use crate::token::Minter;
 use crate::wheel::Wheel;
 use crate::ws::Upgrade;
+use books::Books;
 use ramp::Ramp;
 
 /// The token of the waker; clients have their index.
@@ -50,6 +55,10 @@ pub enum Order {
     ResetPings,
     /// Say how the clients fare.
     Census,
+    /// Keep books over this flow from now on; clients that are ready now count.
+    Begin(Arc<Flow>),
+    /// Close the books.
+    Finish,
     /// Close all connections and end.
     Stop,
 }
@@ -63,6 +72,21 @@ pub enum News {
     Broken(io::Error),
     /// Thread id, once the worker runs.
     Running(i32),
+    /// The books of [`Order::Begin`] are open.
+    Begun,
+    /// Latencies of the last second or so, in microseconds.
+    Latency(Histogram<u64>),
+    /// The answer to [`Order::Finish`].
+    Finished(Box<Finished>),
+}
+
+/// What a worker's books came to.
+#[derive(Debug)]
+pub struct Finished {
+    /// What was lost, doubled and reordered.
+    pub findings: Findings,
+    /// How long messages lay in the generator before they were looked at, at most, in microseconds.
+    pub lag: Histogram<u64>,
 }
 
 /// How the clients of a worker fare.
@@ -110,6 +134,7 @@ pub(crate) struct Worker {
     clock: Clock,
     /// The time of this turn, in milliseconds.
     now_ms: u32,
+    books: Books,
     poll: Poll,
     clients: Vec<Client>,
     /// One entry per client and channel, if positions are tracked.
@@ -157,6 +182,7 @@ impl Worker {
             minter: plan.token.as_ref().map(|token| Minter::new(&token.secret, token.lifetime_seconds)),
             clock,
             now_ms: 0,
+            books: Books::default(),
             poll,
             clients: Vec::new(),
             positions: Vec::new(),
@@ -179,17 +205,19 @@ impl Worker {
     fn turn_until_stopped(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         while !self.stopping {
+            let polled_ns = self.clock.nanos();
             match self.poll.poll(&mut events, Some(self.patience())) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
-            self.now_ms = u32::try_from(self.clock.elapsed().as_millis()).unwrap_or(u32::MAX);
+            self.begin_turn(polled_ns);
             for event in &events {
                 if event.token() != WAKER {
                     let local = u32::try_from(event.token().0).unwrap_or(u32::MAX);
                     self.on_event(local, event);
                 }
             }
+            self.end_turn();
             self.take_orders();
             self.expire_handshakes();
             self.turn_wheel();
@@ -197,6 +225,19 @@ impl Worker {
         }
         self.close_all();
         Ok(())
+    }
+
+    fn begin_turn(&mut self, polled_ns: u64) {
+        let now_ns = self.clock.nanos();
+        self.now_ms = u32::try_from(now_ns / 1_000_000).unwrap_or(u32::MAX);
+        self.books.begin_turn(polled_ns, now_ns);
+    }
+
+    /// Tells the others what this turn brought.
+    fn end_turn(&mut self) {
+        if let Some(latency) = self.books.end_turn() {
+            let _ = self.news.send(News::Latency(latency));
+        }
     }
 
     fn patience(&self) -> Duration {
@@ -221,6 +262,8 @@ impl Worker {
                 Order::Census => {
                     let _ = self.news.send(News::Census(self.census()));
                 }
+                Order::Begin(flow) => self.begin_books(flow),
+                Order::Finish => self.finish_books(),
                 Order::Stop => self.stopping = true,
             }
         }

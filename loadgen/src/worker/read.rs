@@ -52,6 +52,7 @@ impl Worker {
             Ok(0) => Err(Reason::Eof),
             Ok(read) => {
                 self.counters.bytes_in.add(read as u64);
+                self.books.reading(self.clock);
                 Ok(read)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
