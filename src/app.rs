@@ -9,6 +9,7 @@
 
 mod capacity;
 mod drain;
+mod heap;
 mod logging;
 
 use std::io;
@@ -91,10 +92,12 @@ struct Running {
 /// # Errors
 /// See [`StartError`].
 pub fn serve(config: Config) -> Result<(), StartError> {
+    heap::set_up();
     let _log_writer = logging::start(&config.log);
     let shutdown_timeout = config.server.shutdown_timeout;
     let signals = drain::Signals::register()?;
     let running = start(config)?;
+    heap::keep_house(&running.common)?;
     drain::wait(&signals, running, shutdown_timeout);
     Ok(())
 }

@@ -30,7 +30,8 @@ fn a_refused_token_costs_nothing() {
     let settings = TokenSettings { hmac_secret_key: Some("secret".into()), ..TokenSettings::default() };
     let verifier = Verifier::new(&settings).unwrap();
     let claims = json!({"sub": "42", "info": {"name": "Ada"}, "exp": NOW + 60});
-    let forged = encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(b"guess")).unwrap();
+    let forged =
+        encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(b"guess")).unwrap();
     for token in [forged.as_str(), "a.b.c", &"x".repeat(5000)] {
         assert!(verifier.connection(token, NOW).is_err());
         let counted = allocation_counter::measure(|| {
