@@ -153,7 +153,7 @@ impl Homes {
         let body = match op {
             HomeOp::Subscribe(ask) => self.subscribe(&place, *ask, now),
             HomeOp::Unsubscribe(ask) => return self.unsubscribe(&place, &ask, post),
-            HomeOp::Join(member) => return self.announce(place.hash, &member, true, post),
+            HomeOp::Join(member) => return self.announce(&place, &member, true, post),
             HomeOp::Publish(ask) => return self.publish(place, *ask, origin, now, post),
             HomeOp::History { limit, cap, since, reverse } => {
                 let since = since.as_ref().map(|since| Since { offset: since.offset, epoch: &since.epoch });
@@ -303,17 +303,26 @@ impl Homes {
             }
         }
         if let Some(member) = &ask.leave {
-            self.announce(place.hash, member, false, post);
+            self.announce(place, member, false, post);
         }
     }
 
-    fn announce(&mut self, hash: u64, member: &Member, joined: bool, post: &mut Post) {
+    fn announce(&mut self, place: &Place, member: &Member, joined: bool, post: &mut Post) {
+        let hash = place.hash;
         match self.channels.get(hash) {
             Registered::Record(channel) => {
                 let delivery = deliver_membership(&channel.name, hash, member, joined, channel.encodings);
                 spread(&channel.shards, &Arc::new(delivery), post);
             }
-            Registered::Single(..) | Registered::Nothing => {}
+            // The one subscriber of a personal channel sees its own join.
+            Registered::Single(shard, marks) => {
+                let protobuf = marks & mark::PROTOBUF != 0;
+                let encodings = Encodings { json: !protobuf, protobuf };
+                let name: Arc<str> = Arc::from(&*place.channel);
+                let delivery = deliver_membership(&name, hash, member, joined, encodings);
+                post.send(shard, Mail::Deliver(Arc::new(delivery)));
+            }
+            Registered::Nothing => {}
         }
     }
 
