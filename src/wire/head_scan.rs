@@ -40,7 +40,7 @@ impl HeadScan {
         let allowed = bytes.get(..limits.head).unwrap_or(bytes);
         let mut fresh = allowed.get(self.scanned as usize..).unwrap_or_default();
         while self.phase != Phase::Done {
-            let inside = self.inside_of_line(fresh);
+            let inside = self.skip_inside(fresh, limits)?;
             self.scanned = self.scanned.saturating_add(u32::try_from(inside).unwrap_or(u32::MAX));
             let Some((byte, rest)) = fresh.get(inside..).and_then(<[u8]>::split_first) else { break };
             self.scanned = self.scanned.saturating_add(1);
@@ -56,19 +56,24 @@ impl HeadScan {
         }
     }
 
-    /// How many of `fresh` are the inside of a line, which is most of a head: its end is looked for in vectors, and what
-    /// stands inside is left to httparse.
-    fn inside_of_line(self, fresh: &[u8]) -> usize {
-        if self.phase != Phase::Line {
-            return 0;
+    /// How many of `fresh` are the inside of the target or of a line, which is most of a head: only their ends need a step.
+    /// What stands inside a line is left to httparse.
+    fn skip_inside(&mut self, fresh: &[u8], limits: &HeadLimits) -> Result<usize, Reject> {
+        match self.phase {
+            Phase::Line => Ok(memchr::memchr2(b'\r', b'\n', fresh).unwrap_or(fresh.len())),
+            Phase::Target => {
+                let inside = fresh.iter().position(|byte| !byte.is_ascii_graphic()).unwrap_or(fresh.len());
+                self.count = self.count.saturating_add(u16::try_from(inside).unwrap_or(u16::MAX));
+                if usize::from(self.count) > limits.target { Err(Reject::TargetTooLong) } else { Ok(inside) }
+            }
+            _ => Ok(0),
         }
-        memchr::memchr2(b'\r', b'\n', fresh).unwrap_or(fresh.len())
     }
 
     fn step(&mut self, byte: u8, limits: &HeadLimits) -> Result<(), Reject> {
         match self.phase {
             Phase::Method => self.method(byte),
-            Phase::Target => self.target(byte, limits),
+            Phase::Target => self.target_end(byte),
             Phase::Version => self.version(byte),
             Phase::LineStart => self.line_start(byte, limits),
             Phase::Line => self.expect(byte, b'\r', Phase::LineEnd),
@@ -99,13 +104,8 @@ impl HeadScan {
         }
     }
 
-    fn target(&mut self, byte: u8, limits: &HeadLimits) -> Result<(), Reject> {
-        match byte {
-            b' ' if self.count > 0 => self.enter(Phase::Version),
-            b'!'..=b'~' if usize::from(self.count) < limits.target => self.counted(),
-            b'!'..=b'~' => Err(Reject::TargetTooLong),
-            _ => Err(Reject::Malformed),
-        }
+    fn target_end(&mut self, byte: u8) -> Result<(), Reject> {
+        if byte == b' ' && self.count > 0 { self.enter(Phase::Version) } else { Err(Reject::Malformed) }
     }
 
     /// `HTTP/1.0` or `HTTP/1.1`, and the line end.

@@ -109,10 +109,15 @@ impl<'a> RequestHead<'a> {
         self.target.split_once('?').map_or("", |(_, query)| query)
     }
 
+    /// The parameters of the query in order, form-decoded.
+    pub fn query_params(&self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
+        form_urlencoded::parse(self.query().as_bytes())
+    }
+
     /// The first value of a query parameter, form-decoded.
     #[must_use]
     pub fn query_param(&self, name: &str) -> Option<Cow<'a, str>> {
-        form_urlencoded::parse(self.query().as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value)
+        self.query_params().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
     /// All headers in order, names as sent, values without the whitespace around them.

@@ -52,14 +52,12 @@ pub fn check_upgrade<'a>(head: &RequestHead<'a>) -> Result<Upgrade<'a>, Reject> 
     let subprotocol = [PROTOBUF_SUBPROTOCOL, JSON_SUBPROTOCOL]
         .into_iter()
         .find(|name| tokens(head, "sec-websocket-protocol").any(|offered| offered == name.as_bytes()));
-    let query_is = |name, value| head.query_param(name).is_some_and(|given| given == value);
+    let query = QueryOptions::of(head);
     Ok(Upgrade {
         key,
-        protobuf: subprotocol == Some(PROTOBUF_SUBPROTOCOL)
-            || query_is("format", "protobuf")
-            || query_is("cf_protocol", "protobuf"),
+        protobuf: subprotocol == Some(PROTOBUF_SUBPROTOCOL) || query.protobuf,
         subprotocol,
-        native_ping: query_is("cf_ws_frame_ping_pong", "true"),
+        native_ping: query.native_ping,
         deflate: offers_deflate(head),
     })
 }
@@ -77,6 +75,27 @@ impl Upgrade<'_> {
             out.extend_from_slice(subprotocol.as_bytes());
         }
         out.extend_from_slice(b"\r\n\r\n");
+    }
+}
+
+/// What the query asks for; unknown parameters are ignored.
+#[derive(Default)]
+struct QueryOptions {
+    protobuf: bool,
+    native_ping: bool,
+}
+
+impl QueryOptions {
+    fn of(head: &RequestHead<'_>) -> Self {
+        let mut options = Self::default();
+        for (name, value) in head.query_params() {
+            match (&*name, &*value) {
+                ("format" | "cf_protocol", "protobuf") => options.protobuf = true,
+                ("cf_ws_frame_ping_pong", "true") => options.native_ping = true,
+                _ => {}
+            }
+        }
+        options
     }
 }
 
