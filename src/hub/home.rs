@@ -310,19 +310,16 @@ impl Homes {
     fn announce(&mut self, place: &Place, member: &Member, joined: bool, post: &mut Post) {
         let hash = place.hash;
         match self.channels.get(hash) {
+            Registered::Nothing => {}
+            Registered::Single(shard, marks) => {
+                let name: Arc<str> = Arc::from(&*place.channel);
+                let delivery = deliver_membership(&name, hash, member, joined, encodings_of(marks));
+                post.send(shard, Mail::Deliver(Arc::new(delivery)));
+            }
             Registered::Record(channel) => {
                 let delivery = deliver_membership(&channel.name, hash, member, joined, channel.encodings);
                 spread(&channel.shards, &Arc::new(delivery), post);
             }
-            // The one subscriber of a personal channel sees its own join.
-            Registered::Single(shard, marks) => {
-                let protobuf = marks & mark::PROTOBUF != 0;
-                let encodings = Encodings { json: !protobuf, protobuf };
-                let name: Arc<str> = Arc::from(&*place.channel);
-                let delivery = deliver_membership(&name, hash, member, joined, encodings);
-                post.send(shard, Mail::Deliver(Arc::new(delivery)));
-            }
-            Registered::Nothing => {}
         }
     }
 
@@ -396,10 +393,8 @@ impl Homes {
         match self.channels.get(hash) {
             Registered::Nothing => {}
             Registered::Single(shard, marks) => {
-                let protobuf = marks & mark::PROTOBUF != 0;
-                let encodings = Encodings { json: !protobuf, protobuf };
                 let name: Arc<str> = Arc::from(&*place.channel);
-                let delivery = deliver_publication(&name, hash, publication, None, encodings);
+                let delivery = deliver_publication(&name, hash, publication, None, encodings_of(marks));
                 post.send(shard, Mail::Deliver(Arc::new(delivery)));
             }
             Registered::Record(channel) => {
@@ -480,6 +475,11 @@ struct Place {
     namespace: u16,
 }
 
+fn encodings_of(marks: u8) -> Encodings {
+    let protobuf = marks & mark::PROTOBUF != 0;
+    Encodings { json: !protobuf, protobuf }
+}
+
 fn position(position: StreamPosition) -> Position {
     Position { offset: position.offset, epoch: position.epoch.as_str().to_owned() }
 }
@@ -519,8 +519,7 @@ fn record<'a>(
         };
         if let Some((shard, marks)) = single {
             channel.shards.push((shard, 1));
-            channel.encodings.protobuf = marks & mark::PROTOBUF != 0;
-            channel.encodings.json = !channel.encodings.protobuf;
+            channel.encodings = encodings_of(marks);
             if let Some(user) = user.filter(|_| marks & mark::PRESENCE != 0) {
                 channel.clients = 1;
                 channel.users.insert(user, 1);
