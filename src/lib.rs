@@ -14,12 +14,12 @@
 //! | [`control`] | the tokio shell: server API, metrics, health, demo page | sockets |
 //! | [`app`] | wires shards, control plane and log; start and drain order | threads |
 
+pub mod app;
 pub mod base;
-pub mod wire;
-pub mod protocol;
+pub mod cli;
+pub mod config;
+pub mod control;
 pub mod hub;
 pub mod net;
-pub mod control;
-pub mod config;
-pub mod app;
-pub mod cli;
+pub mod protocol;
+pub mod wire;
