@@ -1,1 +1,328 @@
-//! Wiring.
+//! Wires shards, control plane and queues; starts them in order and drains them in order.
+//!
+//! | step | why then |
+//! |---|---|
+//! | wakers, handover pair, answer queue | must have the same descriptor number in every table |
+//! | internal address, probe of the client addresses | a port in use is reported before anything runs |
+//! | shard threads: private table, poller, listeners | each owns what it opens from here on |
+//! | control plane | after every shard has its own table, or those would keep its connections open |
+
+mod capacity;
+mod drain;
+mod heap;
+mod logging;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::base::hash::NameHash;
+use crate::base::ids::ShardId;
+use crate::base::mesh::Mesh;
+use crate::config::{Config, ErrorMode};
+use crate::control::answers::{Answers, answer_queue};
+use crate::control::gateway::{ApiAsk, Full, GatewaySettings, ShardPort};
+use crate::control::handover::HandoverReceiver;
+use crate::control::metrics::MetricsSource;
+use crate::control::server::{Control, ControlError, ControlHandle, ControlParts};
+use crate::control::settings::{ApiSettings, ControlSettings, NodeSettings};
+use crate::hub::admission::Admission;
+use crate::hub::auth::{KeyError, Verifier};
+use crate::hub::mail::{ApiAsk as ShardAsk, Mail};
+use crate::hub::metrics::ShardMetrics;
+use crate::hub::shard::{Common, Shard};
+use crate::net::clock::Clock;
+use crate::net::handover::{HandoverSender, handover_pair};
+use crate::net::listener::probe;
+use crate::net::reactor::{Reactor, ReactorParts};
+use crate::net::tables::take_private;
+use crate::net::wakers::Wakers;
+use capacity::Plan;
+
+/// Letters an inbox holds: full, its senders keep their mail and hold back their clients.
+const INBOX_LETTERS: usize = 2048;
+
+/// Answers to the control plane that may wait.
+const ANSWERS: usize = 8192;
+
+/// Longest wait of the control plane for a shard.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the gateway could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A client address cannot be listened on.
+    #[error(
+        "cannot listen on {address}: {source}; is another server running there? Choose another with --listen"
+    )]
+    Listen {
+        /// As configured.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A token key cannot be used.
+    #[error("client.token: {0}")]
+    Key(#[from] KeyError),
+    /// The control plane does not start.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The demo page could not be switched on.
+    #[error("the demo cannot be served: {0}")]
+    Demo(#[from] crate::control::demo::DemoError),
+    /// The operating system refused something that every start needs.
+    #[error("cannot start: {0}")]
+    Os(#[from] io::Error),
+}
+
+/// Everything that runs.
+struct Running {
+    shards: Vec<JoinHandle<io::Result<()>>>,
+    control: ControlHandle,
+    mesh: Arc<Mesh<Mail>>,
+    wakers: Arc<Wakers>,
+    common: Arc<Common>,
+}
+
+/// Runs the gateway until it is told to stop (SIGTERM or SIGINT), then drains it.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn serve(config: Config) -> Result<(), StartError> {
+    heap::set_up();
+    let _log_writer = logging::start(&config.log);
+    let shutdown_timeout = config.server.shutdown_timeout;
+    let signals = drain::Signals::register()?;
+    let running = start(config)?;
+    heap::keep_house(&running.common)?;
+    drain::wait(&signals, running, shutdown_timeout);
+    Ok(())
+}
+
+fn start(config: Config) -> Result<Running, StartError> {
+    let plan = Plan::of(config.server.shards, config.settings.max_connections);
+    let clock = Clock::start();
+    let wakers = Arc::new(Wakers::new(plan.shards)?);
+    let (handover, received) = handover_pair()?;
+    let (answers, inbox) = answer_queue(ANSWERS)?;
+    let mesh = Arc::new(Mesh::new(plan.shards, INBOX_LETTERS));
+    let mut settings = config.settings.clone();
+    settings.max_connections = plan.connections;
+    let mut control_settings = control_settings(&config);
+    if config.demo {
+        crate::control::demo::switch_on(&mut settings, &mut control_settings)?;
+    }
+    let common = Arc::new(common(settings, plan.shards)?);
+    let figures: Arc<Vec<Mutex<ShardMetrics>>> =
+        Arc::new((0..plan.shards).map(|_| Mutex::default()).collect());
+    let hasher = NameHash::new(common.secret);
+    let home_common = Arc::clone(&common);
+    let control = Control::bind(ControlParts {
+        settings: control_settings,
+        gateway: GatewaySettings { shards: plan.shards, timeout: ANSWER_TIMEOUT, outstanding_max: ANSWERS },
+        port: Box::new(Port { mesh: Arc::clone(&mesh), wakers: Arc::clone(&wakers) }),
+        home_of: Arc::new(move |channel| home_common.home_of_channel(&hasher, channel)),
+        answers: answers.clone(),
+        inbox,
+        handovers: vec![HandoverReceiver::from(received)],
+        metrics: Arc::new(Figures(Arc::clone(&figures))),
+    })?;
+    for address in &config.server.listen {
+        probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
+    }
+    let seed =
+        ShardSeed { config: &config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
+    let handover = Arc::new(handover);
+    let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
+    let control = control.start()?;
+    report(&config, &plan);
+    Ok(Running { shards, control, mesh, wakers, common })
+}
+
+/// What all shards are made of.
+struct ShardSeed<'a> {
+    config: &'a Config,
+    plan: &'a Plan,
+    common: &'a Arc<Common>,
+    mesh: &'a Arc<Mesh<Mail>>,
+    wakers: &'a Arc<Wakers>,
+    clock: Clock,
+}
+
+fn spawn_shards(
+    seed: &ShardSeed<'_>,
+    handover: &Arc<HandoverSender>,
+    answers: &Answers,
+    figures: &Arc<Vec<Mutex<ShardMetrics>>>,
+) -> Result<Vec<JoinHandle<io::Result<()>>>, StartError> {
+    let (opened, ready) = channel();
+    let mut threads = Vec::with_capacity(usize::from(seed.plan.shards));
+    for id in (0..seed.plan.shards).map(ShardId) {
+        let parts = seed.reactor_parts(id, handover, answers.clone(), Arc::clone(figures));
+        let opened = opened.clone();
+        let thread = std::thread::Builder::new().name(format!("shard-{}", id.0)).stack_size(512 * 1024);
+        threads.push(thread.spawn(move || {
+            // Where the kernel or a sandbox forbids it, the shards share one table and its limit.
+            let private = take_private();
+            match Reactor::open(parts) {
+                Ok(reactor) => {
+                    let _ = opened.send(private);
+                    drop(opened);
+                    reactor.run()
+                }
+                Err(error) => {
+                    let _ = opened.send(Err(error));
+                    Ok(())
+                }
+            }
+        })?);
+    }
+    drop(opened);
+    wait_until_open(&ready, seed)?;
+    Ok(threads)
+}
+
+fn wait_until_open(ready: &Receiver<io::Result<()>>, seed: &ShardSeed<'_>) -> Result<(), StartError> {
+    for _ in 0..seed.plan.shards {
+        match ready.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(source)) => {
+                let address = seed.config.server.listen.first().copied();
+                return Err(match address {
+                    Some(address) => StartError::Listen { address, source },
+                    None => StartError::Os(source),
+                });
+            }
+            Err(_) => return Err(StartError::Os(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+    Ok(())
+}
+
+impl ShardSeed<'_> {
+    fn reactor_parts(
+        &self,
+        id: ShardId,
+        handover: &Arc<HandoverSender>,
+        answers: Answers,
+        figures: Arc<Vec<Mutex<ShardMetrics>>>,
+    ) -> ReactorParts {
+        let seed = u64::from_le_bytes(self.common.secret[..8].try_into().unwrap_or_default());
+        ReactorParts {
+            shard: Shard::new(id, Arc::clone(self.common), seed ^ u64::from(id.0)),
+            id,
+            addresses: self.config.server.listen.clone(),
+            mesh: Arc::clone(self.mesh),
+            wakers: Arc::clone(self.wakers),
+            shards: self.plan.shards,
+            capacity: self.plan.sockets_per_shard,
+            answers: Box::new(move |answer| answers.deliver(answer.id, answer.shard, answer.answer)),
+            publish_metrics: Box::new(move |shard, shell| {
+                if let Some(Ok(mut place)) = figures.get(usize::from(id.0)).map(Mutex::try_lock) {
+                    *place = shard.figures(shell.inbox, shell.buffer_bytes, shell.mesh_bytes);
+                }
+            }),
+            handover: Some(Arc::clone(handover)),
+            clock: self.clock,
+            hasher: NameHash::new(self.common.secret),
+        }
+    }
+}
+
+fn common(settings: crate::hub::settings::Settings, shards: u16) -> Result<Common, StartError> {
+    let mut secret = [0; 16];
+    getrandom::fill(&mut secret).map_err(|error| StartError::Os(io::Error::other(error)))?;
+    let client = &settings.client;
+    let verifier = |token| Ok::<_, KeyError>(Verifier::new(token)?.ignoring_expiry(client.insecure));
+    let connection_tokens = verifier(&client.token)?;
+    let subscription_tokens = verifier(client.subscription_token.as_ref().unwrap_or(&client.token))?;
+    Ok(Common {
+        shards,
+        secret,
+        admission: Admission::default(),
+        connection_tokens,
+        subscription_tokens,
+        settings,
+    })
+}
+
+fn control_settings(config: &Config) -> ControlSettings {
+    let api = ApiSettings {
+        key: config.api.key.clone(),
+        insecure: config.api.insecure,
+        error_mode: match config.api.error_mode {
+            ErrorMode::Reply => crate::control::settings::ErrorMode::Body,
+            ErrorMode::Transport => crate::control::settings::ErrorMode::Transport,
+        },
+        prefix: config.api.prefix.clone(),
+        enabled: config.api.enabled,
+        external: config.api.external,
+        ..ApiSettings::default()
+    };
+    let node = NodeSettings {
+        uid: format!("{:016x}", std::process::id()),
+        name: config.settings.node_name.clone(),
+        version: config.settings.version.clone(),
+    };
+    ControlSettings {
+        internal_address: Some(config.server.internal_listen),
+        api,
+        node,
+        health: config.health.clone(),
+        prometheus: config.prometheus.clone(),
+        ..ControlSettings::default()
+    }
+}
+
+fn report(config: &Config, plan: &Plan) {
+    tracing::info!(
+        version = config.settings.version,
+        shards = plan.shards,
+        connections = plan.connections,
+        listen = ?config.server.listen,
+        internal = %config.server.internal_listen,
+        "ready"
+    );
+    if plan.lowered_from.is_some() {
+        tracing::warn!("{plan}");
+    } else {
+        tracing::info!("{plan}");
+    }
+    if config.demo {
+        for address in &config.server.listen {
+            tracing::info!("the demo is at http://{address}/ (this machine only)");
+        }
+    }
+}
+
+/// The control plane's way into the shards.
+struct Port {
+    mesh: Arc<Mesh<Mail>>,
+    wakers: Arc<Wakers>,
+}
+
+impl ShardPort for Port {
+    fn send(&self, shard: ShardId, ask: ApiAsk) -> Result<(), Full> {
+        let mail = Mail::Api(Box::new(ShardAsk { id: ask.id, command: ask.command }));
+        let pushed = self.mesh.push(shard, mail);
+        if self.mesh.needs_wake(shard) {
+            self.wakers.wake(shard);
+        }
+        match pushed {
+            Err(Mail::Api(back)) => Err(Full(Box::new(ApiAsk { id: back.id, command: back.command }))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The latest figures of every shard.
+struct Figures(Arc<Vec<Mutex<ShardMetrics>>>);
+
+impl MetricsSource for Figures {
+    fn shards(&self) -> Vec<ShardMetrics> {
+        self.0.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+    }
+}

@@ -20,6 +20,8 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod hub;
+pub mod limits;
+pub mod log;
 pub mod net;
 pub mod protocol;
 pub mod wire;

@@ -1,3 +1,10 @@
-//! The millpond binary.
+//! The millpond binary: parse, build, run, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use millpond::cli::{Cli, run};
+
+fn main() -> ExitCode {
+    run(Cli::parse())
+}

@@ -3,6 +3,41 @@
 //! Nothing here names sockets, threads, files or clocks: bytes, ticks and mail come in; writes go out through
 //! [`sockets::Sockets`], mail through outboxes. So a test runs a shard, or a cluster of them, in virtual time.
 
+pub mod admission;
 pub mod api;
+mod api_calls;
+pub mod auth;
+mod channel;
+pub mod channel_name;
+mod cold;
+mod commands;
+mod connect;
+mod connection;
+mod deliver;
+mod depart;
+mod drain;
+mod epoch;
+mod figures;
+mod handshake;
+mod home;
+mod home_users;
+mod idempotency;
+mod locals;
+pub mod mail;
+pub mod metrics;
+mod outbox;
+mod output;
+pub mod permission;
+pub mod post;
+mod publication;
+mod refusals;
+mod registry;
+mod replies;
+mod session;
 pub mod settings;
+pub mod shard;
 pub mod sockets;
+pub mod stream;
+mod subscribe;
+mod subscriptions;
+mod timers;

@@ -79,7 +79,7 @@ pub struct PersonalChannel {
 }
 
 /// How tokens are verified. No key at all: every token is refused.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct TokenSettings {
     /// Shared secret for HS256, HS384, HS512.
     pub hmac_secret_key: Option<String>,
@@ -93,14 +93,35 @@ pub struct TokenSettings {
     pub ecdsa_public_key: Option<String>,
     /// Exact `aud` required.
     pub audience: Option<String>,
+    /// Pattern that some `aud` must match.
+    pub audience_regex: Option<regex::Regex>,
     /// Exact `iss` required.
     pub issuer: Option<String>,
+    /// Pattern that `iss` must match.
+    pub issuer_regex: Option<regex::Regex>,
     /// Claim that holds the user id instead of `sub`.
     pub user_id_claim: Option<String>,
     /// Signature is not looked at (insecure, for development only).
     pub insecure_skip_signature_verify: bool,
     /// Tolerated clock skew for `exp` and `nbf`.
     pub leeway: Duration,
+}
+
+/// Tells which keys are set, never what they are.
+impl std::fmt::Debug for TokenSettings {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("TokenSettings")
+            .field("hmac_secret_key", &self.hmac_secret_key.is_some())
+            .field("hmac_previous_secret_key", &self.hmac_previous_secret_key.is_some())
+            .field("rsa_public_key", &self.rsa_public_key.is_some())
+            .field("ecdsa_public_key", &self.ecdsa_public_key.is_some())
+            .field("audience", &self.audience)
+            .field("issuer", &self.issuer)
+            .field("user_id_claim", &self.user_id_claim)
+            .field("insecure_skip_signature_verify", &self.insecure_skip_signature_verify)
+            .field("leeway", &self.leeway)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Section `http` and `websocket`.

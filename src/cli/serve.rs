@@ -1,0 +1,77 @@
+//! `serve`: reads the configuration, says what should be known, and runs the gateway.
+
+use std::net::SocketAddr;
+
+use clap::Args;
+
+use super::{CliError, ConfigArgs, now_unix, say};
+use crate::config::{Config, Layers, listen_address, load};
+use crate::hub::settings::ClientSettings;
+
+/// How to get the first client in.
+pub(super) const NO_KEY: &str = "no key for tokens is set, so nobody gets in. Make a key and a token:
+  export MILLPOND_CLIENT_TOKEN_HMAC_SECRET_KEY=$(openssl rand -hex 32)
+  millpond serve &
+  millpond token --user alice
+A configuration holds the key as client.token.hmac_secret_key; `millpond default-config` prints all keys.
+To look around without any of this: millpond serve --demo";
+
+/// Clocks that show an earlier time, or a later one, have never been set: 2024 and 2100.
+const PLAUSIBLE_CLOCK: std::ops::Range<u64> = 1_704_067_200..4_102_444_800;
+
+#[derive(Args, Debug)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Address for clients, such as 0.0.0.0:8000, [::]:8000 or :8000; may be given several times.
+    #[arg(long, value_name = "ADDR", value_parser = listen_address)]
+    listen: Vec<SocketAddr>,
+    /// Address for the server API, health and metrics.
+    #[arg(long, value_name = "ADDR", value_parser = listen_address)]
+    internal_listen: Option<SocketAddr>,
+    /// Threads that serve sockets; 0: automatic.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1024))]
+    shards: Option<u16>,
+    /// Connections that this process may hold.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: Option<u32>,
+    /// Serve a chat page that everybody on this host may use; on loopback only.
+    #[arg(long)]
+    demo: bool,
+}
+
+pub(super) fn serve(args: ServeArgs) -> Result<(), CliError> {
+    let layers = Layers {
+        listen: args.listen,
+        internal_listen: args.internal_listen,
+        shards: args.shards,
+        max_connections: args.max_connections,
+        demo: args.demo,
+        ..args.config.layers()
+    };
+    let config = load(&layers)?;
+    let client = &config.settings.client;
+    // The demo has a key of its own.
+    if !config.demo && !anybody_gets_in(client) {
+        say(&format!("millpond: {NO_KEY}"));
+    }
+    let now = now_unix();
+    if !client.insecure && !PLAUSIBLE_CLOCK.contains(&now) {
+        return Err(CliError::Clock(now));
+    }
+    run(config)
+}
+
+fn run(config: Config) -> Result<(), CliError> {
+    Ok(crate::app::serve(config)?)
+}
+
+fn anybody_gets_in(client: &ClientSettings) -> bool {
+    let token = &client.token;
+    client.insecure
+        || client.allow_anonymous_connect_without_token
+        || token.insecure_skip_signature_verify
+        || token.hmac_secret_key.is_some()
+        || token.rsa_public_key.is_some()
+        || token.ecdsa_public_key.is_some()
+}

@@ -1,0 +1,346 @@
+//! `/metrics`: what the shards counted, in the OpenMetrics text format.
+//!
+//! Names follow server-api.md section 6 with the prefix `millpond_`, so that dashboards made for them fit. OpenMetrics
+//! demands the suffix `_total` of counters; the ecosystem's names have none, so those are typed `unknown`, which
+//! `rate()` does not mind. Our own names are proper counters.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::answers::Answers;
+use super::api_metrics::ApiMetrics;
+use super::process::ProcessMeter;
+use crate::hub::metrics::{
+    DISCONNECT_CODES, FIRST_ERROR_CODE, MemoryCategory, ReceivedKind, Refusal, SentKind, ShardMetrics,
+    UNSUBSCRIBE_CODES,
+};
+
+/// Where the figures come from. Called on every scrape; must not block for long.
+pub trait MetricsSource: Send + Sync {
+    /// The latest figures of every shard, in the order of the shards.
+    fn shards(&self) -> Vec<ShardMetrics>;
+}
+
+/// Content type of [`Metrics::render`].
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics of this process.
+pub(crate) struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    pub(crate) fn new(
+        source: Arc<dyn MetricsSource>,
+        answers: Answers,
+        version: String,
+    ) -> (Self, ApiMetrics) {
+        let mut registry = Registry::with_prefix("millpond");
+        let api = ApiMetrics::new(&mut registry);
+        registry.register_collector(Box::new(Figures {
+            source,
+            answers,
+            version,
+            process: ProcessMeter::new(),
+        }));
+        (Self { registry }, api)
+    }
+
+    /// The text of one scrape.
+    pub(crate) fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+struct Figures {
+    source: Arc<dyn MetricsSource>,
+    answers: Answers,
+    version: String,
+    process: ProcessMeter,
+}
+
+impl fmt::Debug for Figures {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Figures")
+    }
+}
+
+impl Collector for Figures {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page { encoder, shards: self.source.shards() };
+        page.node(&self.version)?;
+        page.clients()?;
+        page.transport()?;
+        page.shards()?;
+        page.memory()?;
+        page.process(&self.process)?;
+        page.counter(
+            "api_answers_dropped",
+            "Answers of shards that found their queue full",
+            self.answers.dropped(),
+        )
+    }
+}
+
+struct Page<'a> {
+    encoder: DescriptorEncoder<'a>,
+    shards: Vec<ShardMetrics>,
+}
+
+impl Page<'_> {
+    fn node(&mut self, version: &str) -> fmt::Result {
+        self.gauge("node_num_clients", "Connected clients", self.sum(|of| of.clients))?;
+        self.gauge("node_num_users", "Distinct users", self.sum(|of| of.users))?;
+        self.gauge("node_num_subscriptions", "Subscriptions", self.sum(|of| of.subscriptions))?;
+        self.gauge("node_num_channels", "Channels with subscribers", self.sum(|of| of.channels))?;
+        self.gauge("node_num_nodes", "Nodes of this installation", 1)?;
+        let mut build = self.family("node_build", "Version of this node", MetricType::Gauge)?;
+        build.encode_family(&[("version", version)])?.encode_gauge(&1)?;
+        self.named(
+            "node_client_connection_limit",
+            "Refused by the connection limit",
+            self.refused_by_limit(),
+        )?;
+        self.counter("publications", "Publications taken in", self.sum(|of| of.publications))
+    }
+
+    fn clients(&mut self) -> fmt::Result {
+        self.counter("accepts", "Sockets accepted", self.sum(|of| of.accepts))?;
+        let refusals = self.array(Refusal::COUNT, |of| &of.refusals);
+        let labels = Refusal::ALL.iter().map(|reason| reason.label().to_owned());
+        self.labelled("refusals", "Connections refused", Kind::Counter, "reason", labels.zip(refusals))?;
+        let values = self.array(DISCONNECT_CODES.len() + 1, |of| &of.disconnects);
+        let series = codes(&DISCONNECT_CODES).zip(values);
+        self.labelled(
+            "client_num_server_disconnects",
+            "Disconnects by the server",
+            Kind::Named,
+            "code",
+            series,
+        )?;
+        let values = self.array(UNSUBSCRIBE_CODES.len() + 1, |of| &of.unsubscribes);
+        let series = codes(&UNSUBSCRIBE_CODES).zip(values);
+        self.labelled(
+            "client_num_server_unsubscribes",
+            "Unsubscribes by the server",
+            Kind::Named,
+            "code",
+            series,
+        )?;
+        let errors: Vec<u16> = (FIRST_ERROR_CODE..).take(crate::hub::metrics::ERROR_CODES).collect();
+        let series = codes(&errors).zip(self.array(errors.len() + 1, |of| &of.reply_errors));
+        self.labelled("client_num_reply_errors", "Error replies", Kind::Named, "code", series)?;
+        let recoveries = [
+            ("true".to_owned(), self.sum(|of| of.recovered)),
+            ("false".to_owned(), self.sum(|of| of.not_recovered)),
+        ];
+        self.labelled("client_recover", "Recoveries", Kind::Named, "recovered", recoveries)?;
+        self.counter("pings", "Pings sent", self.sum(|of| of.pings))?;
+        self.counter("pongs", "Pongs received", self.sum(|of| of.pongs))
+    }
+
+    fn transport(&mut self) -> fmt::Result {
+        let sent = self.array(SentKind::COUNT, |of| &of.sent);
+        let labels = SentKind::ALL.iter().map(|kind| kind.label().to_owned());
+        self.labelled(
+            "transport_messages_sent",
+            "Messages to clients",
+            Kind::Named,
+            "frame_type",
+            labels.zip(sent),
+        )?;
+        let received = self.array(ReceivedKind::COUNT, |of| &of.received);
+        let series = ReceivedKind::ALL.iter().map(|kind| kind.label().to_owned()).zip(received);
+        self.labelled(
+            "transport_messages_received",
+            "Commands of clients",
+            Kind::Named,
+            "frame_type",
+            series,
+        )?;
+        self.named("transport_messages_sent_size", "Bytes written", self.sum(|of| of.bytes_sent))?;
+        self.named("transport_messages_received_size", "Bytes read", self.sum(|of| of.bytes_received))?;
+        self.counter("writes", "Write system calls", self.sum(|of| of.writes))
+    }
+
+    fn shards(&mut self) -> fmt::Result {
+        self.per_shard("shard_connections", "Sockets", Kind::Gauge, |of| of.connections)?;
+        self.per_shard("shard_clients", "Connected clients", Kind::Gauge, |of| of.clients)?;
+        self.per_shard("shard_out_queue_bytes", "Bytes for slow readers", Kind::Gauge, |of| {
+            of.out_queue_bytes
+        })?;
+        self.per_shard("shard_mail_queue", "Mail not yet handled", Kind::Gauge, |of| of.mail_queue)?;
+        self.per_shard("shard_ask_queue", "API questions not yet handled", Kind::Gauge, |of| of.ask_queue)?;
+        self.per_shard("shard_turns", "Turns of the loop", Kind::Counter, |of| of.turns)?;
+        self.per_shard("shard_mail_in", "Mail from other shards", Kind::Counter, |of| of.mail_in)?;
+        self.per_shard("shard_mail_out", "Mail to other shards", Kind::Counter, |of| of.mail_out)?;
+        self.per_shard("shard_mail_full", "Waits for a full queue", Kind::Counter, |of| of.mail_full)?;
+        self.per_shard("shard_memory_bytes", "Memory accounted for", Kind::Gauge, |of| of.memory.iter().sum())
+    }
+
+    /// Bytes per connection are what the categories hold, shared over the sockets there are.
+    fn memory(&mut self) -> fmt::Result {
+        let held = self.array(MemoryCategory::COUNT, |of| &of.memory);
+        let labels = || MemoryCategory::ALL.iter().map(|category| category.label().to_owned());
+        let connections = self.sum(|of| of.connections);
+        let each = held.clone().into_iter().map(|bytes| bytes.checked_div(connections).unwrap_or(0));
+        self.labelled("memory_bytes", "Memory by category", Kind::Gauge, "category", labels().zip(held))?;
+        let series: Vec<_> = labels().zip(each).collect();
+        self.labelled("bytes_per_connection", "Memory over sockets", Kind::Gauge, "category", series)
+    }
+
+    fn process(&mut self, meter: &ProcessMeter) -> fmt::Result {
+        let Some(look) = meter.look() else { return Ok(()) };
+        self.gauge("process_resident_memory_bytes", "Resident memory", look.rss)?;
+        let mut cpu = self.family("process_cpu_seconds", "CPU time", MetricType::Counter)?;
+        cpu.encode_counter::<NoLabelSet, _, u64>(&look.cpu_time.as_secs_f64(), None)
+    }
+
+    fn sum(&self, figure: impl Fn(&ShardMetrics) -> u64) -> u64 {
+        self.shards.iter().map(figure).sum()
+    }
+
+    fn refused_by_limit(&self) -> u64 {
+        self.array(Refusal::COUNT, |of| &of.refusals)
+            .get(Refusal::ConnectionLimit as usize)
+            .copied()
+            .unwrap_or(0)
+    }
+
+    fn array(&self, length: usize, figures: impl Fn(&ShardMetrics) -> &[u64]) -> Vec<u64> {
+        let mut sums = vec![0; length];
+        for shard in &self.shards {
+            for (sum, figure) in sums.iter_mut().zip(figures(shard)) {
+                *sum += figure;
+            }
+        }
+        sums
+    }
+
+    fn family<'s>(
+        &'s mut self,
+        name: &'s str,
+        help: &str,
+        kind: MetricType,
+    ) -> Result<MetricEncoder<'s>, fmt::Error> {
+        self.encoder.encode_descriptor(name, help, None, kind)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        put(&mut self.family(name, help, MetricType::Gauge)?, Kind::Gauge, value)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        put(&mut self.family(name, help, MetricType::Counter)?, Kind::Counter, value)
+    }
+
+    fn named(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        put(&mut self.family(name, help, MetricType::Unknown)?, Kind::Named, value)
+    }
+
+    fn per_shard(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: Kind,
+        figure: impl Fn(&ShardMetrics) -> u64,
+    ) -> fmt::Result {
+        let values: Vec<_> = self.shards.iter().map(figure).collect();
+        self.labelled(name, help, kind, "shard", (0..).map(|shard: u32| shard.to_string()).zip(values))
+    }
+
+    fn labelled(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: Kind,
+        label: &str,
+        series: impl IntoIterator<Item = (String, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.family(name, help, kind.metric_type())?;
+        for (member, value) in series {
+            put(&mut family.encode_family(&[(label, member)])?, kind, value)?;
+        }
+        Ok(())
+    }
+}
+
+/// How a figure is typed.
+#[derive(Clone, Copy)]
+enum Kind {
+    Gauge,
+    Counter,
+    /// A counter whose name the ecosystem has fixed.
+    Named,
+}
+
+impl Kind {
+    fn metric_type(self) -> MetricType {
+        match self {
+            Self::Gauge => MetricType::Gauge,
+            Self::Counter => MetricType::Counter,
+            Self::Named => MetricType::Unknown,
+        }
+    }
+}
+
+fn put(encoder: &mut MetricEncoder<'_>, kind: Kind, value: u64) -> fmt::Result {
+    match kind {
+        Kind::Counter => encoder.encode_counter::<NoLabelSet, _, u64>(&value, None),
+        Kind::Gauge | Kind::Named => encoder.encode_gauge(&value),
+    }
+}
+
+fn codes(known: &[u16]) -> impl Iterator<Item = String> {
+    known.iter().map(ToString::to_string).chain(["other".to_owned()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Two;
+
+    impl MetricsSource for Two {
+        fn shards(&self) -> Vec<ShardMetrics> {
+            let mut first = ShardMetrics { connections: 3, clients: 2, turns: 9, ..ShardMetrics::default() };
+            first.disconnect(3012);
+            first.disconnect(4000);
+            first.memory[MemoryCategory::Users as usize] = 400;
+            let second = ShardMetrics { connections: 1, clients: 1, ..ShardMetrics::default() };
+            vec![first, second]
+        }
+    }
+
+    #[test]
+    fn figures_carry_the_names_of_the_ecosystem() {
+        let (answers, _inbox) = crate::control::answers::answer_queue(1).unwrap();
+        let (metrics, api) = Metrics::new(Arc::new(Two), answers, "0.1".to_owned());
+        api.observe("publish", std::time::Duration::from_millis(1), Some(107));
+        let text = metrics.render().unwrap();
+        let lines = [
+            "millpond_node_num_clients 3",
+            "millpond_node_build{version=\"0.1\"} 1",
+            "millpond_client_num_server_disconnects{code=\"3012\"} 1",
+            "millpond_client_num_server_disconnects{code=\"other\"} 1",
+            "millpond_shard_turns_total{shard=\"0\"} 9",
+            "millpond_shard_connections{shard=\"1\"} 1",
+            "millpond_memory_bytes{category=\"users\"} 400",
+            "millpond_bytes_per_connection{category=\"users\"} 100",
+            "millpond_transport_messages_sent{frame_type=\"push_join\"} 0",
+            "millpond_api_command_errors_total{protocol=\"http\",method=\"publish\",error=\"107\"} 1",
+            "millpond_api_command_duration_seconds_histogram_count{protocol=\"http\",method=\"publish\"} 1",
+        ];
+        for line in lines {
+            assert!(text.lines().any(|of| of == line), "{line} is missing in:\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

@@ -1,0 +1,185 @@
+//! What only a busy, slow or unusual connection needs, pooled: taken when needed, given back once empty.
+
+use bytes::Bytes;
+use slab::Slab;
+
+use crate::base::tick::Tick;
+use crate::hub::connect::PendingConnect;
+use crate::hub::connection::{NONE, Subscription};
+use crate::hub::outbox::Outbox;
+use crate::wire::http::HeadScan;
+use crate::wire::message::Assembly;
+
+/// Emptied parts kept for reuse at most.
+const SPARE_LIMIT: usize = 16;
+
+/// The cold part of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Cold {
+    /// An HTTP request head that has not ended yet.
+    pub(crate) head: Vec<u8>,
+    /// How much of it was looked at.
+    pub(crate) head_scan: HeadScan,
+    /// A WebSocket frame or message that has not ended yet.
+    pub(crate) assembly: Option<Box<Assembly>>,
+    /// When the open message must have ended.
+    pub(crate) assembly_deadline: Option<Tick>,
+    /// Output that is not in the kernel yet.
+    pub(crate) outbox: Outbox,
+    /// The command that waits for another shard, and the input behind it.
+    pub(crate) blocked: Option<Box<Blocked>>,
+    /// Connection info from the token (`conn_info`).
+    pub(crate) info: Option<Bytes>,
+    /// Subscriptions beyond the inline ones.
+    pub(crate) more: Vec<(Subscription, u8)>,
+    /// Info and expiry of subscriptions that have them.
+    pub(crate) extras: Vec<SubscriptionExtra>,
+    /// Rate violations in a row, and the tick at which a paused connection reads again.
+    pub(crate) strikes: u8,
+    /// End of the pause in reading.
+    pub(crate) paused_until: Option<Tick>,
+    /// What was read behind the command that made reading pause.
+    pub(crate) paused_input: Vec<u8>,
+    /// Control frames since `control_since`.
+    pub(crate) control_frames: u8,
+    /// Start of the second in which control frames are counted.
+    pub(crate) control_since: Tick,
+}
+
+/// What few subscriptions have.
+#[derive(Debug)]
+pub(crate) struct SubscriptionExtra {
+    /// Handle of the local channel record.
+    pub(crate) channel: u32,
+    /// Info of the subscription (`chan_info`).
+    pub(crate) info: Option<Bytes>,
+    /// When the subscription expires, grace included.
+    pub(crate) expires: Option<Tick>,
+}
+
+/// A command that waits, and what arrived behind it.
+#[derive(Debug)]
+pub(crate) struct Blocked {
+    /// Number of the wait; answers with another number are late.
+    pub(crate) number: u32,
+    /// What waits.
+    pub(crate) wait: Wait,
+    /// The rest of the frame the command stood in.
+    pub(crate) commands: Vec<u8>,
+    /// Bytes that were read behind that frame.
+    pub(crate) input: Vec<u8>,
+}
+
+/// What waits.
+#[derive(Debug)]
+pub(crate) enum Wait {
+    /// The connect command.
+    Connect(Box<PendingConnect>),
+    /// A subscribe command.
+    Subscribe {
+        /// Id of the command.
+        id: u32,
+        /// `expires` and `ttl` for the reply.
+        ttl: Option<u32>,
+    },
+    /// Publish, presence, presence stats or history.
+    Command {
+        /// Id of the command.
+        id: u32,
+    },
+}
+
+impl Cold {
+    fn is_empty(&self) -> bool {
+        self.head.is_empty()
+            && self.assembly.is_none()
+            && self.outbox.is_empty()
+            && self.blocked.is_none()
+            && self.info.is_none()
+            && self.more.is_empty()
+            && self.extras.is_empty()
+            && self.paused_until.is_none()
+            && self.paused_input.is_empty()
+            && self.strikes == 0
+            && self.control_frames == 0
+    }
+
+    /// Drops everything but what is still to be written.
+    pub(crate) fn keep_output_only(&mut self) {
+        let outbox = std::mem::take(&mut self.outbox);
+        *self = Self { outbox, ..Self::default() };
+    }
+
+    fn memory_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.head.capacity()
+            + self.outbox.memory_bytes()
+            + self.assembly.as_ref().map_or(0, |assembly| assembly.memory())
+            + self
+                .blocked
+                .as_ref()
+                .map_or(0, |b| size_of::<Blocked>() + b.commands.capacity() + b.input.capacity())
+            + self.info.as_ref().map_or(0, Bytes::len)
+            + self.more.capacity() * size_of::<(Subscription, u8)>()
+            + self.extras.capacity() * size_of::<SubscriptionExtra>()
+    }
+}
+
+/// All cold parts of a shard.
+#[derive(Debug, Default)]
+pub(crate) struct ColdPool {
+    parts: Slab<Box<Cold>>,
+    #[allow(clippy::vec_box, reason = "the boxes move between the two, their content does not")]
+    spare: Vec<Box<Cold>>,
+}
+
+impl ColdPool {
+    /// The part at `index`.
+    pub(crate) fn get(&self, index: u32) -> Option<&Cold> {
+        self.parts.get(index as usize).map(|part| &**part)
+    }
+
+    /// The part at `index`, to change.
+    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut Cold> {
+        self.parts.get_mut(index as usize).map(|part| &mut **part)
+    }
+
+    /// The part at `*index`, made if there is none.
+    pub(crate) fn obtain(&mut self, index: &mut u32) -> &mut Cold {
+        if *index == NONE {
+            let part = self.spare.pop().unwrap_or_default();
+            *index = self.parts.insert(part) as u32;
+        }
+        &mut self.parts[*index as usize]
+    }
+
+    /// Takes the part back if it is empty.
+    pub(crate) fn release_if_empty(&mut self, index: &mut u32) {
+        if self.get(*index).is_some_and(Cold::is_empty) {
+            self.discard(index);
+        }
+    }
+
+    /// Takes the part back with whatever it holds.
+    pub(crate) fn discard(&mut self, index: &mut u32) {
+        let Some(mut part) = self.parts.try_remove(*index as usize) else { return };
+        *index = NONE;
+        if self.spare.len() < SPARE_LIMIT {
+            let mut outbox = std::mem::take(&mut part.outbox);
+            outbox.clear();
+            *part = Cold { outbox, ..Cold::default() };
+            self.spare.push(part);
+        }
+        if self.parts.is_empty() {
+            self.parts = Slab::new();
+        }
+    }
+
+    /// Bytes of memory held but for output that waits, and bytes of that. O(parts).
+    pub(crate) fn memory_bytes(&self) -> (usize, usize) {
+        let held: usize = self.parts.iter().map(|(_, part)| part.memory_bytes()).sum();
+        let waiting: usize = self.parts.iter().map(|(_, part)| part.outbox.memory_bytes()).sum();
+        let spare: usize = self.spare.iter().map(|part| size_of::<Cold>() + part.outbox.memory_bytes()).sum();
+        (held - waiting + self.parts.len() * 16 + spare, waiting)
+    }
+}

@@ -1,0 +1,334 @@
+//! The connect command: who is it, what is it subscribed to from the start, and the reply once every home answered.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use crate::hub::api::{Overrides, Position};
+use crate::hub::auth::{ConnectionClaims, TokenFault, ttl_seconds};
+use crate::hub::channel_name::{NameFault, ParsedChannel, parse, personal};
+use crate::hub::cold::Wait;
+use crate::hub::connection::{NONE, Phase, flag, sub};
+use crate::hub::mail::{Mail, ReplyBody, Subscribed, UserAsk, UserOp};
+use crate::hub::permission::{Actor, Wishes, features, may_subscribe};
+use crate::hub::shard::{Shard, ticks_of};
+use crate::hub::subscribe::{NewSubscription, subscribe_result};
+use crate::limits;
+use crate::protocol::{Connect, Subscribe};
+use crate::protocol::{ConnectResult, SubscribeResult, encode_connect};
+use crate::protocol::{DisconnectCode, ErrorCode};
+
+/// A connect command whose subscriptions are under way.
+#[derive(Debug)]
+pub(crate) struct PendingConnect {
+    id: u32,
+    /// Seconds to live for the reply, 0 = no expiry.
+    ttl: u32,
+    /// Answers that have not come.
+    missing: u32,
+    /// Channel, and what its home granted.
+    granted: Vec<(Box<str>, Subscribed)>,
+}
+
+/// Why a connect command failed.
+enum Refusal {
+    Error(ErrorCode),
+    Disconnect(DisconnectCode),
+}
+
+impl From<DisconnectCode> for Refusal {
+    fn from(code: DisconnectCode) -> Self {
+        Self::Disconnect(code)
+    }
+}
+
+/// A subscription the connection gets from the server.
+struct Given<'a> {
+    channel: Cow<'a, str>,
+    info: Option<Bytes>,
+    data: Option<Bytes>,
+    overrides: Overrides,
+    from_token: bool,
+}
+
+impl Shard {
+    pub(crate) fn connect(&mut self, slot: u32, id: u32, request: &Connect<'_>) {
+        if let Err(refusal) = self.try_connect(slot, id, request) {
+            match refusal {
+                Refusal::Disconnect(code) => self.disconnect(slot, code),
+                Refusal::Error(error) => self.fail_connect(slot, id, error),
+            }
+        }
+    }
+
+    fn try_connect(&mut self, slot: u32, id: u32, request: &Connect<'_>) -> Result<(), Refusal> {
+        let claims = self.authenticate(&request.token)?;
+        let now = self.now.unix_seconds();
+        let insecure = self.common.settings.client.insecure;
+        let ttl = match claims.expire_at {
+            0 => 0,
+            _ if insecure => 0,
+            at => ttl_seconds(at, now).ok_or(Refusal::Error(ErrorCode::Expired))?,
+        };
+        let asks = self.initial_subscriptions(slot, &claims, &request.subs)?;
+        self.enter(slot, &claims, ttl);
+        let admission_ticket =
+            self.common.settings.client.user_connection_limit > 0 && !claims.user.is_empty();
+        let missing = asks.len() as u32 + u32::from(admission_ticket);
+        let granted = Vec::with_capacity(asks.len());
+        let pending = PendingConnect { id, ttl, missing, granted };
+        if missing == 0 {
+            self.announce_user(slot, &claims.user, None);
+            self.finish_connect(slot, pending);
+            return Ok(());
+        }
+        let number = self.block(slot, Wait::Connect(Box::new(pending)));
+        self.announce_user(slot, &claims.user, admission_ticket.then_some(number));
+        for ask in asks {
+            self.ask_subscription(slot, number, ask);
+        }
+        Ok(())
+    }
+
+    fn authenticate(&mut self, token: &str) -> Result<ConnectionClaims, Refusal> {
+        let client = &self.common.settings.client;
+        if token.is_empty() {
+            return if client.insecure || client.allow_anonymous_connect_without_token {
+                Ok(ConnectionClaims::default())
+            } else {
+                Err(DisconnectCode::BadRequest.into())
+            };
+        }
+        let claims =
+            self.common.connection_tokens.connection(token, self.now.unix_seconds()).map_err(|fault| {
+                match fault {
+                    TokenFault::Expired => Refusal::Error(ErrorCode::TokenExpired),
+                    TokenFault::Invalid => Refusal::Disconnect(DisconnectCode::InvalidToken),
+                }
+            })?;
+        if claims.user.len() > limits::USER_ID_BYTES {
+            return Err(DisconnectCode::InvalidToken.into());
+        }
+        if claims.user.is_empty() && client.disallow_anonymous_connection_tokens {
+            return Err(DisconnectCode::PermissionDenied.into());
+        }
+        Ok(claims)
+    }
+
+    /// Subscriptions from the token, the personal channel, and those the client wishes and may have.
+    fn initial_subscriptions(
+        &self,
+        slot: u32,
+        claims: &ConnectionClaims,
+        wished: &[(Cow<'_, str>, Subscribe<'_>)],
+    ) -> Result<Vec<NewSubscription>, Refusal> {
+        let settings = &self.common.settings;
+        let mut given: Vec<Given<'_>> = claims.subs.iter().map(from_token).collect();
+        let mut add = |channel: Cow<'_, str>| {
+            if !given.iter().any(|given| given.channel == channel) {
+                given.push(plain(channel.into_owned().into()));
+            }
+        };
+        if let Some(personal_channel) = &settings.client.personal_channel
+            && !claims.user.is_empty()
+        {
+            add(personal(&settings.channel, &personal_channel.namespace, &claims.user).into());
+        }
+        let actor = Actor { user: &claims.user, insecure: settings.client.insecure, subscribed: false };
+        for (channel, _) in wished {
+            let parsed = match parse(&settings.channel, channel) {
+                Ok(parsed) => parsed,
+                Err(NameFault::UnknownChannel) => return Err(DisconnectCode::BadRequest.into()),
+                Err(NameFault::BadRequest) => continue,
+            };
+            if may_subscribe(&parsed, &actor, false).is_ok() {
+                add(Cow::Borrowed(channel));
+            }
+        }
+        if given.len() > settings.client.channel_limit as usize {
+            return Err(DisconnectCode::ChannelLimit.into());
+        }
+        given
+            .into_iter()
+            .map(|given| {
+                let wish = wished.iter().find(|(channel, _)| *channel == given.channel).map(|(_, wish)| wish);
+                let parsed = parse(&settings.channel, &given.channel).map_err(|fault| match fault {
+                    NameFault::UnknownChannel => Refusal::Error(ErrorCode::UnknownChannel),
+                    NameFault::BadRequest => Refusal::Error(ErrorCode::BadRequest),
+                })?;
+                Ok(self.new_server_subscription(slot, &parsed, &actor, &given, wish))
+            })
+            .collect()
+    }
+
+    fn new_server_subscription(
+        &self,
+        slot: u32,
+        parsed: &ParsedChannel<'_>,
+        actor: &Actor<'_>,
+        given: &Given<'_>,
+        wish: Option<&Subscribe<'_>>,
+    ) -> NewSubscription {
+        let wishes = wish.map(wishes_of).unwrap_or_default();
+        let features = features(parsed, actor, wishes, given.overrides);
+        let mut flags = NewSubscription::flags_of(&features) | sub::SERVER_SIDE;
+        if given.from_token {
+            flags |= sub::FROM_TOKEN;
+        }
+        let recover = wish.filter(|wish| wish.recover).map(position_of);
+        let encoding = self.connections.0.get(slot as usize).map(|connection| connection.encoding());
+        NewSubscription {
+            channel: parsed.name.into(),
+            namespace: parsed.namespace_index,
+            user_hash: self.hasher.of(actor.user.as_bytes()),
+            encoding: encoding.unwrap_or_default(),
+            flags,
+            recoverable: features.recoverable,
+            recover: recover.filter(|_| features.recoverable),
+            reject_unrecovered: false,
+            info: given.info.clone(),
+            data: given.data.clone(),
+            expires: None,
+        }
+    }
+
+    /// The connection has a user from here on.
+    fn enter(&mut self, slot: u32, claims: &ConnectionClaims, ttl: u32) {
+        let grace = ticks_of(self.common.settings.client.expired_close_delay);
+        let expires = self.now.tick.after(ttl.saturating_mul(10)).after(grace);
+        let user = if claims.user.is_empty() { NONE } else { self.locals.add_session(&claims.user, slot) };
+        if let Some(connection) = self.connection(slot) {
+            connection.user = user;
+            connection.phase = Phase::Connecting;
+            connection.expires = if ttl == 0 { 0 } else { expires.0 };
+        }
+        if let Some(info) = &claims.info
+            && let Some(cold) = self.cold(slot)
+        {
+            cold.info = Some(info.clone());
+        }
+    }
+
+    fn announce_user(&mut self, slot: u32, user: &str, ticket: Option<u32>) {
+        if user.is_empty() {
+            return;
+        }
+        let single =
+            self.common.settings.client.personal_channel.as_ref().is_some_and(|p| p.single_connection);
+        let home = self.common.home_of(&self.hasher, user);
+        let op = UserOp::Enter { ticket, alone: single.then(|| user.into()) };
+        let ask = UserAsk { hash: self.hasher.of(user.as_bytes()), key: self.key(slot), op };
+        self.post.send(home, Mail::User(Box::new(ask)));
+    }
+
+    /// An answer to one of the asks of a pending connect.
+    pub(crate) fn connect_answer(&mut self, slot: u32, channel: Box<str>, body: ReplyBody) {
+        let Some(blocked) = self.cold_if_any(slot).and_then(|cold| cold.blocked.as_mut()) else { return };
+        let Wait::Connect(pending) = &mut blocked.wait else { return };
+        match body {
+            ReplyBody::Subscribed(granted) => pending.granted.push((channel, *granted)),
+            ReplyBody::Admitted(true) => {}
+            ReplyBody::Admitted(false) => return self.disconnect(slot, DisconnectCode::ConnectionLimit),
+            ReplyBody::Failed(error) => {
+                let id = pending.id;
+                return self.fail_connect(slot, id, error);
+            }
+            _ => return,
+        }
+        pending.missing -= 1;
+        if pending.missing > 0 {
+            return;
+        }
+        let empty = PendingConnect { id: 0, ttl: 0, missing: 0, granted: Vec::new() };
+        let pending = std::mem::replace(&mut **pending, empty);
+        self.finish_connect(slot, pending);
+        self.resume(slot);
+    }
+
+    fn finish_connect(&mut self, slot: u32, pending: PendingConnect) {
+        self.go_live(slot);
+        let client = self.client_id(slot);
+        let common = std::sync::Arc::clone(&self.common);
+        let settings = &common.settings.client;
+        let native = self.connections.0.get(slot as usize).is_some_and(|c| c.has(flag::NATIVE_PING));
+        let publications: Vec<_> =
+            pending.granted.iter().map(|(_, granted)| subscribe_result::views(granted)).collect();
+        let subs: Vec<(&str, SubscribeResult<'_>)> = pending
+            .granted
+            .iter()
+            .zip(&publications)
+            .map(|((channel, granted), views)| (&**channel, subscribe_result::of(granted, views, None)))
+            .collect();
+        let result = ConnectResult {
+            client: &client,
+            version: &common.settings.version,
+            expires: pending.ttl > 0,
+            ttl: pending.ttl,
+            subs: &subs,
+            ping: if native {
+                0
+            } else {
+                u32::try_from(settings.ping_interval.as_secs()).unwrap_or(u32::MAX)
+            },
+            pong: !native && !settings.ping_interval.is_zero() && !settings.pong_timeout.is_zero(),
+            time: if settings.connect_include_server_time { self.now.unix_ms as i64 } else { 0 },
+            ..ConnectResult::default()
+        };
+        self.output(slot, |outbox, encoding| {
+            outbox.message(encoding, |out| encode_connect(out, encoding, pending.id, &result));
+        });
+        for (channel, _) in &pending.granted {
+            self.activate(slot, channel);
+        }
+    }
+
+    fn go_live(&mut self, slot: u32) {
+        let interval = ticks_of(self.common.settings.client.ping_interval);
+        let jitter = if interval == 0 { 0 } else { self.rng.below(interval / 2 + 1) };
+        let first_ping = self.now.tick.after(interval - jitter);
+        let Some(connection) = self.connection(slot) else { return };
+        connection.phase = Phase::Live;
+        connection.ping = first_ping;
+        if connection.has(flag::UNAUTHENTICATED) {
+            connection.set(flag::UNAUTHENTICATED, false);
+            self.metrics.unauthenticated -= 1;
+        }
+        self.metrics.clients += 1;
+        self.arm(slot);
+    }
+
+    fn fail_connect(&mut self, slot: u32, id: u32, error: ErrorCode) {
+        self.reply_error(slot, id, error);
+        self.leave_all(slot);
+        if let Some(cold) = self.cold_if_any(slot) {
+            cold.blocked = None;
+        }
+        if let Some(connection) = self.connection(slot) {
+            connection.set(flag::BLOCKED, false);
+            connection.phase = Phase::Failed;
+        }
+        self.resumed.push(slot);
+    }
+}
+
+fn from_token((channel, given): &(String, crate::hub::auth::ServerSub)) -> Given<'_> {
+    Given {
+        channel: Cow::Borrowed(channel),
+        info: given.info.clone(),
+        data: given.data.clone(),
+        overrides: given.overrides,
+        from_token: true,
+    }
+}
+
+fn plain(channel: Cow<'_, str>) -> Given<'_> {
+    Given { channel, info: None, data: None, overrides: Overrides::default(), from_token: false }
+}
+
+pub(crate) fn wishes_of(wish: &Subscribe<'_>) -> Wishes {
+    Wishes { positioned: wish.positioned, recoverable: wish.recoverable, join_leave: wish.join_leave }
+}
+
+pub(crate) fn position_of(wish: &Subscribe<'_>) -> Position {
+    Position { offset: wish.offset, epoch: wish.epoch.to_string() }
+}

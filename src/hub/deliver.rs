@@ -1,0 +1,171 @@
+//! Publications to the subscribers of this shard: at once where there are few, by a sweep where there are many.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::hub::channel::{Portion, Subscriber, frame};
+use crate::hub::connection::{Connection, NONE, Phase, flag, sub};
+use crate::hub::locals::ChannelRef;
+use crate::hub::mail::Delivery;
+use crate::hub::metrics::SentKind;
+use crate::hub::shard::Shard;
+use crate::hub::sockets::{Sockets, Written};
+use crate::limits;
+use crate::protocol::{DisconnectCode, Encoding};
+
+/// What a sweep found wrong with a subscriber; dealt with after the channel is let go.
+enum Offence {
+    Gone,
+    Disconnect(DisconnectCode),
+}
+
+impl Shard {
+    /// A publication (or a join or leave) for local subscribers of a channel.
+    pub(crate) fn deliver(&mut self, delivery: &Arc<Delivery>) {
+        let Some(handle) = self.locals.find_channel(delivery.hash, &delivery.channel) else { return };
+        let index = match self.locals.channel(handle) {
+            ChannelRef::One(slot) => return self.deliver_to(slot, handle, delivery),
+            ChannelRef::Many(index) => index,
+        };
+        let Some(channel) = self.locals.many(index) else { return };
+        if channel.active() <= limits::FEW_SUBSCRIBERS && !channel.is_sweeping() {
+            channel.skip();
+            let mut slots = [NONE; limits::FEW_SUBSCRIBERS];
+            let active =
+                channel.subscribers.iter().map(|subscriber| subscriber.slot).filter(|slot| *slot != NONE);
+            for (place, slot) in slots.iter_mut().zip(active) {
+                *place = slot;
+            }
+            for slot in slots.into_iter().filter(|slot| *slot != NONE) {
+                self.deliver_to(slot, handle, delivery);
+            }
+            return;
+        }
+        channel.push(Arc::clone(delivery));
+        if !channel.queued {
+            channel.queued = true;
+            self.sweeping.push_back(index);
+        }
+    }
+
+    fn deliver_to(&mut self, slot: u32, handle: u32, delivery: &Delivery) {
+        let Some(flags) = self.subscription_flags(slot, handle) else { return };
+        let wanted = !delivery.join_leave || flags & sub::JOIN_LEAVE != 0;
+        if flags & sub::PENDING != 0 || !wanted {
+            return;
+        }
+        let Some(connection) = self.connections.0.get(slot as usize) else { return };
+        let encoding = connection.encoding();
+        if delivery.not_json && encoding == Encoding::Json {
+            return self.disconnect(slot, DisconnectCode::InappropriateProtocol);
+        }
+        if let Some(frame) = frame(delivery, encoding) {
+            self.metrics.send(SentKind::PushPublication);
+            self.output(slot, |outbox, encoding| outbox.shared_message(encoding, frame));
+        }
+    }
+
+    /// Goes on with every sweep under way, each by its share of the turn's writes.
+    pub(crate) fn sweep(&mut self, io: &mut impl Sockets) {
+        let channels = self.sweeping.len();
+        let Some(share) = limits::SWEEP_WRITES_PER_TURN.checked_div(channels) else { return };
+        for _ in 0..channels.min(limits::SWEEP_WRITES_PER_TURN) {
+            let Some(index) = self.sweeping.pop_front() else { return };
+            if self.sweep_channel(index, share.max(1), io) {
+                self.sweeping.push_back(index);
+            }
+        }
+    }
+
+    /// Serves up to `share` subscribers of a channel. True while there is more to do.
+    fn sweep_channel(&mut self, index: u32, share: usize, io: &mut impl Sockets) -> bool {
+        let mut offences = Vec::new();
+        let mut more = true;
+        for _ in 0..share {
+            let Some(channel) = self.locals.many(index) else { return false };
+            let Some(subscriber) = channel.step() else {
+                channel.queued = false;
+                more = false;
+                break;
+            };
+            if subscriber.slot != NONE
+                && let Err(offence) = self.serve(index, subscriber, io)
+            {
+                offences.push((subscriber.slot, offence));
+            }
+        }
+        for (slot, offence) in offences {
+            match offence {
+                Offence::Gone => self.lose(slot),
+                Offence::Disconnect(code) => self.disconnect(slot, code),
+            }
+        }
+        more && self.locals.many(index).is_some()
+    }
+
+    /// One write for one subscriber: the run of frames it has not had.
+    fn serve(&mut self, index: u32, subscriber: Subscriber, io: &mut impl Sockets) -> Result<(), Offence> {
+        let slot = subscriber.slot;
+        let limit = self.common.settings.client.queue_max_size;
+        let Some(channel) = self.locals.many(index) else { return Ok(()) };
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return Ok(()) };
+        if connection.phase != Phase::Live {
+            return Ok(());
+        }
+        let join_leave = wants_join_leave(connection, &self.cold, index);
+        let Some(portion) = channel.portion(subscriber, connection.encoding(), join_leave) else {
+            return Ok(());
+        };
+        if portion.unfit() {
+            return Err(Offence::Disconnect(DisconnectCode::InappropriateProtocol));
+        }
+        self.metrics.sent[SentKind::PushPublication as usize] += portion.count() as u64;
+        let waiting = self.cold.get(connection.cold).is_some_and(|cold| !cold.outbox.is_empty());
+        let mut sent = 0;
+        if !waiting && !portion.run.is_empty() {
+            match io.write(connection.socket, portion.run) {
+                Written::Broken => return Err(Offence::Gone),
+                Written::Bytes(count) => sent = count,
+            }
+            self.metrics.writes += 1;
+            self.metrics.bytes_sent += sent as u64;
+            if sent == portion.run.len() {
+                return Ok(());
+            }
+            connection.set(flag::CORKED, true);
+        } else if waiting || portion.frames().next().is_some() {
+            if !connection.has(flag::DIRTY) && !connection.has(flag::CORKED) {
+                connection.set(flag::DIRTY, true);
+                self.dirty.push(slot);
+            }
+        } else {
+            return Ok(());
+        }
+        let cold = self.cold.obtain(&mut connection.cold);
+        queue_rest(&portion, sent, |rest, is_cut| cold.outbox.rest_of_frame(rest, is_cut));
+        if cold.outbox.len() > limit { Err(Offence::Disconnect(DisconnectCode::Slow)) } else { Ok(()) }
+    }
+}
+
+fn wants_join_leave(connection: &Connection, cold: &crate::hub::cold::ColdPool, index: u32) -> bool {
+    let handle = crate::hub::locals::many_handle(index);
+    if let Some(at) = connection.subscriptions.iter().position(|place| place.channel == handle) {
+        return connection.subscription_flags[at] & sub::JOIN_LEAVE != 0;
+    }
+    cold.get(connection.cold)
+        .and_then(|cold| cold.more.iter().find(|(place, _)| place.channel == handle))
+        .is_some_and(|(_, flags)| flags & sub::JOIN_LEAVE != 0)
+}
+
+/// The frames behind the first `sent` bytes of the portion, the first of them cut.
+fn queue_rest(portion: &Portion<'_>, mut sent: usize, mut queue: impl FnMut(Bytes, bool)) {
+    for frame in portion.frames() {
+        if sent >= frame.len() {
+            sent -= frame.len();
+            continue;
+        }
+        queue(frame.slice(sent..), sent > 0);
+        sent = 0;
+    }
+}

@@ -1,0 +1,161 @@
+//! Every way in which a connection ends. Its name leaves channels and users at once; its socket is closed in
+//! [`Shard::reap`] at the end of a turn, or by the timer if the peer does not go.
+
+use crate::base::ids::ConnKey;
+use crate::hub::connection::{NONE, Phase, flag};
+use crate::hub::mail::{Mail, UserAsk, UserOp};
+use crate::hub::shard::Shard;
+use crate::hub::sockets::Sockets;
+use crate::limits;
+use crate::protocol::DisconnectCode;
+use crate::wire::close::write_close;
+
+impl Shard {
+    /// Disconnects with a code of the client protocol.
+    pub(crate) fn disconnect(&mut self, slot: u32, code: DisconnectCode) {
+        if code == DisconnectCode::Slow
+            && let Some(cold) = self.cold_if_any(slot)
+        {
+            cold.outbox.clear_unsent();
+        }
+        self.close_with(slot, code.code(), code.reason());
+    }
+
+    /// Closes with a code and a non-empty reason.
+    pub(crate) fn close_with(&mut self, slot: u32, code: u16, reason: &str) {
+        let Some(connection) = self.connections.0.get(slot as usize) else { return };
+        if connection.phase == Phase::Closing {
+            return;
+        }
+        if connection.phase >= Phase::Live {
+            self.metrics.disconnect(code);
+        }
+        if connection.phase > Phase::Handshake {
+            let mut frame = Vec::with_capacity(reason.len() + 4);
+            write_close(&mut frame, code, reason);
+            self.output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
+        }
+        self.depart(slot);
+    }
+
+    /// The peer sent a close frame: answer it and be done.
+    pub(crate) fn peer_closes(&mut self, slot: u32, code: Option<u16>) {
+        let mut frame = Vec::with_capacity(4);
+        match code {
+            Some(code) => write_close(&mut frame, code, ""),
+            None => frame.extend_from_slice(&[0x88, 0]),
+        }
+        self.output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
+        self.depart(slot);
+    }
+
+    /// The peer's bytes ended (FIN). What waits for it is flushed within the linger time.
+    pub fn hang_up(&mut self, slot: u32) {
+        let Some(connection) = self.connections.0.get(slot as usize) else { return };
+        let waits = self.cold.get(connection.cold).is_some_and(|cold| !cold.outbox.is_empty());
+        if connection.phase == Phase::Closing || !waits {
+            return self.doom(slot, false);
+        }
+        self.depart(slot);
+    }
+
+    /// The connection is broken.
+    pub fn lose(&mut self, slot: u32) {
+        self.doom(slot, true);
+    }
+
+    /// Enters the closing phase: everything the connection stood for is released, its output goes on.
+    pub(crate) fn depart(&mut self, slot: u32) {
+        self.leave_all(slot);
+        let deadline = self.now.tick.after(limits::LINGER_TICKS);
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        connection.phase = Phase::Closing;
+        connection.ping = deadline;
+        connection.set(flag::BLOCKED | flag::PAUSED, false);
+        if let Some(cold) = self.cold.get_mut(connection.cold) {
+            cold.keep_output_only();
+        }
+        if !connection.has(flag::DIRTY) && !connection.has(flag::CORKED) {
+            connection.set(flag::DIRTY, true);
+            self.dirty.push(slot);
+        }
+        self.arm(slot);
+    }
+
+    /// Gives up subscriptions, user and counts.
+    pub(crate) fn leave_all(&mut self, slot: u32) {
+        for handle in self.subscription_handles(slot) {
+            self.leave(slot, handle);
+        }
+        let key = self.key(slot);
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        let user = std::mem::replace(&mut connection.user, NONE);
+        if connection.phase == Phase::Live {
+            self.metrics.clients -= 1;
+        }
+        if connection.has(flag::UNAUTHENTICATED) {
+            connection.set(flag::UNAUTHENTICATED, false);
+            self.metrics.unauthenticated -= 1;
+        }
+        if user != NONE {
+            self.leave_user(user, key);
+        }
+    }
+
+    /// Closes the sockets of this turn and hands over those that go to the control plane.
+    pub(crate) fn reap(&mut self, io: &mut impl Sockets) {
+        for (slot, bytes) in std::mem::take(&mut self.handed) {
+            if let Some(connection) = self.connections.0.get(slot as usize) {
+                io.hand_over(connection.socket, &bytes);
+                self.metrics.handed_over += 1;
+                self.forget(slot);
+            }
+        }
+        for (slot, reset) in std::mem::take(&mut self.doomed) {
+            if let Some(connection) = self.connections.0.get(slot as usize) {
+                io.close(connection.socket, reset);
+                self.forget(slot);
+            }
+        }
+    }
+
+    /// `single_connection`: a newer session of the user stays, the others go.
+    pub(crate) fn close_others(&mut self, user: &str, keep: ConnKey) {
+        for slot in self.locals.sessions_of(user) {
+            if self.key(slot) != keep {
+                self.disconnect(slot, DisconnectCode::ConnectionLimit);
+            }
+        }
+    }
+
+    pub(crate) fn doom(&mut self, slot: u32, reset: bool) {
+        let Some(connection) = self.connections.0.get(slot as usize) else { return };
+        if connection.phase != Phase::Closing {
+            self.leave_all(slot);
+        }
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        connection.phase = Phase::Closing;
+        if !self.doomed.iter().any(|(doomed, _)| *doomed == slot) {
+            self.doomed.push((slot, reset));
+        }
+    }
+
+    fn leave_user(&mut self, user: u32, key: ConnKey) {
+        let name = self.locals.user_name(user);
+        let (home, hash) = (self.common.home_of(&self.hasher, name), self.hasher.of(name.as_bytes()));
+        self.locals.remove_session(user, key.slot);
+        self.post.send(home, Mail::User(Box::new(UserAsk { hash, key, op: UserOp::Leave })));
+    }
+
+    /// Frees the slot.
+    fn forget(&mut self, slot: u32) {
+        self.leave_all(slot);
+        self.wheel.disarm(&mut self.connections, slot);
+        let Some(mut connection) = self.connections.0.try_remove(slot as usize) else { return };
+        self.cold.discard(&mut connection.cold);
+        self.admission_leave(connection.source);
+        if self.connections.0.is_empty() {
+            self.connections.0 = slab::Slab::new();
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Disconnecting everybody, spread over a window so that the clients do not all come back at once.
+
+use crate::base::tick::Tick;
+use crate::hub::connection::Phase;
+use crate::hub::shard::Shard;
+use crate::protocol::DisconnectCode;
+
+/// Connections a shard may let go in one tick without spreading (1,000 a second and node is always fine).
+const LEAST_PER_TICK: usize = 100;
+
+/// A drain under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drain {
+    until: Tick,
+    /// The next slot to look at.
+    cursor: usize,
+    last: Tick,
+}
+
+impl Shard {
+    /// Begins (or hastens) a drain: nobody is let in any more, everybody is disconnected with 3001 within
+    /// `window_ticks`.
+    pub(crate) fn drain(&mut self, window_ticks: u32) {
+        let until = self.now.tick.after(window_ticks);
+        let cursor = self.draining.map_or(0, |drain| drain.cursor);
+        self.draining = Some(Drain { until, cursor, last: Tick(0) });
+    }
+
+    /// One tick's share of a drain.
+    pub(crate) fn drain_step(&mut self) {
+        let now = self.now.tick;
+        let Some(mut drain) = self.draining else { return };
+        if drain.last == now {
+            return;
+        }
+        drain.last = now;
+        let ticks_left = drain.until.since(now) as usize + 1;
+        let mut share = self.connections.0.len().div_ceil(ticks_left).max(LEAST_PER_TICK);
+        while share > 0 && drain.cursor < self.connections.0.capacity() {
+            let slot = drain.cursor as u32;
+            drain.cursor += 1;
+            match self.connections.0.get(slot as usize).map(|connection| connection.phase) {
+                None | Some(Phase::Closing) => continue,
+                Some(Phase::Handshake) => self.doom(slot, false),
+                Some(_) => self.disconnect(slot, DisconnectCode::Shutdown),
+            }
+            share -= 1;
+        }
+        if drain.cursor >= self.connections.0.capacity() && !self.connections.0.is_empty() {
+            drain.cursor = 0;
+        }
+        self.draining = Some(drain);
+    }
+}

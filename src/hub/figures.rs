@@ -1,0 +1,38 @@
+//! The figures of a shard, gathered once a second.
+
+use crate::hub::connection::Connection;
+use crate::hub::metrics::{MemoryCategory, ShardMetrics};
+use crate::hub::shard::Shard;
+
+impl Shard {
+    /// Counters and gauges as they are now. The shell adds what only it knows: letters in the inbox, and bytes of its
+    /// buffers and of this shard's share of the queues. O(cold connections + channels with records).
+    #[must_use]
+    pub fn figures(&mut self, inbox: usize, buffer_bytes: usize, mesh_bytes: usize) -> ShardMetrics {
+        let mut figures = self.metrics.clone();
+        figures.connections = self.connections.0.len() as u64;
+        figures.users = self.homes.users() as u64;
+        figures.channels = self.homes.occupied() as u64;
+        figures.mail_queue = inbox as u64;
+        figures.publications = self.homes.publications;
+        figures.recovered = self.homes.recovered;
+        figures.not_recovered = self.homes.not_recovered;
+        let (cold, out_queues) = self.cold.memory_bytes();
+        figures.out_queue_bytes = out_queues as u64;
+        let (home_channels, home_users, history) = self.homes.memory_bytes();
+        let locals = self.locals.memory_bytes();
+        let mut set =
+            |category: MemoryCategory, bytes: usize| figures.memory[category as usize] = bytes as u64;
+        set(MemoryCategory::Connections, self.connections.0.len() * size_of::<Connection>());
+        set(MemoryCategory::ConnectionsCold, cold);
+        set(MemoryCategory::OutQueues, out_queues);
+        set(MemoryCategory::Users, home_users);
+        set(MemoryCategory::Channels, home_channels);
+        set(MemoryCategory::Subscriptions, locals);
+        set(MemoryCategory::History, history);
+        set(MemoryCategory::Timers, self.wheel.memory_bytes());
+        set(MemoryCategory::Mail, mesh_bytes);
+        set(MemoryCategory::Buffers, buffer_bytes);
+        figures
+    }
+}

@@ -1,0 +1,576 @@
+//! The home side of a shard: numbers publications, keeps history, knows which shards have subscribers of a channel
+//! and how many sessions a user has.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::base::hash::NameHash;
+use crate::base::ids::ShardId;
+use crate::base::tick::Now;
+use crate::hub::api::{ApiAnswer, ApiError, ApiPublish, Member, Position};
+use crate::hub::epoch::Epochs;
+use crate::hub::idempotency::Idempotency;
+use crate::hub::mail::{
+    Answer, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk,
+    Subscribed, UnsubscribeAsk,
+};
+use crate::hub::post::Post;
+use crate::hub::publication::{Encodings, deliver_membership, deliver_publication, publisher, stored};
+use crate::hub::registry::{Registered, Registry};
+use crate::hub::shard::Common;
+use crate::hub::stream::{
+    Appended, Draft, Epoch, HistoryFault, HistoryQuery, Publication, RecoveryMode, Retention, Since, Stream,
+    StreamPosition,
+};
+use crate::limits;
+use crate::protocol::ErrorCode;
+
+/// Marks of a single registration.
+mod mark {
+    /// The subscriber speaks Protobuf.
+    pub(super) const PROTOBUF: u8 = 1;
+    /// The subscriber counts in presence.
+    pub(super) const PRESENCE: u8 = 1 << 1;
+}
+
+/// Keyed hashes need no second hashing.
+#[derive(Default)]
+struct Keyed(u64);
+
+impl Hasher for Keyed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
+}
+
+/// A channel that more than one quiet subscriber uses.
+#[derive(Debug)]
+struct HomeChannel {
+    name: Arc<str>,
+    hash: u64,
+    /// Subscriptions by shard.
+    shards: SmallVec<[(ShardId, u32); 2]>,
+    /// Subscriptions in presence, by user.
+    users: HashMap<u64, u32, BuildHasherDefault<Keyed>>,
+    clients: u32,
+    encodings: Encodings,
+    stream: Option<Box<Stream>>,
+}
+
+/// A user with more than one connection.
+#[derive(Debug, Default)]
+pub(crate) struct HomeUser {
+    pub(crate) shards: SmallVec<[(ShardId, u32); 2]>,
+}
+
+/// Members of a channel on their way here from the shards.
+#[derive(Debug)]
+struct Gather {
+    origin: Origin,
+    channel: Box<str>,
+    missing: usize,
+    members: Vec<Member>,
+}
+
+/// All names homed on one shard.
+pub(crate) struct Homes {
+    shard: ShardId,
+    pub(crate) common: Arc<Common>,
+    hasher: NameHash,
+    channels: Registry<HomeChannel>,
+    pub(crate) users: Registry<HomeUser>,
+    gathers: Slab<Gather>,
+    epochs: Epochs,
+    /// Results of publications by idempotency key.
+    idempotency: Idempotency<Option<StreamPosition>>,
+    housekeeping: usize,
+    /// Channels that are known for their history only.
+    vacant: usize,
+    pub(crate) publications: u64,
+    pub(crate) recovered: u64,
+    pub(crate) not_recovered: u64,
+}
+
+impl Homes {
+    pub(crate) fn new(shard: ShardId, common: Arc<Common>, hasher: NameHash) -> Self {
+        let (epochs, secret) = (Epochs::new(common.secret), common.secret);
+        Self {
+            shard,
+            common,
+            hasher,
+            channels: Registry::new(),
+            users: Registry::new(),
+            gathers: Slab::new(),
+            epochs,
+            idempotency: Idempotency::new(secret, limits::IDEMPOTENT_RESULTS),
+            housekeeping: 0,
+            vacant: 0,
+            publications: 0,
+            recovered: 0,
+            not_recovered: 0,
+        }
+    }
+
+    /// Users with sessions.
+    pub(crate) fn users(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Channels with subscribers.
+    pub(crate) fn occupied(&self) -> usize {
+        self.channels.len() - self.vacant
+    }
+
+    /// Bytes of memory: channels, users, history.
+    pub(crate) fn memory_bytes(&mut self) -> (usize, usize, usize) {
+        let (mut extra, mut history) = (0, self.idempotency.memory_bytes());
+        let mut cursor = 0;
+        while let Some(record) = self.channels.record_at(cursor) {
+            cursor += 1;
+            let Some(channel) = record else { continue };
+            extra += channel.name.len() + 16 + channel.users.capacity() * 17;
+            history += channel.stream.as_ref().map_or(0, |stream| stream.memory_bytes());
+        }
+        (self.channels.memory_bytes() + extra, self.users.memory_bytes(), history)
+    }
+
+    /// Answers one ask.
+    pub(crate) fn ask(&mut self, ask: HomeAsk, now: Now, post: &mut Post) {
+        let HomeAsk { channel, hash, namespace, origin, op } = ask;
+        let place = Place { channel, hash, namespace };
+        let body = match op {
+            HomeOp::Subscribe(ask) => self.subscribe(&place, *ask, now),
+            HomeOp::Unsubscribe(ask) => return self.unsubscribe(&place, &ask, post),
+            HomeOp::Join(member) => return self.announce(&place, &member, true, post),
+            HomeOp::Publish(ask) => return self.publish(place, *ask, origin, now, post),
+            HomeOp::History { limit, cap, since, reverse } => {
+                let since = since.as_ref().map(|since| Since { offset: since.offset, epoch: &since.epoch });
+                self.history(&place, &HistoryQuery { limit, since, reverse, max: cap }, now)
+            }
+            HomeOp::HistoryRemove => {
+                self.history_remove(&place, now);
+                ReplyBody::Published
+            }
+            HomeOp::PresenceStats => self.presence_stats(hash),
+            HomeOp::Presence => return self.gather(place, origin, post),
+        };
+        self.reply(origin, place.channel, body, post);
+    }
+
+    /// A shard's members for a gathering.
+    pub(crate) fn collected(&mut self, gather: u32, members: Vec<Member>, post: &mut Post) {
+        let Some(pending) = self.gathers.get_mut(gather as usize) else { return };
+        pending.members.extend(members);
+        pending.missing -= 1;
+        if pending.missing == 0 {
+            let Gather { origin, channel, members, .. } = self.gathers.remove(gather as usize);
+            self.reply(origin, channel, ReplyBody::Presence(members), post);
+        }
+    }
+
+    /// Looks at a few records and drops what has expired. O(1) a turn.
+    pub(crate) fn housekeep(&mut self, now: Now) {
+        for _ in 0..limits::HOUSEKEEPING_PER_TURN {
+            let Some(record) = self.channels.record_at(self.housekeeping) else {
+                self.housekeeping = 0;
+                return;
+            };
+            self.housekeeping += 1;
+            let Some(channel) = record else { continue };
+            if channel.stream.as_mut().is_some_and(|stream| stream.expire(now.tick)) {
+                channel.stream = None;
+                self.epochs.retire(channel.hash);
+            }
+            if channel.shards.is_empty() && channel.stream.is_none() {
+                let hash = channel.hash;
+                self.channels.remove(hash);
+                self.vacant -= 1;
+            }
+        }
+    }
+
+    pub(crate) fn reply(&mut self, origin: Origin, channel: Box<str>, body: ReplyBody, post: &mut Post) {
+        match origin {
+            Origin::Nobody => {}
+            Origin::Connection(ticket) => {
+                post.send(ticket.key.shard, Mail::Reply(Box::new(HomeReply { ticket, channel, body })));
+            }
+            Origin::Api(id) => post.answer(Answer { id, shard: self.shard, answer: api_answer(body) }),
+        }
+    }
+
+    fn subscribe(&mut self, place: &Place, ask: SubscribeAsk, now: Now) -> ReplyBody {
+        let granted = match self.grant(place, &ask, now) {
+            Ok(granted) => granted,
+            Err(error) => return ReplyBody::Failed(error),
+        };
+        let alone = self.common.personal_user(&place.channel).map(|user| self.hasher.of(user.as_bytes()));
+        if alone == Some(ask.user_hash)
+            && let Registered::Nothing = self.channels.get(place.hash)
+        {
+            let marks =
+                if ask.protobuf { mark::PROTOBUF } else { 0 } | if ask.presence { mark::PRESENCE } else { 0 };
+            self.channels.insert_single(place.hash, ask.shard, marks);
+            return ReplyBody::Subscribed(Box::new(granted));
+        }
+        let channel = record(&mut self.channels, &self.common, &self.hasher, place);
+        self.vacant -= usize::from(channel.shards.is_empty() && channel.stream.is_some());
+        add(&mut channel.shards, ask.shard);
+        channel.encodings.json |= !ask.protobuf;
+        channel.encodings.protobuf |= ask.protobuf;
+        if ask.presence {
+            channel.clients += 1;
+            *channel.users.entry(ask.user_hash).or_insert(0) += 1;
+        }
+        ReplyBody::Subscribed(Box::new(granted))
+    }
+
+    /// Position and recovery for a new subscriber.
+    fn grant(&mut self, place: &Place, ask: &SubscribeAsk, now: Now) -> Result<Subscribed, ErrorCode> {
+        let mut granted = Subscribed {
+            positioned: ask.positioned,
+            recoverable: ask.recoverable,
+            data: ask.data.clone(),
+            ..Subscribed::default()
+        };
+        if !ask.positioned {
+            return Ok(granted);
+        }
+        let options = &self.common.settings.channel.options[place.namespace as usize];
+        let limit = self.common.settings.client.recovery_max_publication_limit;
+        let mode = if options.recovery_mode_cache { RecoveryMode::Cache } else { RecoveryMode::Stream };
+        let unasked = ask.recoverable && mode == RecoveryMode::Cache && options.auto_cache_recover;
+        let asked = ask.recover.clone().or_else(|| unasked.then(Position::default));
+        let retention = Retention::of(options);
+        let epoch = self.epochs.current(place.hash);
+        let mut none = None;
+        let stream = stream_of(&mut self.channels, place.hash, &mut none, epoch, &retention, now);
+        let access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
+        granted.position = position(access.position());
+        let Some(asked) = asked else { return Ok(granted) };
+        granted.was_recovering = true;
+        let recovery = access.recover(Since { offset: asked.offset, epoch: &asked.epoch }, mode, limit);
+        granted.recovered = recovery.recovered;
+        granted.position.offset = recovery.offset;
+        granted.publications = recovery.publications.cloned().collect();
+        if granted.recovered {
+            self.recovered += 1;
+        } else {
+            self.not_recovered += 1;
+        }
+        if !granted.recovered && ask.reject_unrecovered {
+            return Err(ErrorCode::UnrecoverablePosition);
+        }
+        Ok(granted)
+    }
+
+    fn unsubscribe(&mut self, place: &Place, ask: &UnsubscribeAsk, post: &mut Post) {
+        match self.channels.get(place.hash) {
+            Registered::Nothing => return,
+            Registered::Single(..) => return self.channels.remove(place.hash),
+            Registered::Record(channel) => {
+                remove(&mut channel.shards, ask.shard);
+                if ask.presence {
+                    channel.clients = channel.clients.saturating_sub(1);
+                    if let Some(count) = channel.users.get_mut(&ask.user_hash) {
+                        *count -= 1;
+                        if *count == 0 {
+                            channel.users.remove(&ask.user_hash);
+                        }
+                    }
+                }
+                if channel.shards.is_empty() {
+                    channel.encodings = Encodings::default();
+                    channel.users = HashMap::default();
+                    if channel.stream.is_none() {
+                        self.channels.remove(place.hash);
+                        return;
+                    }
+                    self.vacant += 1;
+                }
+            }
+        }
+        if let Some(member) = &ask.leave {
+            self.announce(place, member, false, post);
+        }
+    }
+
+    fn announce(&mut self, place: &Place, member: &Member, joined: bool, post: &mut Post) {
+        let hash = place.hash;
+        match self.channels.get(hash) {
+            Registered::Nothing => {}
+            Registered::Single(shard, marks) => {
+                let name: Arc<str> = Arc::from(&*place.channel);
+                let delivery = deliver_membership(&name, hash, member, joined, encodings_of(marks));
+                post.send(shard, Mail::Deliver(Arc::new(delivery)));
+            }
+            Registered::Record(channel) => {
+                let delivery = deliver_membership(&channel.name, hash, member, joined, channel.encodings);
+                spread(&channel.shards, &Arc::new(delivery), post);
+            }
+        }
+    }
+
+    fn publish(&mut self, place: Place, ask: PublishAsk, origin: Origin, now: Now, post: &mut Post) {
+        let key = ask.publish.idempotency_key.clone();
+        let known = if key.is_empty() { None } else { self.idempotency.find(&place.channel, &key, now.tick) };
+        let position = known.unwrap_or_else(|| {
+            let position = self.number_and_deliver(&place, ask, now, post);
+            if !key.is_empty() {
+                self.idempotency.record(&place.channel, &key, position, now.tick);
+            }
+            position
+        });
+        match origin {
+            Origin::Api(id) => {
+                let answer = ApiAnswer::Published(position.map(crate::hub::home::position));
+                post.answer(Answer { id, shard: self.shard, answer });
+            }
+            origin => self.reply(origin, place.channel, ReplyBody::Published, post),
+        }
+    }
+
+    /// Gives a publication its number, if the namespace keeps history, and sends it to the shards with subscribers.
+    fn number_and_deliver(
+        &mut self,
+        place: &Place,
+        ask: PublishAsk,
+        now: Now,
+        post: &mut Post,
+    ) -> Option<StreamPosition> {
+        self.publications += 1;
+        let options = &self.common.settings.channel.options[place.namespace as usize];
+        let retention = Retention::of(options);
+        let (has_history, keeps) =
+            (options.has_history(), options.has_history() && !ask.publish.skip_history);
+        let publisher = ask.info.as_ref().map(publisher);
+        if !keeps {
+            let ApiPublish { data, tags, version, .. } = ask.publish;
+            let publication = Publication { offset: 0, version, data, publisher, tags: tags.into() };
+            self.deliver_unnumbered(place, &publication, post);
+            return has_history.then(|| self.top(place, &retention, now));
+        }
+        let epoch = self.epochs.current(place.hash);
+        let channel = record(&mut self.channels, &self.common, &self.hasher, place);
+        self.vacant += usize::from(channel.shards.is_empty() && channel.stream.is_none());
+        let stream = channel.stream.get_or_insert_with(|| Box::new(Stream::new(epoch, &retention, now.tick)));
+        let mut access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
+        let draft = Draft {
+            data: ask.publish.data,
+            publisher,
+            tags: ask.publish.tags.into(),
+            version: ask.publish.version,
+            version_epoch: &ask.publish.version_epoch,
+        };
+        let appended = access.append(draft);
+        let position = access.position();
+        if let Appended::Published(publication) = appended
+            && !channel.shards.is_empty()
+        {
+            let epoch = (publication.offset == 1).then_some(position.epoch.as_str());
+            let delivery =
+                deliver_publication(&channel.name, place.hash, &publication, epoch, channel.encodings);
+            spread(&channel.shards, &Arc::new(delivery), post);
+        }
+        Some(position)
+    }
+
+    /// A publication that no history keeps, for whoever is subscribed.
+    fn deliver_unnumbered(&mut self, place: &Place, publication: &Publication, post: &mut Post) {
+        let hash = place.hash;
+        match self.channels.get(hash) {
+            Registered::Nothing => {}
+            Registered::Single(shard, marks) => {
+                let name: Arc<str> = Arc::from(&*place.channel);
+                let delivery = deliver_publication(&name, hash, publication, None, encodings_of(marks));
+                post.send(shard, Mail::Deliver(Arc::new(delivery)));
+            }
+            Registered::Record(channel) => {
+                let delivery = deliver_publication(&channel.name, hash, publication, None, channel.encodings);
+                spread(&channel.shards, &Arc::new(delivery), post);
+            }
+        }
+    }
+
+    fn top(&mut self, place: &Place, retention: &Retention, now: Now) -> StreamPosition {
+        let epoch = self.epochs.current(place.hash);
+        let mut none = None;
+        let stream = stream_of(&mut self.channels, place.hash, &mut none, epoch, retention, now);
+        stream.access(retention, now.tick, || self.epochs.retire_and_renew(place.hash)).position()
+    }
+
+    fn history(&mut self, place: &Place, query: &HistoryQuery<'_>, now: Now) -> ReplyBody {
+        let options = &self.common.settings.channel.options[place.namespace as usize];
+        let retention = Retention::of(options);
+        let epoch = self.epochs.current(place.hash);
+        let mut none = None;
+        let stream = stream_of(&mut self.channels, place.hash, &mut none, epoch, &retention, now);
+        let access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
+        match access.read(query) {
+            Ok(page) => ReplyBody::History(page.publications.cloned().collect(), position(page.top)),
+            Err(HistoryFault::BadRequest) => ReplyBody::Failed(ErrorCode::BadRequest),
+            Err(HistoryFault::UnrecoverablePosition) => ReplyBody::Failed(ErrorCode::UnrecoverablePosition),
+        }
+    }
+
+    fn history_remove(&mut self, place: &Place, now: Now) {
+        let options = &self.common.settings.channel.options[place.namespace as usize];
+        let retention = Retention::of(options);
+        if let Registered::Record(HomeChannel { stream: Some(stream), .. }) = self.channels.get(place.hash) {
+            stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash)).remove();
+        }
+    }
+
+    fn presence_stats(&mut self, hash: u64) -> ReplyBody {
+        let (clients, users) = match self.channels.get(hash) {
+            Registered::Nothing => (0, 0),
+            Registered::Single(_, marks) => {
+                let counted = u32::from(marks & mark::PRESENCE != 0);
+                (counted, counted)
+            }
+            Registered::Record(channel) => (channel.clients, channel.users.len() as u32),
+        };
+        ReplyBody::PresenceStats(clients, users)
+    }
+
+    /// Asks every shard with subscribers for its members.
+    fn gather(&mut self, place: Place, origin: Origin, post: &mut Post) {
+        let shards: SmallVec<[ShardId; 4]> = match self.channels.get(place.hash) {
+            Registered::Nothing => SmallVec::new(),
+            Registered::Single(shard, _) => SmallVec::from_iter([shard]),
+            Registered::Record(channel) => channel.shards.iter().map(|(shard, _)| *shard).collect(),
+        };
+        if shards.is_empty() {
+            return self.reply(origin, place.channel, ReplyBody::Presence(Vec::new()), post);
+        }
+        if self.gathers.len() >= limits::GATHERS {
+            return self.reply(origin, place.channel, ReplyBody::Failed(ErrorCode::TooManyRequests), post);
+        }
+        let channel: Arc<str> = Arc::from(&*place.channel);
+        let gather = Gather { origin, channel: place.channel, missing: shards.len(), members: Vec::new() };
+        let number = self.gathers.insert(gather) as u32;
+        for shard in shards {
+            let mail = Mail::Collect { channel: Arc::clone(&channel), home: self.shard, gather: number };
+            post.send(shard, mail);
+        }
+    }
+}
+
+/// Which channel an ask is about.
+struct Place {
+    channel: Box<str>,
+    hash: u64,
+    namespace: u16,
+}
+
+fn encodings_of(marks: u8) -> Encodings {
+    let protobuf = marks & mark::PROTOBUF != 0;
+    Encodings { json: !protobuf, protobuf }
+}
+
+fn position(position: StreamPosition) -> Position {
+    Position { offset: position.offset, epoch: position.epoch.as_str().to_owned() }
+}
+
+/// The stream of a channel, or an empty one in `none` for a channel that has none: nothing is stored for a question.
+fn stream_of<'a>(
+    channels: &'a mut Registry<HomeChannel>,
+    hash: u64,
+    none: &'a mut Option<Stream>,
+    epoch: Epoch,
+    retention: &Retention,
+    now: Now,
+) -> &'a mut Stream {
+    match channels.get(hash) {
+        Registered::Record(HomeChannel { stream: Some(stream), .. }) => stream,
+        _ => none.insert(Stream::new(epoch, retention, now.tick)),
+    }
+}
+
+/// The record of a channel, made from its single subscriber if need be.
+fn record<'a>(
+    channels: &'a mut Registry<HomeChannel>,
+    common: &Common,
+    hasher: &NameHash,
+    place: &Place,
+) -> &'a mut HomeChannel {
+    let user = common.personal_user(&place.channel).map(|user| hasher.of(user.as_bytes()));
+    channels.record(place.hash, |single| {
+        let mut channel = HomeChannel {
+            name: Arc::from(&*place.channel),
+            hash: place.hash,
+            shards: SmallVec::new(),
+            users: HashMap::default(),
+            clients: 0,
+            encodings: Encodings::default(),
+            stream: None,
+        };
+        if let Some((shard, marks)) = single {
+            channel.shards.push((shard, 1));
+            channel.encodings = encodings_of(marks);
+            if let Some(user) = user.filter(|_| marks & mark::PRESENCE != 0) {
+                channel.clients = 1;
+                channel.users.insert(user, 1);
+            }
+        }
+        channel
+    })
+}
+
+fn spread(shards: &[(ShardId, u32)], delivery: &Arc<Delivery>, post: &mut Post) {
+    for (shard, _) in shards {
+        post.send(*shard, Mail::Deliver(Arc::clone(delivery)));
+    }
+}
+
+pub(crate) fn add(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
+    match shards.iter_mut().find(|(other, _)| *other == shard) {
+        Some((_, count)) => *count += 1,
+        None => shards.push((shard, 1)),
+    }
+}
+
+pub(crate) fn remove(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
+    let Some(at) = shards.iter().position(|(other, _)| *other == shard) else { return };
+    shards[at].1 -= 1;
+    if shards[at].1 == 0 {
+        shards.swap_remove(at);
+        if shards.is_empty() {
+            shards.shrink_to_fit();
+        }
+    }
+}
+
+fn api_answer(body: ReplyBody) -> ApiAnswer {
+    match body {
+        ReplyBody::Published => ApiAnswer::Done,
+        ReplyBody::History(publications, position) => ApiAnswer::History {
+            publications: publications.iter().map(|publication| stored(publication)).collect(),
+            position,
+        },
+        ReplyBody::PresenceStats(num_clients, num_users) => {
+            ApiAnswer::PresenceStats { num_clients, num_users }
+        }
+        ReplyBody::Presence(members) => ApiAnswer::Presence(members),
+        ReplyBody::Failed(ErrorCode::UnrecoverablePosition) => {
+            ApiAnswer::Error(ApiError::UnrecoverablePosition)
+        }
+        ReplyBody::Failed(ErrorCode::BadRequest) => ApiAnswer::Error(ApiError::BadRequest),
+        ReplyBody::Failed(ErrorCode::NotAvailable) => ApiAnswer::Error(ApiError::NotAvailable),
+        ReplyBody::Failed(_) | ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) => {
+            ApiAnswer::Error(ApiError::Internal)
+        }
+    }
+}

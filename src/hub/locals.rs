@@ -1,0 +1,287 @@
+//! What a shard knows of users and channels of its own connections.
+//!
+//! A user with one connection and a channel with one subscriber, the two cases that a million quiet sockets consist
+//! of, are one record in a byte arena each; only a channel with a second subscriber gets a [`Channel`].
+//!
+//! | record | layout |
+//! |---|---|
+//! | user | slot of the first connection (u32), number of connections (u32), name |
+//! | channel | slot of the subscriber (u32), number of subscribers (0 or 1), name |
+//!
+//! Handles of channels: the top bit tells a [`Channel`] (index in a slab) from an arena record.
+
+use std::collections::HashMap;
+
+use slab::Slab;
+
+use crate::base::arena::{Arena, Handle};
+use crate::base::hash::NameHash;
+use crate::base::table::Table;
+use crate::hub::channel::Channel;
+
+/// Top bit of a channel handle.
+const MANY: u32 = 1 << 31;
+
+/// Bytes before the name in both records.
+const USER_HEAD: usize = 8;
+const CHANNEL_HEAD: usize = 4;
+
+/// Users and channels of one shard's connections.
+#[derive(Debug)]
+pub(crate) struct Locals {
+    hasher: NameHash,
+    arena: Arena,
+    users: Table,
+    channels: Table,
+    many: Slab<Box<Channel>>,
+    /// All slots of users with more than one connection here.
+    sessions: HashMap<u32, Vec<u32>>,
+}
+
+/// A channel as its handle tells.
+pub(crate) enum ChannelRef {
+    /// At most one subscriber: the slot of it.
+    One(u32),
+    /// Index for [`Locals::many`].
+    Many(u32),
+}
+
+impl Locals {
+    pub(crate) fn new(hasher: NameHash) -> Self {
+        Self {
+            hasher,
+            arena: Arena::new(),
+            users: Table::new(),
+            channels: Table::new(),
+            many: Slab::new(),
+            sessions: HashMap::new(),
+        }
+    }
+
+    /// Keyed hash of a channel's name; equal on all shards.
+    pub(crate) fn hash(&self, name: &str) -> u64 {
+        self.hasher.of(name.as_bytes())
+    }
+
+    /// Adds a connection of `user`; returns the user's handle.
+    pub(crate) fn add_session(&mut self, user: &str, slot: u32) -> u32 {
+        let hash = self.hasher.of(user.as_bytes());
+        if let Some(handle) = self.find_user(hash, user) {
+            let (first, count) = self.user_head(handle);
+            let slots = self.sessions.entry(handle).or_default();
+            if count == 1 {
+                slots.push(first);
+            }
+            slots.push(slot);
+            self.set_user_head(handle, first, count + 1);
+            return handle;
+        }
+        let mut record = Vec::with_capacity(USER_HEAD + user.len());
+        record.extend_from_slice(&slot.to_le_bytes());
+        record.extend_from_slice(&1_u32.to_le_bytes());
+        record.extend_from_slice(user.as_bytes());
+        let handle = self.arena.alloc(&record).map_or(0, |handle| handle.0);
+        let (arena, hasher) = (&self.arena, &self.hasher);
+        self.users.insert(hash, handle, |handle| hasher.of(name_of(arena, handle, USER_HEAD)));
+        handle
+    }
+
+    /// Removes a connection of a user.
+    pub(crate) fn remove_session(&mut self, handle: u32, slot: u32) {
+        let (first, count) = self.user_head(handle);
+        if count > 1 {
+            let slots = self.sessions.entry(handle).or_default();
+            slots.retain(|&other| other != slot);
+            let first = slots.first().copied().unwrap_or(first);
+            if slots.len() < 2 {
+                self.sessions.remove(&handle);
+                if self.sessions.is_empty() {
+                    self.sessions = HashMap::new();
+                }
+            }
+            self.set_user_head(handle, first, count - 1);
+            return;
+        }
+        let (arena, hasher) = (&self.arena, &self.hasher);
+        let hash = hasher.of(name_of(arena, handle, USER_HEAD));
+        self.users.remove(hash, |other| other == handle, |other| hasher.of(name_of(arena, other, USER_HEAD)));
+        self.arena.free(Handle(handle));
+    }
+
+    /// Name of a user.
+    pub(crate) fn user_name(&self, handle: u32) -> &str {
+        text(name_of(&self.arena, handle, USER_HEAD))
+    }
+
+    /// Slots of all connections of a user on this shard.
+    pub(crate) fn sessions_of(&self, user: &str) -> Vec<u32> {
+        let Some(handle) = self.find_user(self.hasher.of(user.as_bytes()), user) else { return Vec::new() };
+        self.sessions.get(&handle).cloned().unwrap_or_else(|| vec![self.user_head(handle).0])
+    }
+
+    /// Handle of a channel.
+    pub(crate) fn find_channel(&self, hash: u64, name: &str) -> Option<u32> {
+        self.channels.find(hash, |handle| self.name_bytes(handle) == name.as_bytes())
+    }
+
+    /// Name of a channel.
+    pub(crate) fn channel_name(&self, handle: u32) -> &str {
+        text(self.name_bytes(handle))
+    }
+
+    /// What a channel handle stands for.
+    pub(crate) fn channel(&self, handle: u32) -> ChannelRef {
+        if handle & MANY != 0 {
+            return ChannelRef::Many(handle & !MANY);
+        }
+        let record = self.arena.get(Handle(handle));
+        ChannelRef::One(u32_at(record, 0))
+    }
+
+    /// A channel with several subscribers.
+    pub(crate) fn many(&mut self, index: u32) -> Option<&mut Channel> {
+        self.many.get_mut(index as usize).map(|channel| &mut **channel)
+    }
+
+    /// Notes a subscription of `slot`; returns the channel's handle and, if the channel had one subscriber until
+    /// now, that subscriber's slot and its former handle: the caller then writes the new handle into that connection.
+    pub(crate) fn join(&mut self, hash: u64, name: &str, slot: u32) -> (u32, Option<(u32, u32)>) {
+        let Some(handle) = self.find_channel(hash, name) else {
+            let mut record = Vec::with_capacity(CHANNEL_HEAD + name.len());
+            record.extend_from_slice(&slot.to_le_bytes());
+            record.extend_from_slice(name.as_bytes());
+            let handle = self.arena.alloc(&record).map_or(0, |handle| handle.0);
+            self.insert_channel(hash, handle);
+            return (handle, None);
+        };
+        if let ChannelRef::Many(index) = self.channel(handle) {
+            if let Some(channel) = self.many(index) {
+                channel.references += 1;
+            }
+            return (handle, None);
+        }
+        let first = u32_at(self.arena.get(Handle(handle)), 0);
+        let channel = Channel::new(name, hash, 2);
+        self.remove_channel(hash, handle);
+        self.arena.free(Handle(handle));
+        let many = self.many.insert(Box::new(channel)) as u32 | MANY;
+        self.insert_channel(hash, many);
+        (many, Some((first, handle)))
+    }
+
+    /// Takes a subscription back. The channel goes with its last one.
+    pub(crate) fn leave(&mut self, handle: u32) {
+        if let ChannelRef::Many(index) = self.channel(handle) {
+            let Some(channel) = self.many(index) else { return };
+            channel.references -= 1;
+            if channel.references > 0 {
+                return;
+            }
+            let hash = channel.hash;
+            self.remove_channel(hash, handle);
+            self.many.remove(index as usize);
+            if self.many.is_empty() {
+                self.many = Slab::new();
+            }
+            return;
+        }
+        let hash = self.hasher.of(name_of(&self.arena, handle, CHANNEL_HEAD));
+        self.remove_channel(hash, handle);
+        self.arena.free(Handle(handle));
+    }
+
+    /// The names greater than `after` that `matches`, at most `limit` of the smallest, with subscribers. O(channels).
+    pub(crate) fn list(
+        &self,
+        limit: usize,
+        after: &str,
+        matches: impl Fn(&str) -> bool,
+    ) -> Vec<(String, u32)> {
+        let mut smallest = std::collections::BTreeMap::new();
+        for handle in self.channels.handles() {
+            let name = self.channel_name(handle);
+            let full = smallest.len() >= limit;
+            let beyond = full
+                && smallest.last_key_value().is_some_and(|(last, _): (&String, &u32)| name > last.as_str());
+            if name <= after || beyond || !matches(name) {
+                continue;
+            }
+            smallest.insert(name.to_owned(), self.subscribers(handle));
+            if full {
+                smallest.pop_last();
+            }
+        }
+        smallest.into_iter().collect()
+    }
+
+    /// Bytes of memory: users and channels, with their names.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let many: usize = self.many.iter().map(|(_, channel)| channel.memory_bytes() + 16).sum();
+        let sessions: usize = self.sessions.values().map(|slots| slots.capacity() * 4 + 40).sum();
+        self.arena.memory_bytes() + self.users.memory_bytes() + self.channels.memory_bytes() + many + sessions
+    }
+
+    fn subscribers(&self, handle: u32) -> u32 {
+        if handle & MANY == 0 {
+            return 1;
+        }
+        self.many.get((handle & !MANY) as usize).map_or(0, |channel| channel.references)
+    }
+
+    fn name_bytes(&self, handle: u32) -> &[u8] {
+        if handle & MANY == 0 {
+            return name_of(&self.arena, handle, CHANNEL_HEAD);
+        }
+        self.many.get((handle & !MANY) as usize).map_or(&[], |channel| channel.name.as_bytes())
+    }
+
+    fn find_user(&self, hash: u64, user: &str) -> Option<u32> {
+        self.users.find(hash, |handle| name_of(&self.arena, handle, USER_HEAD) == user.as_bytes())
+    }
+
+    fn user_head(&self, handle: u32) -> (u32, u32) {
+        let record = self.arena.get(Handle(handle));
+        (u32_at(record, 0), u32_at(record, 4))
+    }
+
+    fn set_user_head(&mut self, handle: u32, first: u32, count: u32) {
+        let record = self.arena.get_mut(Handle(handle));
+        record[..4].copy_from_slice(&first.to_le_bytes());
+        record[4..8].copy_from_slice(&count.to_le_bytes());
+    }
+
+    fn insert_channel(&mut self, hash: u64, handle: u32) {
+        let (arena, many, hasher) = (&self.arena, &self.many, &self.hasher);
+        self.channels.insert(hash, handle, |handle| channel_hash(arena, many, hasher, handle));
+    }
+
+    fn remove_channel(&mut self, hash: u64, handle: u32) {
+        let (arena, many, hasher) = (&self.arena, &self.many, &self.hasher);
+        self.channels.remove(hash, |other| other == handle, |other| channel_hash(arena, many, hasher, other));
+    }
+}
+
+fn channel_hash(arena: &Arena, many: &Slab<Box<Channel>>, hasher: &NameHash, handle: u32) -> u64 {
+    if handle & MANY == 0 {
+        return hasher.of(name_of(arena, handle, CHANNEL_HEAD));
+    }
+    many.get((handle & !MANY) as usize).map_or(0, |channel| channel.hash)
+}
+
+fn name_of(arena: &Arena, handle: u32, head: usize) -> &[u8] {
+    arena.get(Handle(handle)).get(head..).unwrap_or_default()
+}
+
+fn u32_at(record: &[u8], at: usize) -> u32 {
+    record.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(u32::MAX, u32::from_le_bytes)
+}
+
+/// Handle of a channel with several subscribers.
+pub(crate) fn many_handle(index: u32) -> u32 {
+    index | MANY
+}
+
+/// Names entered the arena as `str`.
+fn text(bytes: &[u8]) -> &str {
+    simdutf8::basic::from_utf8(bytes).unwrap_or_default()
+}

@@ -1,0 +1,278 @@
+//! What shards say to each other. Mail between two shards keeps its order; every letter is answered at most once.
+//!
+//! A channel and a user each have a *home* shard (by keyed hash of the name). Only the home numbers publications,
+//! remembers history and knows which shards have subscribers; so order needs no lock and a publication crosses to a
+//! shard once, as one shared frame per encoding.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::base::ids::{ConnKey, ShardId};
+use crate::hub::api::{ApiAnswer, ApiCommand, ApiPublish, Member, Position};
+use crate::hub::stream::Publication;
+use crate::protocol::ErrorCode;
+
+/// One letter.
+#[derive(Debug)]
+pub enum Mail {
+    /// To the home of a channel.
+    Home(Box<HomeAsk>),
+    /// To the home of a user.
+    User(Box<UserAsk>),
+    /// From a home to the shard of the connection that asked.
+    Reply(Box<HomeReply>),
+    /// From a home to every shard with subscribers.
+    Deliver(Arc<Delivery>),
+    /// From a home to every shard with subscribers: list them.
+    Collect {
+        /// The channel.
+        channel: Arc<str>,
+        /// Who gathers.
+        home: ShardId,
+        /// The home's number for this gathering.
+        gather: u32,
+    },
+    /// The answer to `Collect`.
+    Collected {
+        /// The number asked with.
+        gather: u32,
+        /// This shard's members.
+        members: Vec<Member>,
+    },
+    /// From a user's home: close this user's sessions but the newest one (`single_connection`).
+    CloseOthers {
+        /// The user.
+        user: Box<str>,
+        /// The session that stays.
+        keep: ConnKey,
+    },
+    /// From the control plane.
+    Api(Box<ApiAsk>),
+    /// From the application: stop accepting and disconnect everybody over so many ticks.
+    Drain {
+        /// Length of the window in ticks; 0 = at once.
+        window_ticks: u32,
+    },
+}
+
+/// A command of the server API with the number its answer carries.
+#[derive(Debug)]
+pub struct ApiAsk {
+    /// Correlates the answer.
+    pub id: u64,
+    /// What is asked.
+    pub command: ApiCommand,
+}
+
+/// Where the answer to an ask goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody waits.
+    Nobody,
+    /// A connection, blocked (or, with number 0, not blocked) until the answer comes.
+    Connection(Ticket),
+    /// The control plane.
+    Api(u64),
+}
+
+/// Names one wait of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// Which connection.
+    pub key: ConnKey,
+    /// Which wait; 0 for subscriptions made by the server, which do not block the connection.
+    pub number: u32,
+}
+
+/// To the home of a channel.
+#[derive(Debug)]
+pub struct HomeAsk {
+    /// The channel.
+    pub channel: Box<str>,
+    /// Its keyed hash.
+    pub hash: u64,
+    /// Index of its namespace's options.
+    pub namespace: u16,
+    /// Who wants to know.
+    pub origin: Origin,
+    /// What is asked.
+    pub op: HomeOp,
+}
+
+/// What is asked of a home.
+#[derive(Debug)]
+pub enum HomeOp {
+    /// Register a subscriber.
+    Subscribe(Box<SubscribeAsk>),
+    /// Remove a subscriber.
+    Unsubscribe(Box<UnsubscribeAsk>),
+    /// A subscriber became active: tell the others, and itself.
+    Join(Box<Member>),
+    /// Number, keep and deliver a publication.
+    Publish(Box<PublishAsk>),
+    /// Read history.
+    History {
+        /// 0 = position only, negative = all.
+        limit: i32,
+        /// The most a reply may hold.
+        cap: u32,
+        /// Start position.
+        since: Option<Position>,
+        /// Newest first.
+        reverse: bool,
+    },
+    /// Drop data, keep position.
+    HistoryRemove,
+    /// Counts.
+    PresenceStats,
+    /// Members.
+    Presence,
+}
+
+/// A subscriber registers.
+#[derive(Debug, Clone)]
+pub struct SubscribeAsk {
+    /// The subscriber's shard.
+    pub shard: ShardId,
+    /// Keyed hash of the user, for counting distinct users.
+    pub user_hash: u64,
+    /// Encoding of the subscriber.
+    pub protobuf: bool,
+    /// Counts in presence.
+    pub presence: bool,
+    /// Offset and epoch are wanted.
+    pub positioned: bool,
+    /// Recovery is promised.
+    pub recoverable: bool,
+    /// Where the client stopped.
+    pub recover: Option<Position>,
+    /// Error 112 instead of a subscription that is not recovered.
+    pub reject_unrecovered: bool,
+    /// Passed back: custom data for the client.
+    pub data: Option<Bytes>,
+}
+
+/// A subscriber leaves.
+#[derive(Debug)]
+pub struct UnsubscribeAsk {
+    /// The subscriber's shard.
+    pub shard: ShardId,
+    /// As in the subscription.
+    pub user_hash: u64,
+    /// As in the subscription.
+    pub presence: bool,
+    /// Who leaves, where leaves are announced.
+    pub leave: Option<Member>,
+}
+
+/// A publication on its way to its home.
+#[derive(Debug)]
+pub struct PublishAsk {
+    /// Payload and options.
+    pub publish: ApiPublish,
+    /// Who published, for client-originated ones.
+    pub info: Option<Member>,
+}
+
+/// A home's answer to a connection.
+#[derive(Debug)]
+pub struct HomeReply {
+    /// To whom.
+    pub ticket: Ticket,
+    /// About which channel.
+    pub channel: Box<str>,
+    /// The answer.
+    pub body: ReplyBody,
+}
+
+/// The content of a [`HomeReply`].
+#[derive(Debug)]
+pub enum ReplyBody {
+    /// The subscription stands.
+    Subscribed(Box<Subscribed>),
+    /// The publication is numbered and on its way.
+    Published,
+    /// Publications and the top of the stream.
+    History(Vec<Arc<Publication>>, Position),
+    /// Sessions and distinct users.
+    PresenceStats(u32, u32),
+    /// Members.
+    Presence(Vec<Member>),
+    /// The user may have one more connection, or not.
+    Admitted(bool),
+    /// The home refused.
+    Failed(ErrorCode),
+}
+
+/// A subscription as the home grants it.
+#[derive(Debug, Default)]
+pub struct Subscribed {
+    /// Offset and epoch are promised.
+    pub positioned: bool,
+    /// Recovery is promised.
+    pub recoverable: bool,
+    /// Position to report.
+    pub position: Position,
+    /// The client asked to recover (or the namespace does so unasked).
+    pub was_recovering: bool,
+    /// Nothing was lost.
+    pub recovered: bool,
+    /// What was missed, ascending.
+    pub publications: Vec<Arc<Publication>>,
+    /// Custom data for the client.
+    pub data: Option<Bytes>,
+}
+
+/// To the home of a user.
+#[derive(Debug)]
+pub struct UserAsk {
+    /// Keyed hash of the name.
+    pub hash: u64,
+    /// The connection that enters or leaves.
+    pub key: ConnKey,
+    /// What happens.
+    pub op: UserOp,
+}
+
+/// What happens to a user's set of connections.
+#[derive(Debug)]
+pub enum UserOp {
+    /// A connection authenticated.
+    Enter {
+        /// Number of the wait to answer, `None` if nobody waits.
+        ticket: Option<u32>,
+        /// Set where older sessions must go (`single_connection`): the user's name.
+        alone: Option<Box<str>>,
+    },
+    /// A connection that entered is gone.
+    Leave,
+}
+
+/// A frame on its way to subscribers.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The channel.
+    pub channel: Arc<str>,
+    /// Its keyed hash.
+    pub hash: u64,
+    /// The complete WebSocket frame for JSON subscribers; `None` if none was expected or the data is no JSON.
+    pub json: Option<Bytes>,
+    /// The complete WebSocket frame for Protobuf subscribers; `None` if none was expected.
+    pub protobuf: Option<Bytes>,
+    /// Only for subscribers with join and leave pushes.
+    pub join_leave: bool,
+    /// The data cannot be put into JSON: JSON subscribers are disconnected with 3506.
+    pub not_json: bool,
+}
+
+/// What a shard hands to the control plane.
+#[derive(Debug)]
+pub struct Answer {
+    /// The number asked with.
+    pub id: u64,
+    /// Who answers.
+    pub shard: ShardId,
+    /// The answer.
+    pub answer: ApiAnswer,
+}

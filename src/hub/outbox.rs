@@ -1,0 +1,256 @@
+//! Output of one connection that is not in the kernel yet.
+//!
+//! Messages of one loop turn are joined into one WebSocket frame (at most [`MESSAGES_PER_FRAME`]), and the frames of
+//! one turn leave in one write. Frames shared by many subscribers wait as references, so a slow reader costs no copy.
+//!
+//! Invariant: bytes leave in the order in which they were added. `joined` holds what was added before anything stands
+//! in `shared`; once `shared` is not empty, everything goes there.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::protocol::Encoding;
+use crate::wire::frame::{Opcode, frame_header, header_length};
+
+/// Messages joined into one frame at most (client-protocol.md 1.3).
+const MESSAGES_PER_FRAME: u8 = 16;
+
+/// Capacity that an emptied buffer keeps for its next user.
+const SPARE_CAPACITY: usize = 512;
+
+/// Room kept in front of an open frame's payload: the header of a payload up to 65,535 bytes.
+const RESERVED: usize = 4;
+
+/// A payload larger than this is queued by reference instead of being copied into a joined frame.
+const COPY_LIMIT: usize = 4096;
+
+/// Output that waits, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    joined: Vec<u8>,
+    sent: usize,
+    open_at: usize,
+    open_messages: u8,
+    shared: VecDeque<Bytes>,
+    shared_bytes: usize,
+    /// The first of `shared` went out in part.
+    cut: bool,
+}
+
+impl Outbox {
+    /// Bytes that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.joined.len() - self.sent + self.shared_bytes
+    }
+
+    /// True if nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory held.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.joined.capacity() + self.shared.capacity() * size_of::<Bytes>() + self.shared_bytes
+    }
+
+    /// Adds one message written by `encode`, joined with its neighbours of this turn.
+    pub(crate) fn message(&mut self, encoding: Encoding, encode: impl FnOnce(&mut Vec<u8>)) {
+        if !self.shared.is_empty() {
+            let mut alone = Self::default();
+            alone.message(encoding, encode);
+            alone.close_frame(encoding);
+            return self.frame(Bytes::from(alone.joined));
+        }
+        self.open(encoding);
+        encode(&mut self.joined);
+        self.open_messages += 1;
+        if self.open_messages == MESSAGES_PER_FRAME || self.joined.len() - self.open_at > COPY_LIMIT {
+            self.close_frame(encoding);
+        }
+    }
+
+    /// Adds a message that stands in a complete, shared frame; small ones are joined, large ones referenced.
+    pub(crate) fn shared_message(&mut self, encoding: Encoding, frame: &Bytes) {
+        let payload = header_length(frame);
+        if self.shared.is_empty() && frame.len() - payload <= COPY_LIMIT {
+            return self.message(encoding, |out| out.extend_from_slice(&frame[payload..]));
+        }
+        self.close_frame(encoding);
+        self.frame(frame.clone());
+    }
+
+    /// Adds a complete frame by reference.
+    pub(crate) fn frame(&mut self, frame: Bytes) {
+        if frame.is_empty() {
+            return;
+        }
+        self.shared_bytes += frame.len();
+        self.shared.push_back(frame);
+    }
+
+    /// Adds the rest of a frame of which the first part was written past this queue, which must be empty.
+    pub(crate) fn rest_of_frame(&mut self, rest: Bytes, is_cut: bool) {
+        self.cut |= is_cut && self.shared.is_empty();
+        self.frame(rest);
+    }
+
+    /// Adds complete frames that were written for this connection alone (control frames, HTTP responses).
+    pub(crate) fn raw(&mut self, encoding: Encoding, bytes: &[u8]) {
+        self.close_frame(encoding);
+        if self.shared.is_empty() {
+            self.joined.extend_from_slice(bytes);
+            self.open_at = self.joined.len();
+        } else {
+            self.frame(Bytes::copy_from_slice(bytes));
+        }
+    }
+
+    /// The next contiguous bytes to write; complete frames only.
+    pub(crate) fn front(&mut self, encoding: Encoding) -> &[u8] {
+        self.close_frame(encoding);
+        if self.sent < self.joined.len() {
+            return &self.joined[self.sent..];
+        }
+        self.shared.front().map_or(&[], |frame| &frame[..])
+    }
+
+    /// Forgets `count` bytes of what [`Self::front`] returned.
+    pub(crate) fn advance(&mut self, count: usize) {
+        if self.sent < self.joined.len() {
+            self.sent += count;
+            if self.sent == self.joined.len() {
+                self.joined.clear();
+                (self.sent, self.open_at) = (0, 0);
+            }
+            return;
+        }
+        let Some(frame) = self.shared.front_mut() else { return };
+        self.shared_bytes -= count;
+        self.cut = count > 0 && count < frame.len();
+        if count == frame.len() {
+            self.shared.pop_front();
+        } else {
+            *frame = frame.slice(count..);
+        }
+    }
+
+    /// Drops everything that waits but the rest of a frame of which a part is in the kernel: a frame begun cannot be
+    /// taken back.
+    pub(crate) fn clear_unsent(&mut self) {
+        let rest = if self.sent < self.joined.len() {
+            let end = frame_end(&self.joined, self.sent);
+            Bytes::copy_from_slice(&self.joined[self.sent..end])
+        } else if self.cut {
+            self.shared.pop_front().unwrap_or_default()
+        } else {
+            Bytes::new()
+        };
+        self.clear();
+        self.cut = !rest.is_empty();
+        self.frame(rest);
+    }
+
+    /// Drops everything that waits.
+    pub(crate) fn clear(&mut self) {
+        *self = Self { joined: std::mem::take(&mut self.joined), ..Self::default() };
+        self.joined.clear();
+        self.joined.shrink_to(SPARE_CAPACITY);
+    }
+
+    fn open(&mut self, encoding: Encoding) {
+        if self.open_messages == 0 {
+            self.open_at = self.joined.len();
+            self.joined.extend_from_slice(&[0; RESERVED]);
+        } else if encoding == Encoding::Json {
+            self.joined.push(b'\n');
+        }
+    }
+
+    /// Writes the header of the open frame in front of its payload, moving the payload where the header is not
+    /// [`RESERVED`] bytes long (tiny payloads: cheap; more than 64 KiB: rare).
+    fn close_frame(&mut self, encoding: Encoding) {
+        if self.open_messages == 0 {
+            return;
+        }
+        self.open_messages = 0;
+        let start = self.open_at + RESERVED;
+        let opcode = if encoding == Encoding::Json { Opcode::Text } else { Opcode::Binary };
+        let mut header = [0; 10];
+        let header_len = frame_header(&mut header, opcode, self.joined.len() - start);
+        self.joined.splice(self.open_at..start, header[..header_len].iter().copied());
+        self.open_at = self.joined.len();
+    }
+}
+
+/// Where the frame ends in which `sent` lies; `sent` itself if it lies between two frames.
+fn frame_end(frames: &[u8], sent: usize) -> usize {
+    let mut end = 0;
+    while end < sent {
+        let Some(length) = frames.get(end..).and_then(frame_length) else { return frames.len() };
+        end += length;
+    }
+    end.min(frames.len())
+}
+
+/// Length of the frame of ours that begins here.
+fn frame_length(frame: &[u8]) -> Option<usize> {
+    let payload = match frame.get(1)? {
+        126 => usize::from(u16::from_be_bytes(frame.get(2..4)?.try_into().ok()?)),
+        127 => usize::try_from(u64::from_be_bytes(frame.get(2..10)?.try_into().ok()?)).ok()?,
+        short => usize::from(*short),
+    };
+    Some(header_length(frame) + payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(outbox: &mut Outbox, encoding: Encoding) -> Vec<u8> {
+        let mut out = Vec::new();
+        while !outbox.is_empty() {
+            let front = outbox.front(encoding).to_vec();
+            outbox.advance(front.len());
+            out.extend(front);
+        }
+        out
+    }
+
+    #[test]
+    fn messages_of_one_turn_share_a_frame() {
+        let mut outbox = Outbox::default();
+        outbox.message(Encoding::Json, |out| out.extend_from_slice(b"{}"));
+        outbox.message(Encoding::Json, |out| out.extend_from_slice(b"{\"id\":1}"));
+        assert_eq!(drain(&mut outbox, Encoding::Json), b"\x81\x0b{}\n{\"id\":1}");
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn order_survives_shared_frames_and_long_payloads() {
+        let mut outbox = Outbox::default();
+        let long = vec![b'x'; 70_000];
+        outbox.message(Encoding::Json, |out| out.push(b'1'));
+        outbox.shared_message(Encoding::Json, &Bytes::from_static(b"\x81\x01a"));
+        outbox.frame(Bytes::from_static(b"\x81\x012"));
+        outbox.shared_message(Encoding::Json, &Bytes::from_static(b"\x81\x013"));
+        outbox.message(Encoding::Json, |out| out.extend_from_slice(&long));
+        let mut expected = b"\x81\x031\na\x81\x012\x81\x013\x81\x7f".to_vec();
+        expected.extend(70_000_u64.to_be_bytes());
+        expected.extend(&long);
+        assert_eq!(outbox.len() + 6, expected.len() + 6);
+        assert_eq!(drain(&mut outbox, Encoding::Json), expected);
+    }
+
+    #[test]
+    fn seventeen_messages_make_two_frames() {
+        let mut outbox = Outbox::default();
+        for _ in 0..17 {
+            outbox.message(Encoding::Protobuf, |out| out.push(0));
+        }
+        let bytes = drain(&mut outbox, Encoding::Protobuf);
+        assert_eq!(bytes.len(), 17 + 4);
+        assert_eq!(&bytes[..2], b"\x82\x10");
+        assert_eq!(&bytes[18..], b"\x82\x01\x00");
+    }
+}

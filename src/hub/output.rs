@@ -1,0 +1,116 @@
+//! Output of connections: gathered during a turn, written once at its end.
+
+use crate::hub::connection::{Phase, flag};
+use crate::hub::outbox::Outbox;
+use crate::hub::shard::Shard;
+use crate::hub::sockets::{Sockets, Written};
+use crate::protocol::{DisconnectCode, Encoding};
+
+/// What became of a flush.
+enum Flushed {
+    Empty,
+    Blocked,
+    Broken,
+}
+
+impl Shard {
+    /// Adds output to a connection; it leaves at the end of the turn, joined with whatever else comes.
+    pub(crate) fn output(&mut self, slot: u32, add: impl FnOnce(&mut Outbox, Encoding)) {
+        let limit = self.common.settings.client.queue_max_size;
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        if connection.phase == Phase::Closing {
+            return;
+        }
+        let encoding = connection.encoding();
+        let cold = self.cold.obtain(&mut connection.cold);
+        add(&mut cold.outbox, encoding);
+        let waiting = cold.outbox.len();
+        if !connection.has(flag::DIRTY) && !connection.has(flag::CORKED) {
+            connection.set(flag::DIRTY, true);
+            self.dirty.push(slot);
+        }
+        if waiting > limit && connection.has(flag::CORKED) {
+            self.disconnect(slot, DisconnectCode::Slow);
+        }
+    }
+
+    /// The kernel takes output again.
+    pub fn writable(&mut self, slot: u32) {
+        let Some(connection) = self.connection(slot) else { return };
+        if !connection.has(flag::CORKED) {
+            return;
+        }
+        connection.set(flag::CORKED, false);
+        if !connection.has(flag::DIRTY) {
+            connection.set(flag::DIRTY, true);
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Writes the output of this turn, one write per connection where the kernel takes it.
+    pub(crate) fn flush(&mut self, io: &mut impl Sockets) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for slot in dirty.drain(..) {
+            self.flush_one(slot, io);
+        }
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+    }
+
+    fn flush_one(&mut self, slot: u32, io: &mut impl Sockets) {
+        match self.write_out(slot, io) {
+            Flushed::Empty => {
+                self.release_cold(slot);
+                let Some(connection) = self.connections.0.get(slot as usize) else { return };
+                if connection.phase == Phase::Closing {
+                    io.shutdown_write(connection.socket);
+                }
+            }
+            Flushed::Blocked => self.check_queue(slot),
+            Flushed::Broken => self.lose(slot),
+        }
+    }
+
+    fn write_out(&mut self, slot: u32, io: &mut impl Sockets) -> Flushed {
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return Flushed::Empty };
+        connection.set(flag::DIRTY, false);
+        let Some(cold) = self.cold.get_mut(connection.cold) else { return Flushed::Empty };
+        let encoding = connection.encoding();
+        loop {
+            let front = cold.outbox.front(encoding);
+            if front.is_empty() {
+                return Flushed::Empty;
+            }
+            let length = front.len();
+            self.metrics.writes += 1;
+            match io.write(connection.socket, front) {
+                Written::Broken => return Flushed::Broken,
+                Written::Bytes(count) => {
+                    self.metrics.bytes_sent += count as u64;
+                    cold.outbox.advance(count);
+                    if count < length {
+                        connection.set(flag::CORKED, true);
+                        return Flushed::Blocked;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A reader so slow that its queue passed the limit is disconnected.
+    fn check_queue(&mut self, slot: u32) {
+        let limit = self.common.settings.client.queue_max_size;
+        let waiting = self.cold_if_any(slot).map_or(0, |cold| cold.outbox.len());
+        let closing = self.connections.0.get(slot as usize).is_some_and(|c| c.phase == Phase::Closing);
+        if waiting > limit && !closing {
+            self.disconnect(slot, DisconnectCode::Slow);
+            // The close frame goes out if the kernel ever takes what stands before it; the timer resets otherwise.
+            self.dirty.retain(|dirty| *dirty != slot);
+            if let Some(connection) = self.connection(slot) {
+                connection.set(flag::DIRTY, false);
+                connection.set(flag::CORKED, true);
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Outgoing mail of one shard, kept in order per destination until the shell moves it into the bounded queues.
+//!
+//! The queues are bounded, this is not: its growth is bounded by its sources. Client input and publications are held
+//! back while [`Post::is_congested`] (each connection and each API call has one letter under way at most), and what
+//! remains are answers, of which every ask causes one.
+
+use std::collections::VecDeque;
+
+use crate::base::ids::ShardId;
+use crate::hub::mail::{Answer, Mail};
+
+/// Letters to one shard that may wait before sources are held back.
+const CONGESTED_LETTERS: usize = 4096;
+
+/// Letters that an emptied queue keeps room for: a shard has one for each other shard.
+const KEPT_CAPACITY: usize = 32;
+
+/// Mail that has not left yet.
+#[derive(Debug)]
+pub struct Post {
+    outgoing: Vec<VecDeque<Mail>>,
+    answers: VecDeque<Answer>,
+    congested: usize,
+}
+
+impl Post {
+    pub(crate) fn new(shards: usize) -> Self {
+        Self {
+            outgoing: (0..shards).map(|_| VecDeque::new()).collect(),
+            answers: VecDeque::new(),
+            congested: 0,
+        }
+    }
+
+    /// Adds a letter.
+    pub(crate) fn send(&mut self, to: ShardId, mail: Mail) {
+        let queue = &mut self.outgoing[to.0 as usize];
+        queue.push_back(mail);
+        if queue.len() == CONGESTED_LETTERS {
+            self.congested += 1;
+        }
+    }
+
+    /// Adds an answer for the control plane.
+    pub(crate) fn answer(&mut self, answer: Answer) {
+        self.answers.push_back(answer);
+    }
+
+    /// True while a destination lags so far behind that publishers must wait.
+    pub fn is_congested(&self) -> bool {
+        self.congested > 0
+    }
+
+    /// Takes letters to `to` in order while `accept` takes them (it gives a letter back when its queue is full).
+    /// Returns how many left.
+    pub fn drain_to(&mut self, to: ShardId, mut accept: impl FnMut(Mail) -> Result<(), Mail>) -> usize {
+        let queue = &mut self.outgoing[to.0 as usize];
+        let before = queue.len();
+        while let Some(mail) = queue.pop_front() {
+            if let Err(mail) = accept(mail) {
+                queue.push_front(mail);
+                break;
+            }
+        }
+        let after = queue.len();
+        if before >= CONGESTED_LETTERS && after < CONGESTED_LETTERS {
+            self.congested -= 1;
+        }
+        if after == 0 && queue.capacity() > KEPT_CAPACITY {
+            queue.shrink_to(KEPT_CAPACITY);
+        }
+        before - after
+    }
+
+    /// Takes answers for the control plane in order while `accept` takes them. Returns how many left.
+    pub fn drain_answers(&mut self, mut accept: impl FnMut(Answer) -> Result<(), Answer>) -> usize {
+        let before = self.answers.len();
+        while let Some(answer) = self.answers.pop_front() {
+            if let Err(answer) = accept(answer) {
+                self.answers.push_front(answer);
+                break;
+            }
+        }
+        before - self.answers.len()
+    }
+
+    /// The next letter to the shard itself.
+    pub(crate) fn pop_own(&mut self, own: ShardId) -> Option<Mail> {
+        let queue = &mut self.outgoing[own.0 as usize];
+        let mail = queue.pop_front()?;
+        if queue.len() + 1 == CONGESTED_LETTERS {
+            self.congested -= 1;
+        }
+        Some(mail)
+    }
+
+    /// Letters that wait, answers included.
+    pub fn len(&self) -> usize {
+        self.outgoing.iter().map(VecDeque::len).sum::<usize>() + self.answers.len()
+    }
+
+    /// True if nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.answers.is_empty() && self.outgoing.iter().all(VecDeque::is_empty)
+    }
+}

@@ -1,0 +1,127 @@
+//! Answers of homes to connections of this shard, and the lists of members that homes gather from it.
+
+use std::sync::Arc;
+
+use crate::base::ids::ShardId;
+use crate::hub::api::{Member, Position};
+use crate::hub::cold::Wait;
+use crate::hub::connection::{NONE, sub};
+use crate::hub::locals::ChannelRef;
+use crate::hub::mail::{HomeReply, Mail, ReplyBody};
+use crate::hub::publication::{client_info, view};
+use crate::hub::shard::Shard;
+use crate::hub::stream::Publication;
+use crate::protocol::ErrorCode;
+use crate::protocol::{
+    EmptyKind, PublicationView, encode_empty, encode_history, encode_presence, encode_presence_stats,
+};
+
+impl Shard {
+    /// Hands an answer to the connection that waits for it; a late one is dropped.
+    pub(crate) fn home_reply(&mut self, reply: HomeReply) {
+        let key = reply.ticket.key;
+        if !self.is_current(key.slot, key.generation) {
+            return;
+        }
+        if reply.ticket.number == 0 {
+            return self.unasked_reply(key.slot, &reply);
+        }
+        let Some(blocked) = self.cold_if_any(key.slot).and_then(|cold| cold.blocked.as_ref()) else { return };
+        if blocked.number != reply.ticket.number {
+            return;
+        }
+        match blocked.wait {
+            Wait::Connect(_) => return self.connect_answer(key.slot, reply.channel, reply.body),
+            Wait::Subscribe { id, ttl } => self.subscribe_answer(key.slot, id, ttl, &reply),
+            Wait::Command { id } => self.command_answer(key.slot, id, reply.body),
+        }
+        self.resume(key.slot);
+    }
+
+    /// A subscription made by the server API: nobody waits.
+    fn unasked_reply(&mut self, slot: u32, reply: &HomeReply) {
+        match &reply.body {
+            ReplyBody::Subscribed(granted) => self.subscribed_by_server(slot, &reply.channel, granted),
+            _ => self.forget_pending(slot, &reply.channel),
+        }
+    }
+
+    fn subscribe_answer(&mut self, slot: u32, id: u32, ttl: Option<u32>, reply: &HomeReply) {
+        match &reply.body {
+            ReplyBody::Subscribed(granted) => self.subscribed(slot, id, ttl, &reply.channel, granted),
+            ReplyBody::Failed(error) => {
+                self.forget_pending(slot, &reply.channel);
+                self.reply_error(slot, id, *error);
+            }
+            _ => self.reply_error(slot, id, ErrorCode::Internal),
+        }
+    }
+
+    /// The home did not register the subscription: there is nothing to take back there.
+    fn forget_pending(&mut self, slot: u32, channel: &str) {
+        if let Some((handle, flags)) = self.find_subscription(slot, channel)
+            && flags & sub::PENDING != 0
+        {
+            self.leave_local(slot, handle);
+        }
+    }
+
+    fn command_answer(&mut self, slot: u32, id: u32, body: ReplyBody) {
+        match body {
+            ReplyBody::Published => self.output(slot, |outbox, encoding| {
+                outbox.message(encoding, |out| encode_empty(out, encoding, id, EmptyKind::Publish));
+            }),
+            ReplyBody::History(publications, position) => {
+                self.history_reply(slot, id, &publications, &position)
+            }
+            ReplyBody::PresenceStats(clients, users) => self.output(slot, |outbox, encoding| {
+                outbox.message(encoding, |out| encode_presence_stats(out, encoding, id, clients, users));
+            }),
+            ReplyBody::Presence(members) => self.output(slot, |outbox, encoding| {
+                outbox.message(encoding, |out| {
+                    encode_presence(out, encoding, id, members.iter().map(client_info));
+                });
+            }),
+            ReplyBody::Failed(error) => self.reply_error(slot, id, error),
+            ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) => {
+                self.reply_error(slot, id, ErrorCode::Internal)
+            }
+        }
+    }
+
+    fn history_reply(&mut self, slot: u32, id: u32, publications: &[Arc<Publication>], top: &Position) {
+        let views: Vec<PublicationView<'_>> =
+            publications.iter().map(|publication| view(publication)).collect();
+        self.output(slot, |outbox, encoding| {
+            outbox.message(encoding, |out| encode_history(out, encoding, id, &views, top.offset, &top.epoch));
+        });
+    }
+
+    /// Lists this shard's members of a channel for its home.
+    pub(crate) fn collect(&mut self, channel: &str, home: ShardId, gather: u32) {
+        let members = self.members(channel);
+        self.post.send(home, Mail::Collected { gather, members });
+    }
+
+    fn members(&mut self, channel: &str) -> Vec<Member> {
+        let Some(handle) = self.locals.find_channel(self.locals.hash(channel), channel) else {
+            return Vec::new();
+        };
+        let slots: Vec<u32> = match self.locals.channel(handle) {
+            ChannelRef::One(slot) => vec![slot],
+            ChannelRef::Many(index) => self.locals.many(index).map_or_else(Vec::new, |channel| {
+                channel
+                    .subscribers
+                    .iter()
+                    .map(|subscriber| subscriber.slot)
+                    .filter(|slot| *slot != NONE)
+                    .collect()
+            }),
+        };
+        let counts = |slot: &u32| {
+            self.subscription_flags(*slot, handle)
+                .is_some_and(|flags| flags & sub::PRESENCE != 0 && flags & sub::PENDING == 0)
+        };
+        slots.iter().filter(|slot| counts(slot)).map(|slot| self.member(*slot, Some(handle))).collect()
+    }
+}

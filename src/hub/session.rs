@@ -1,0 +1,260 @@
+//! Bytes of an upgraded connection: frames, the commands in them, and the order in which those run.
+//!
+//! Commands of a connection run strictly one after the other. One that needs another shard blocks the connection:
+//! what stands behind it, in its frame and in the socket, waits in [`Blocked`] until the answer comes.
+
+use crate::hub::cold::{Blocked, Wait};
+use crate::hub::connection::{Phase, flag};
+use crate::hub::shard::Shard;
+use crate::limits;
+use crate::protocol::encode_error;
+use crate::protocol::{Body, Command, Malformed, commands};
+use crate::protocol::{DisconnectCode, ErrorCode};
+use crate::wire::close::write_pong;
+use crate::wire::message::{Assembly, DecoderLimits, Item, Violation, next_item};
+
+impl Shard {
+    /// Bytes that arrived on a connection, in one contiguous piece, which is unmasked in place.
+    pub fn input(&mut self, slot: u32, bytes: &mut [u8]) {
+        let Some(connection) = self.connections.0.get(slot as usize) else { return };
+        self.metrics.bytes_received += bytes.len() as u64;
+        match connection.phase {
+            Phase::Handshake => self.handshake(slot, bytes),
+            Phase::Closing => {}
+            _ => self.frames(slot, bytes),
+        }
+    }
+
+    /// WebSocket frames, from wherever the last piece stopped.
+    pub(crate) fn frames(&mut self, slot: u32, mut bytes: &mut [u8]) {
+        let mut assembly = self.cold_if_any(slot).and_then(|cold| cold.assembly.take());
+        let limits = DecoderLimits { message: self.common.settings.http.message_size_limit };
+        while self.wants_input(slot) {
+            match next_item(&mut assembly, &mut bytes, &limits) {
+                Ok(Some(item)) => self.item(slot, item),
+                Ok(None) => break,
+                Err(violation) => {
+                    self.violation(slot, violation);
+                    break;
+                }
+            }
+        }
+        self.keep_assembly(slot, assembly);
+        if !bytes.is_empty() {
+            self.stash_input(slot, bytes);
+        }
+        self.release_cold(slot);
+    }
+
+    /// Goes on with what waited behind an answered command.
+    pub(crate) fn resume(&mut self, slot: u32) {
+        let Some(blocked) = self.cold_if_any(slot).and_then(|cold| cold.blocked.take()) else { return };
+        if let Some(connection) = self.connection(slot) {
+            connection.set(flag::BLOCKED, false);
+        }
+        let mut blocked = *blocked;
+        if !blocked.commands.is_empty() {
+            self.commands(slot, &blocked.commands);
+        }
+        if self.wants_input(slot) {
+            self.frames(slot, &mut blocked.input);
+            self.resumed.push(slot);
+        } else {
+            self.stash_input(slot, &blocked.input);
+        }
+        self.release_cold(slot);
+    }
+
+    /// Blocks the connection until the home answers; returns the number the answer must carry.
+    pub(crate) fn block(&mut self, slot: u32, wait: Wait) -> u32 {
+        self.next_ticket = self.next_ticket.wrapping_add(1).max(1);
+        let number = self.next_ticket;
+        if let Some(connection) = self.connection(slot) {
+            connection.set(flag::BLOCKED, true);
+        }
+        if let Some(cold) = self.cold(slot) {
+            cold.blocked = Some(Box::new(Blocked { number, wait, commands: Vec::new(), input: Vec::new() }));
+        }
+        number
+    }
+
+    pub(crate) fn reply_error(&mut self, slot: u32, id: u32, error: ErrorCode) {
+        self.metrics.reply_error(error.code() as u16);
+        self.output(slot, |outbox, encoding| {
+            outbox.message(encoding, |out| encode_error(out, encoding, id, error));
+        });
+    }
+
+    fn wants_input(&self, slot: u32) -> bool {
+        self.connections.0.get(slot as usize).is_some_and(|connection| connection.wants_input())
+    }
+
+    fn item(&mut self, slot: u32, item: Item<'_>) {
+        match item {
+            Item::Text(payload) | Item::Binary(payload) => {
+                self.commands(slot, payload);
+            }
+            Item::Ping(payload) => {
+                let mut pong = Vec::with_capacity(payload.len() + 2);
+                write_pong(&mut pong, payload);
+                if self.control_frame(slot) {
+                    self.output(slot, |outbox, encoding| outbox.raw(encoding, &pong));
+                }
+            }
+            Item::Pong(_) => {
+                self.control_frame(slot);
+            }
+            Item::Close(code) => self.peer_closes(slot, code.map(|(code, _)| code)),
+        }
+    }
+
+    /// Counts a control frame; false where there are too many.
+    fn control_frame(&mut self, slot: u32) -> bool {
+        let now = self.now.tick;
+        let Some(cold) = self.cold(slot) else { return false };
+        if now.since(cold.control_since) >= 10 {
+            (cold.control_since, cold.control_frames) = (now, 0);
+        }
+        cold.control_frames += 1;
+        if cold.control_frames > limits::CONTROL_FRAMES_PER_SECOND {
+            self.close_with(slot, 1008, "too many control frames");
+            return false;
+        }
+        true
+    }
+
+    /// The commands of one frame, until one blocks.
+    fn commands(&mut self, slot: u32, frame: &[u8]) {
+        let Some(connection) = self.connections.0.get(slot as usize) else { return };
+        let mut commands = commands(connection.encoding(), frame);
+        while self.wants_input(slot) {
+            match commands.next() {
+                Some(Ok(command)) => self.command(slot, command),
+                Some(Err(malformed)) => return self.malformed(slot, malformed),
+                None => return,
+            }
+        }
+        let rest = commands.rest();
+        if !rest.is_empty()
+            && let Some(blocked) = self.cold_if_any(slot).and_then(|cold| cold.blocked.as_mut())
+        {
+            blocked.commands = rest.to_vec();
+        }
+    }
+
+    fn malformed(&mut self, slot: u32, _malformed: Malformed) {
+        self.disconnect(slot, DisconnectCode::BadRequest);
+    }
+
+    fn command(&mut self, slot: u32, command: Command<'_>) {
+        let Some(connection) = self.connections.0.get(slot as usize) else { return };
+        let (phase, id) = (connection.phase, command.id);
+        let in_order = match command.body {
+            Body::Connect(_) => phase == Phase::Upgraded,
+            _ => phase == Phase::Live,
+        };
+        let numbered = id > 0 || matches!(command.body, Body::Pong | Body::Send(_));
+        if !in_order || !numbered {
+            return self.disconnect(slot, DisconnectCode::BadRequest);
+        }
+        if !matches!(command.body, Body::Pong) && !self.within_rate(slot, id) {
+            return;
+        }
+        match command.body {
+            Body::Connect(connect) => self.connect(slot, id, &connect),
+            Body::Subscribe(subscribe) => self.subscribe(slot, id, &subscribe),
+            Body::Unsubscribe(request) => self.unsubscribe(slot, id, &request.channel),
+            Body::Publish(publish) => self.publish(slot, id, &publish),
+            Body::Presence(request) => self.presence(slot, id, &request.channel),
+            Body::PresenceStats(request) => self.presence_stats(slot, id, &request.channel),
+            Body::History(history) => self.history(slot, id, &history),
+            Body::Rpc(_) => self.reply_error(slot, id, ErrorCode::NotAvailable),
+            Body::Send(_) => self.disconnect(slot, DisconnectCode::NotAvailable),
+            Body::Refresh(refresh) => self.refresh(slot, id, &refresh.token),
+            Body::SubRefresh(refresh) => self.sub_refresh(slot, id, &refresh),
+            Body::Pong => self.pong(slot),
+            Body::Ping | Body::None => self.disconnect(slot, DisconnectCode::BadRequest),
+        }
+    }
+
+    /// Takes a token from the connection's bucket. Over the rate: error 111, then reading stops, then 3013.
+    fn within_rate(&mut self, slot: u32, id: u32) -> bool {
+        if self.common.settings.client.command_rate_limit == 0 {
+            return true;
+        }
+        let (rate, now) = (self.command_rate, self.now.tick);
+        let Some(connection) = self.connection(slot) else { return false };
+        if connection.rate.take(rate, now) {
+            if let Some(cold) = self.cold_if_any(slot) {
+                cold.strikes = 0;
+            }
+            return true;
+        }
+        let Some(cold) = self.cold(slot) else { return false };
+        cold.strikes = cold.strikes.saturating_add(1);
+        let strikes = cold.strikes;
+        self.metrics.commands_over_rate += 1;
+        if strikes >= limits::RATE_STRIKES_TO_CLOSE {
+            self.disconnect(slot, DisconnectCode::TooManyRequests);
+            return false;
+        }
+        if id > 0 {
+            self.reply_error(slot, id, ErrorCode::TooManyRequests);
+        }
+        if strikes >= limits::RATE_STRIKES_TO_PAUSE {
+            self.pause(slot);
+        }
+        false
+    }
+
+    fn pause(&mut self, slot: u32) {
+        let until = self.now.tick.after(10);
+        if let Some(cold) = self.cold(slot) {
+            cold.paused_until = Some(until);
+        }
+        if let Some(connection) = self.connection(slot) {
+            connection.set(flag::PAUSED, true);
+        }
+        self.arm(slot);
+    }
+
+    fn violation(&mut self, slot: u32, violation: Violation) {
+        self.metrics.violations += 1;
+        self.close_with(slot, violation.code(), violation.reason());
+    }
+
+    fn keep_assembly(&mut self, slot: u32, assembly: Option<Box<Assembly>>) {
+        let Some(assembly) = assembly.filter(|assembly| assembly.is_pending()) else {
+            if let Some(cold) = self.cold_if_any(slot) {
+                cold.assembly_deadline = None;
+            }
+            return;
+        };
+        if self.connections.0.get(slot as usize).is_none_or(|connection| connection.phase == Phase::Closing) {
+            return;
+        }
+        let deadline = self.now.tick.after(limits::ASSEMBLY_TICKS);
+        let Some(cold) = self.cold(slot) else { return };
+        cold.assembly = Some(assembly);
+        if cold.assembly_deadline.is_none() {
+            cold.assembly_deadline = Some(deadline);
+            self.arm(slot);
+        }
+    }
+
+    /// Keeps bytes that were read but must not be looked at yet: at most one read buffer, as reading stops.
+    fn stash_input(&mut self, slot: u32, bytes: &[u8]) {
+        let Some(cold) = self.cold_if_any(slot) else { return };
+        if let Some(blocked) = &mut cold.blocked {
+            blocked.input.extend_from_slice(bytes);
+        } else if cold.paused_until.is_some() {
+            cold.paused_input.extend_from_slice(bytes);
+        }
+    }
+
+    pub(crate) fn release_cold(&mut self, slot: u32) {
+        if let Some(connection) = self.connections.0.get_mut(slot as usize) {
+            self.cold.release_if_empty(&mut connection.cold);
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! One shard: a share of the connections, and the home of a share of the names. A pure state machine.
+//!
+//! The shell (or a test) drives it in turns: [`Shard::begin`] with the clocks, then any number of [`Shard::accept`],
+//! [`Shard::input`], [`Shard::writable`], [`Shard::hang_up`] and [`Shard::receive`], then [`Shard::finish`], which
+//! runs timers and sweeps and is the only place that touches sockets. What is queued for other shards is then taken
+//! from [`Shard::post`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use crate::base::hash::NameHash;
+use crate::base::ids::{ConnKey, Descriptor, ShardId};
+use crate::base::permute::ClientIds;
+use crate::base::rate::{Bucket, Limit};
+use crate::base::rng::Rng;
+use crate::base::tick::{Now, Tick, ticks_from_ms};
+use crate::base::wheel::{Link, Links, Wheel};
+use crate::hub::admission::Admission;
+use crate::hub::auth::Verifier;
+use crate::hub::cold::{Cold, ColdPool};
+use crate::hub::connection::{Connection, NONE, Phase, flag};
+use crate::hub::drain::Drain;
+use crate::hub::home::Homes;
+use crate::hub::locals::Locals;
+use crate::hub::mail::{HomeAsk, Mail};
+use crate::hub::metrics::ShardMetrics;
+use crate::hub::post::Post;
+use crate::hub::settings::Settings;
+use crate::hub::sockets::Sockets;
+use crate::limits;
+
+/// Stands for the private entry type of the slab.
+#[allow(dead_code, reason = "only its size is looked at")]
+enum SlabPlace {
+    Free(usize),
+    Taken(Connection),
+}
+const _: () = assert!(size_of::<SlabPlace>() == 64, "the slab adds nothing to a connection");
+
+/// Everything the shards of a process have in common.
+pub struct Common {
+    /// Settings.
+    pub settings: Settings,
+    /// Number of shards.
+    pub shards: u16,
+    /// Secret of this process: keys of hashes, client ids and epochs.
+    pub secret: [u8; 16],
+    /// Node-wide counts.
+    pub admission: Admission,
+    /// Checks connection tokens.
+    pub connection_tokens: Verifier,
+    /// Checks subscription tokens.
+    pub subscription_tokens: Verifier,
+}
+
+impl Common {
+    /// Home shard of a channel. A personal channel lives where its user lives.
+    #[must_use]
+    pub fn home_of_channel(&self, hasher: &NameHash, channel: &str) -> ShardId {
+        self.home_of(hasher, self.personal_user(channel).unwrap_or(channel))
+    }
+
+    /// Home shard of a name.
+    #[must_use]
+    pub fn home_of(&self, hasher: &NameHash, name: &str) -> ShardId {
+        crate::base::hash::home_of(hasher.of(name.as_bytes()), self.shards)
+    }
+
+    /// The one user in a channel name like `#user` or `ns:#user`.
+    pub(crate) fn personal_user<'a>(&self, channel: &'a str) -> Option<&'a str> {
+        let channel_settings = &self.settings.channel;
+        let (_, users) = channel.rsplit_once(channel_settings.user_boundary.as_str())?;
+        let single = !users.is_empty()
+            && (channel_settings.user_separator.is_empty()
+                || !users.contains(&channel_settings.user_separator));
+        single.then_some(users)
+    }
+}
+
+/// A shard.
+pub struct Shard {
+    pub(crate) id: ShardId,
+    pub(crate) common: Arc<Common>,
+    pub(crate) connections: Connections,
+    pub(crate) wheel: Wheel,
+    pub(crate) cold: ColdPool,
+    pub(crate) locals: Locals,
+    pub(crate) homes: Homes,
+    pub(crate) post: Post,
+    /// Publications that wait for a congested destination, in order.
+    pub(crate) deferred: VecDeque<HomeAsk>,
+    /// Connections with output to flush this turn.
+    pub(crate) dirty: Vec<u32>,
+    /// Connections whose socket is to be closed this turn; true = with RST.
+    pub(crate) doomed: Vec<(u32, bool)>,
+    /// Sockets that go to the control plane this turn, with what was read.
+    pub(crate) handed: Vec<(u32, Vec<u8>)>,
+    /// Channels with frames under way.
+    pub(crate) sweeping: VecDeque<u32>,
+    /// Connections that may read again.
+    pub(crate) resumed: Vec<u32>,
+    pub(crate) now: Now,
+    pub(crate) hasher: NameHash,
+    pub(crate) rng: Rng,
+    pub(crate) ids: ClientIds,
+    pub(crate) command_rate: Limit,
+    pub(crate) metrics: ShardMetrics,
+    pub(crate) draining: Option<Drain>,
+    /// Pong deadlines are put off until then, after this shard itself stood still.
+    pub(crate) forgiven_until: Tick,
+    pub(crate) generation: u32,
+    pub(crate) next_ticket: u32,
+    due: Vec<u32>,
+    timers_due: bool,
+}
+
+/// The slab of hot parts, as the timing wheel sees it.
+pub(crate) struct Connections(pub(crate) Slab<Connection>);
+
+impl Links for Connections {
+    fn link(&mut self, slot: u32) -> &mut Link {
+        &mut self.0[slot as usize].timer
+    }
+}
+
+/// What the shell should do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outlook {
+    /// There is more to do at once: poll without waiting.
+    pub busy: bool,
+    /// Otherwise wake up at this tick at the latest.
+    pub wake_at: Option<Tick>,
+}
+
+impl Shard {
+    /// An empty shard. `seed` feeds jitter only.
+    #[must_use]
+    pub fn new(id: ShardId, common: Arc<Common>, seed: u64) -> Self {
+        let hasher = NameHash::new(common.secret);
+        Self {
+            id,
+            connections: Connections(Slab::new()),
+            wheel: Wheel::new(Tick(0)),
+            cold: ColdPool::default(),
+            locals: Locals::new(hasher),
+            homes: Homes::new(id, Arc::clone(&common), hasher),
+            post: Post::new(common.shards as usize),
+            deferred: VecDeque::new(),
+            dirty: Vec::new(),
+            doomed: Vec::new(),
+            handed: Vec::new(),
+            sweeping: VecDeque::new(),
+            resumed: Vec::new(),
+            now: Now::default(),
+            hasher,
+            rng: Rng::new(seed),
+            ids: ClientIds::new(common.secret),
+            command_rate: Limit::new(
+                common.settings.client.command_rate_limit,
+                common.settings.client.command_rate_limit,
+            ),
+            metrics: ShardMetrics::default(),
+            draining: None,
+            forgiven_until: Tick(0),
+            generation: 0,
+            next_ticket: 0,
+            due: Vec::new(),
+            timers_due: false,
+            common,
+        }
+    }
+
+    /// Starts a turn: every decision of the turn is made at `now`.
+    pub fn begin(&mut self, now: Now) {
+        if now.tick.since(self.now.tick) > limits::STALL_TICKS && self.now.tick > Tick(0) {
+            self.forgiven_until = now.tick.after(ticks_of(self.common.settings.client.pong_timeout));
+            self.metrics.stalls += 1;
+        }
+        self.now = now;
+        self.metrics.turns += 1;
+    }
+
+    /// Takes in an accepted socket. Returns the key to address it with.
+    pub fn accept(&mut self, socket: Descriptor, source: u32) -> (u32, u32) {
+        self.generation = self.generation.wrapping_add(1);
+        let mut connection = Connection::accepted(
+            socket,
+            self.generation,
+            source,
+            Bucket::full(self.command_rate, self.now.tick),
+        );
+        connection.ping = self.now.tick;
+        connection.set(flag::UNAUTHENTICATED, true);
+        self.admission_enter(source);
+        let slot = self.connections.0.insert(connection) as u32;
+        self.metrics.accepts += 1;
+        self.arm(slot);
+        (slot, self.generation)
+    }
+
+    /// True if the connection is still the one the shell means.
+    #[must_use]
+    pub fn is_current(&self, slot: u32, generation: u32) -> bool {
+        self.connections.0.get(slot as usize).is_some_and(|connection| connection.generation == generation)
+    }
+
+    /// The socket of a connection that is to be read now; `None` while its input must wait.
+    #[must_use]
+    pub fn readable_socket(&self, slot: u32, generation: u32) -> Option<Descriptor> {
+        let connection = self.connections.0.get(slot as usize)?;
+        let reads = connection.generation == generation
+            && (connection.wants_input() || connection.phase == Phase::Closing);
+        reads.then_some(connection.socket)
+    }
+
+    /// Connections whose reading was held back and may go on; the shell reads them as if they had become readable.
+    pub fn take_resumed(&mut self) -> impl Iterator<Item = (u32, u32)> {
+        let resumed = std::mem::take(&mut self.resumed);
+        resumed.into_iter().filter_map(|slot| {
+            self.connections.0.get(slot as usize).map(|connection| (slot, connection.generation))
+        })
+    }
+
+    /// True while inbound mail should stay in its queue: frames under way take too much memory.
+    #[must_use]
+    pub fn is_saturated(&mut self) -> bool {
+        let Self { sweeping, locals, .. } = self;
+        let backlog: usize =
+            sweeping.iter().map(|&index| locals.many(index).map_or(0, |channel| channel.backlog())).sum();
+        backlog > limits::SWEEP_BACKLOG_BYTES
+    }
+
+    /// True while client input should stay in the kernel: mail to other shards does not get away.
+    #[must_use]
+    pub fn holds_back_input(&self) -> bool {
+        self.post.is_congested() || self.deferred.len() > limits::DEFERRED_PUBLICATIONS
+    }
+
+    /// Takes a letter from another shard, the control plane or the application.
+    pub fn receive(&mut self, mail: Mail) {
+        self.metrics.mail_in += 1;
+        match mail {
+            Mail::Home(ask) => self.home_ask(*ask),
+            Mail::User(ask) => self.homes.user(*ask, &mut self.post),
+            Mail::Reply(reply) => self.home_reply(*reply),
+            Mail::Deliver(delivery) => self.deliver(&delivery),
+            Mail::Collect { channel, home, gather } => self.collect(&channel, home, gather),
+            Mail::Collected { gather, members } => self.homes.collected(gather, members, &mut self.post),
+            Mail::CloseOthers { user, keep } => self.close_others(&user, keep),
+            Mail::Api(ask) => self.api(*ask),
+            Mail::Drain { window_ticks } => self.drain(window_ticks),
+        }
+    }
+
+    /// Ends a turn: own mail, timers, sweeps, output, closes.
+    pub fn finish(&mut self, io: &mut impl Sockets) -> Outlook {
+        self.own_mail();
+        self.expire();
+        self.drain_step();
+        self.own_mail();
+        self.sweep(io);
+        self.own_mail();
+        self.flush(io);
+        self.reap(io);
+        self.homes.housekeep(self.now);
+        Outlook {
+            busy: !self.sweeping.is_empty()
+                || !self.resumed.is_empty()
+                || self.timers_due
+                || (!self.deferred.is_empty() && !self.post.is_congested()),
+            wake_at: if self.draining.is_some() {
+                Some(self.now.tick.after(1))
+            } else {
+                self.wheel.next_deadline()
+            },
+        }
+    }
+
+    /// Mail that has not left yet.
+    pub fn post(&mut self) -> &mut Post {
+        &mut self.post
+    }
+
+    /// The shell refused a connection itself.
+    pub fn refused(&mut self, reason: crate::hub::metrics::Refusal) {
+        self.metrics.refuse(reason);
+    }
+
+    /// Number of connections, in whatever phase.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.0.len()
+    }
+
+    /// True once a drain has disconnected everybody.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.draining.is_some() && self.connections.0.is_empty() && self.post.is_empty()
+    }
+
+    /// True once a drain has begun: the shell stops accepting.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_some()
+    }
+
+    fn own_mail(&mut self) {
+        while !self.post.is_congested()
+            && let Some(ask) = self.deferred.pop_front()
+        {
+            self.homes.ask(ask, self.now, &mut self.post);
+        }
+        while let Some(mail) = self.post.pop_own(self.id) {
+            self.receive(mail);
+        }
+    }
+
+    fn expire(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        let expiry =
+            self.wheel.expire(self.now.tick, limits::EXPIRIES_PER_TURN, &mut self.connections, |slot| {
+                due.push(slot)
+            });
+        self.timers_due = expiry.more;
+        for slot in due.drain(..) {
+            self.timer(slot);
+        }
+        self.due = due;
+    }
+
+    /// Publications wait while a destination is congested, everything else is answered at once.
+    fn home_ask(&mut self, ask: HomeAsk) {
+        let is_publication = matches!(ask.op, crate::hub::mail::HomeOp::Publish(_));
+        if is_publication && (self.post.is_congested() || !self.deferred.is_empty()) {
+            self.deferred.push_back(ask);
+        } else {
+            self.homes.ask(ask, self.now, &mut self.post);
+        }
+    }
+
+    // Helpers shared by the files of this folder.
+
+    pub(crate) fn connection(&mut self, slot: u32) -> Option<&mut Connection> {
+        self.connections.0.get_mut(slot as usize)
+    }
+
+    pub(crate) fn key(&self, slot: u32) -> ConnKey {
+        let generation = self.connections.0.get(slot as usize).map_or(0, |connection| connection.generation);
+        ConnKey { shard: self.id, slot, generation }
+    }
+
+    pub(crate) fn client_id(&self, slot: u32) -> String {
+        self.ids.encode(self.key(slot)).as_str().to_owned()
+    }
+
+    /// The cold part, made if there is none.
+    pub(crate) fn cold(&mut self, slot: u32) -> Option<&mut Cold> {
+        let connection = self.connections.0.get_mut(slot as usize)?;
+        Some(self.cold.obtain(&mut connection.cold))
+    }
+
+    /// The cold part, if there is one.
+    pub(crate) fn cold_if_any(&mut self, slot: u32) -> Option<&mut Cold> {
+        let connection = self.connections.0.get(slot as usize)?;
+        if connection.cold == NONE { None } else { self.cold.get_mut(connection.cold) }
+    }
+
+    pub(crate) fn home_of_channel(&self, channel: &str) -> ShardId {
+        self.common.home_of_channel(&self.hasher, channel)
+    }
+}
+
+/// A duration in ticks, rounded up.
+pub(crate) fn ticks_of(duration: std::time::Duration) -> u32 {
+    ticks_from_ms(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}

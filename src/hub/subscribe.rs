@@ -1,0 +1,397 @@
+//! Subscriptions: made by clients, tokens and the server API; granted by the channel's home; taken back at the end.
+
+use bytes::Bytes;
+
+use crate::base::tick::Tick;
+use crate::hub::auth::{SubscriptionClaims, TokenFault, ttl_seconds};
+use crate::hub::channel_name::{ParsedChannel, parse};
+use crate::hub::cold::{SubscriptionExtra, Wait};
+use crate::hub::connect::{position_of, wishes_of};
+use crate::hub::connection::{NONE, sub};
+use crate::hub::locals::ChannelRef;
+use crate::hub::mail::{HomeAsk, HomeOp, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk};
+use crate::hub::permission::{Actor, Features, features, may_subscribe};
+use crate::hub::shard::{Shard, ticks_of};
+use crate::protocol::{DisconnectCode, ErrorCode, UnsubscribeCode};
+use crate::protocol::{
+    EmptyKind, Encoding, encode_empty, encode_push_subscribe, encode_push_unsubscribe, encode_sub_refresh,
+    encode_subscribe,
+};
+use crate::protocol::{SubRefresh, Subscribe};
+
+/// A subscription about to be asked for.
+#[derive(Debug)]
+pub(crate) struct NewSubscription {
+    pub(crate) channel: Box<str>,
+    pub(crate) namespace: u16,
+    pub(crate) user_hash: u64,
+    pub(crate) encoding: Encoding,
+    /// Bits of [`sub`], without `PENDING`.
+    pub(crate) flags: u8,
+    pub(crate) recoverable: bool,
+    pub(crate) recover: Option<crate::hub::api::Position>,
+    pub(crate) reject_unrecovered: bool,
+    pub(crate) info: Option<Bytes>,
+    pub(crate) data: Option<Bytes>,
+    /// When the subscription expires, grace included.
+    pub(crate) expires: Option<Tick>,
+}
+
+impl NewSubscription {
+    /// The bits that stand for features.
+    pub(crate) fn flags_of(features: &Features) -> u8 {
+        let bit = |on: bool, bit: u8| if on { bit } else { 0 };
+        bit(features.presence, sub::PRESENCE)
+            | bit(features.emits_join_leave, sub::ANNOUNCED)
+            | bit(features.gets_join_leave, sub::JOIN_LEAVE)
+            | bit(features.positioned, sub::POSITIONED)
+    }
+}
+
+/// What a subscribe command leads to when nothing is asked of a home.
+enum Refusal {
+    Error(ErrorCode),
+    Disconnect(DisconnectCode),
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(error: ErrorCode) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl Shard {
+    pub(crate) fn subscribe(&mut self, slot: u32, id: u32, request: &Subscribe<'_>) {
+        match self.check_subscribe(slot, request) {
+            Ok((ask, ttl)) => {
+                let number = self.block(slot, Wait::Subscribe { id, ttl });
+                self.ask_subscription(slot, number, ask);
+            }
+            Err(Refusal::Error(error)) => self.reply_error(slot, id, error),
+            Err(Refusal::Disconnect(code)) => self.disconnect(slot, code),
+        }
+    }
+
+    fn check_subscribe(
+        &self,
+        slot: u32,
+        request: &Subscribe<'_>,
+    ) -> Result<(NewSubscription, Option<u32>), Refusal> {
+        let settings = &self.common.settings;
+        let channel = &*request.channel;
+        if channel.is_empty() || !matches!(&*request.delta, "" | "fossil") {
+            return Err(Refusal::Disconnect(DisconnectCode::BadRequest));
+        }
+        if channel.len() > settings.channel.max_length {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        if self.find_subscription(slot, channel).is_some() {
+            return Err(ErrorCode::AlreadySubscribed.into());
+        }
+        if self.subscription_count(slot) >= settings.client.channel_limit as usize {
+            return Err(ErrorCode::LimitExceeded.into());
+        }
+        let parsed = parse(&settings.channel, channel).map_err(ErrorCode::from)?;
+        if parsed.options.foreign_subscription_type || request.kind != 0 {
+            return Err(ErrorCode::PermissionDenied.into());
+        }
+        let user = self.user_of(slot);
+        let claims = self.subscription_claims(slot, &parsed, user, &request.token)?;
+        let actor = Actor { user, insecure: settings.client.insecure, subscribed: false };
+        may_subscribe(&parsed, &actor, claims.is_some()).map_err(ErrorCode::from)?;
+        if request.filter.is_some() {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        self.new_client_subscription(slot, &parsed, &actor, request, claims.unwrap_or_default())
+    }
+
+    fn new_client_subscription(
+        &self,
+        slot: u32,
+        parsed: &ParsedChannel<'_>,
+        actor: &Actor<'_>,
+        request: &Subscribe<'_>,
+        claims: SubscriptionClaims,
+    ) -> Result<(NewSubscription, Option<u32>), Refusal> {
+        let client = &self.common.settings.client;
+        let ttl = match claims.expire_at {
+            0 => None,
+            _ if client.insecure => None,
+            at => Some(ttl_seconds(at, self.now.unix_seconds()).ok_or(ErrorCode::Expired)?),
+        };
+        let features = features(parsed, actor, wishes_of(request), claims.overrides);
+        let encoding = self.connections.0.get(slot as usize).map(|connection| connection.encoding());
+        let ask = NewSubscription {
+            channel: parsed.name.into(),
+            namespace: parsed.namespace_index,
+            user_hash: self.hasher.of(actor.user.as_bytes()),
+            encoding: encoding.unwrap_or_default(),
+            flags: NewSubscription::flags_of(&features),
+            recoverable: features.recoverable,
+            recover: (request.recover && features.recoverable).then(|| position_of(request)),
+            reject_unrecovered: request.flag & 2 != 0,
+            info: claims.info,
+            data: claims.data,
+            expires: ttl.map(|ttl| self.subscription_deadline(ttl)),
+        };
+        Ok((ask, ttl))
+    }
+
+    fn subscription_deadline(&self, ttl: u32) -> Tick {
+        let grace = ticks_of(self.common.settings.client.expired_sub_close_delay);
+        self.now.tick.after(ttl.saturating_mul(10)).after(grace)
+    }
+
+    /// The claims of a subscription token, `None` if none was given.
+    fn subscription_claims(
+        &self,
+        slot: u32,
+        parsed: &ParsedChannel<'_>,
+        user: &str,
+        token: &str,
+    ) -> Result<Option<SubscriptionClaims>, Refusal> {
+        if token.is_empty() {
+            return Ok(None);
+        }
+        let claims = self.common.subscription_tokens.subscription(token, self.now.unix_seconds());
+        let claims = claims.map_err(|fault| match fault {
+            TokenFault::Expired => ErrorCode::TokenExpired,
+            TokenFault::Invalid => ErrorCode::PermissionDenied,
+        })?;
+        if !claims.is_for(user, parsed.name, &self.client_id(slot)) {
+            return Err(Refusal::Disconnect(DisconnectCode::InvalidToken));
+        }
+        Ok(Some(claims))
+    }
+
+    /// Notes the subscription as pending and asks its home. `number` is the wait it answers, 0 for none.
+    pub(crate) fn ask_subscription(&mut self, slot: u32, number: u32, ask: NewSubscription) {
+        let hash = self.locals.hash(&ask.channel);
+        self.join_local(slot, hash, &ask.channel, ask.flags | sub::PENDING);
+        if (ask.info.is_some() || ask.expires.is_some())
+            && let Some(handle) = self.locals.find_channel(hash, &ask.channel)
+            && let Some(cold) = self.cold(slot)
+        {
+            cold.extras.push(SubscriptionExtra { channel: handle, info: ask.info, expires: ask.expires });
+        }
+        let op = HomeOp::Subscribe(Box::new(SubscribeAsk {
+            shard: self.id,
+            user_hash: ask.user_hash,
+            protobuf: ask.encoding == Encoding::Protobuf,
+            presence: ask.flags & sub::PRESENCE != 0,
+            positioned: ask.flags & sub::POSITIONED != 0,
+            recoverable: ask.recoverable,
+            recover: ask.recover,
+            reject_unrecovered: ask.reject_unrecovered,
+            data: ask.data,
+        }));
+        let origin = Origin::Connection(Ticket { key: self.key(slot), number });
+        self.ask_home(ask.channel, hash, ask.namespace, origin, op);
+    }
+
+    pub(crate) fn ask_home(
+        &mut self,
+        channel: Box<str>,
+        hash: u64,
+        namespace: u16,
+        origin: Origin,
+        op: HomeOp,
+    ) {
+        let home = self.home_of_channel(&channel);
+        self.post.send(home, Mail::Home(Box::new(HomeAsk { channel, hash, namespace, origin, op })));
+    }
+
+    /// The home granted a subscribe command.
+    pub(crate) fn subscribed(
+        &mut self,
+        slot: u32,
+        id: u32,
+        ttl: Option<u32>,
+        channel: &str,
+        granted: &Subscribed,
+    ) {
+        let views = subscribe_result::views(granted);
+        let result = subscribe_result::of(granted, &views, ttl);
+        self.output(slot, |outbox, encoding| {
+            outbox.message(encoding, |out| encode_subscribe(out, encoding, id, &result));
+        });
+        self.activate(slot, channel);
+    }
+
+    /// The home granted a subscription that the server API made: the client hears of it by a push.
+    pub(crate) fn subscribed_by_server(&mut self, slot: u32, channel: &str, granted: &Subscribed) {
+        let Some((handle, flags)) = self.find_subscription(slot, channel) else { return };
+        if flags & sub::PENDING == 0 {
+            return;
+        }
+        let views = subscribe_result::views(granted);
+        let result = subscribe_result::of(granted, &views, None);
+        self.output(slot, |outbox, encoding| {
+            outbox.message(encoding, |out| encode_push_subscribe(out, encoding, channel, &result));
+        });
+        self.activate_handle(slot, handle);
+    }
+
+    /// From here on publications are delivered to this subscriber.
+    pub(crate) fn activate(&mut self, slot: u32, channel: &str) {
+        if let Some((handle, _)) = self.find_subscription(slot, channel) {
+            self.activate_handle(slot, handle);
+        }
+    }
+
+    fn activate_handle(&mut self, slot: u32, handle: u32) {
+        let Some(flags) = self.subscription_flags(slot, handle) else { return };
+        self.set_subscription_flags(slot, handle, flags & !sub::PENDING);
+        if let ChannelRef::Many(index) = self.locals.channel(handle)
+            && let Some(channel) = self.locals.many(index)
+        {
+            let place = channel.add(slot);
+            self.set_subscription_place(slot, handle, place);
+        }
+        self.metrics.subscriptions += 1;
+        if flags & sub::ANNOUNCED != 0 {
+            self.announce(slot, handle);
+        }
+        if self.cold_if_any(slot).is_some_and(|cold| !cold.extras.is_empty()) {
+            self.arm(slot);
+        }
+    }
+
+    fn announce(&mut self, slot: u32, handle: u32) {
+        let member = self.member(slot, Some(handle));
+        let channel = self.locals.channel_name(handle);
+        let (hash, channel): (u64, Box<str>) = (self.locals.hash(channel), channel.into());
+        let namespace =
+            parse(&self.common.settings.channel, &channel).map_or(0, |parsed| parsed.namespace_index);
+        self.ask_home(channel, hash, namespace, Origin::Nobody, HomeOp::Join(Box::new(member)));
+    }
+
+    pub(crate) fn unsubscribe(&mut self, slot: u32, id: u32, channel: &str) {
+        if channel.is_empty() {
+            return self.disconnect(slot, DisconnectCode::BadRequest);
+        }
+        if let Some((handle, _)) = self.find_subscription(slot, channel) {
+            self.leave(slot, handle);
+        }
+        self.output(slot, |outbox, encoding| {
+            outbox.message(encoding, |out| encode_empty(out, encoding, id, EmptyKind::Unsubscribe));
+        });
+    }
+
+    /// Ends a subscription (if there is one) and tells the client.
+    pub(crate) fn unsubscribe_with(&mut self, slot: u32, channel: &str, code: UnsubscribeCode) {
+        if let Some((handle, _)) = self.find_subscription(slot, channel) {
+            self.leave(slot, handle);
+        }
+        self.output(slot, |outbox, encoding| {
+            outbox.message(encoding, |out| {
+                encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason())
+            });
+        });
+    }
+
+    /// Takes a subscription back, here and at the home.
+    pub(crate) fn leave(&mut self, slot: u32, handle: u32) {
+        let Some(flags) = self.subscription_flags(slot, handle) else { return };
+        let active = flags & sub::PENDING == 0;
+        let leave = (active && flags & sub::ANNOUNCED != 0).then(|| self.member(slot, Some(handle)));
+        let channel: Box<str> = self.locals.channel_name(handle).into();
+        let hash = self.locals.hash(&channel);
+        let namespace =
+            parse(&self.common.settings.channel, &channel).map_or(0, |parsed| parsed.namespace_index);
+        let op = HomeOp::Unsubscribe(Box::new(UnsubscribeAsk {
+            shard: self.id,
+            user_hash: self.hasher.of(self.user_of(slot).as_bytes()),
+            presence: flags & sub::PRESENCE != 0,
+            leave,
+        }));
+        self.leave_local(slot, handle);
+        if active {
+            self.metrics.subscriptions -= 1;
+        }
+        self.ask_home(channel, hash, namespace, Origin::Nobody, op);
+    }
+
+    pub(crate) fn sub_refresh(&mut self, slot: u32, id: u32, request: &SubRefresh<'_>) {
+        match self.check_sub_refresh(slot, request) {
+            Ok(ttl) => self.output(slot, |outbox, encoding| {
+                outbox.message(encoding, |out| {
+                    encode_sub_refresh(out, encoding, id, ttl.is_some(), ttl.unwrap_or(0));
+                });
+            }),
+            Err(Refusal::Error(error)) => self.reply_error(slot, id, error),
+            Err(Refusal::Disconnect(code)) => self.disconnect(slot, code),
+        }
+    }
+
+    fn check_sub_refresh(&mut self, slot: u32, request: &SubRefresh<'_>) -> Result<Option<u32>, Refusal> {
+        if request.channel.is_empty() {
+            return Err(Refusal::Disconnect(DisconnectCode::BadRequest));
+        }
+        if request.kind != 0 {
+            return Err(ErrorCode::NotAvailable.into());
+        }
+        let (handle, _) =
+            self.find_subscription(slot, &request.channel).ok_or(ErrorCode::PermissionDenied)?;
+        if request.token.is_empty() {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let claims =
+            match self.common.subscription_tokens.subscription(&request.token, self.now.unix_seconds()) {
+                Ok(claims) => claims,
+                Err(TokenFault::Expired) => return Err(ErrorCode::TokenExpired.into()),
+                Err(TokenFault::Invalid) => return Err(Refusal::Disconnect(DisconnectCode::InvalidToken)),
+            };
+        if !claims.is_for(self.user_of(slot), &request.channel, &self.client_id(slot)) {
+            return Err(Refusal::Disconnect(DisconnectCode::InvalidToken));
+        }
+        let ttl = match claims.expire_at {
+            0 => None,
+            at => Some(ttl_seconds(at, self.now.unix_seconds()).ok_or(ErrorCode::Expired)?),
+        };
+        let expires = ttl.map(|ttl| self.subscription_deadline(ttl));
+        self.set_extra(slot, handle, claims.info, expires);
+        Ok(ttl)
+    }
+
+    /// User id of a connection, empty if anonymous.
+    pub(crate) fn user_of(&self, slot: u32) -> &str {
+        match self.connections.0.get(slot as usize) {
+            Some(connection) if connection.user != NONE => self.locals.user_name(connection.user),
+            _ => "",
+        }
+    }
+}
+
+/// The protocol's view of a granted subscription.
+pub(crate) mod subscribe_result {
+    use crate::hub::mail::Subscribed;
+    use crate::hub::publication::view;
+    use crate::protocol::{PublicationView, SubscribeResult};
+
+    /// Views of the recovered publications.
+    pub(crate) fn views(granted: &Subscribed) -> Vec<PublicationView<'_>> {
+        granted.publications.iter().map(|publication| view(publication)).collect()
+    }
+
+    /// The result.
+    pub(crate) fn of<'a>(
+        granted: &'a Subscribed,
+        publications: &'a [PublicationView<'a>],
+        ttl: Option<u32>,
+    ) -> SubscribeResult<'a> {
+        SubscribeResult {
+            expires: ttl.is_some(),
+            ttl: ttl.unwrap_or(0),
+            recoverable: granted.recoverable,
+            epoch: &granted.position.epoch,
+            publications,
+            recovered: granted.recovered,
+            offset: granted.position.offset,
+            positioned: granted.positioned,
+            data: granted.data.as_deref(),
+            was_recovering: granted.was_recovering,
+            delta: false,
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Bookkeeping of a connection's subscriptions: two inline, the rest in the cold part, each linked both ways with the
+//! local channel record.
+
+use crate::base::tick::Tick;
+use crate::hub::cold::SubscriptionExtra;
+use crate::hub::connection::{INLINE_SUBSCRIPTIONS, NONE, Subscription, sub};
+use crate::hub::locals::ChannelRef;
+use crate::hub::shard::Shard;
+
+impl Shard {
+    /// Handle and flags of the connection's subscription to `channel`.
+    pub(crate) fn find_subscription(&self, slot: u32, channel: &str) -> Option<(u32, u8)> {
+        let handle = self.locals.find_channel(self.locals.hash(channel), channel)?;
+        Some((handle, self.subscription_flags(slot, handle)?))
+    }
+
+    /// True if the subscription exists and its home granted it.
+    pub(crate) fn is_subscribed(&self, slot: u32, channel: &str) -> bool {
+        self.find_subscription(slot, channel).is_some_and(|(_, flags)| flags & sub::PENDING == 0)
+    }
+
+    /// Flags of the connection's subscription to the channel behind `handle`.
+    pub(crate) fn subscription_flags(&self, slot: u32, handle: u32) -> Option<u8> {
+        let connection = self.connections.0.get(slot as usize)?;
+        for at in 0..INLINE_SUBSCRIPTIONS {
+            if connection.subscriptions[at].channel == handle {
+                return Some(connection.subscription_flags[at]);
+            }
+        }
+        let more = &self.cold.get(connection.cold)?.more;
+        more.iter().find(|(subscription, _)| subscription.channel == handle).map(|(_, flags)| *flags)
+    }
+
+    pub(crate) fn set_subscription_flags(&mut self, slot: u32, handle: u32, flags: u8) {
+        self.with_subscription(slot, handle, |_, stored| *stored = flags);
+    }
+
+    pub(crate) fn set_subscription_place(&mut self, slot: u32, handle: u32, place: u32) {
+        self.with_subscription(slot, handle, |subscription, _| subscription.index = place);
+    }
+
+    /// Subscriptions of a connection, pending ones included.
+    pub(crate) fn subscription_count(&self, slot: u32) -> usize {
+        self.subscription_handles(slot).len()
+    }
+
+    /// Handles of all channels the connection is subscribed to.
+    pub(crate) fn subscription_handles(&self, slot: u32) -> Vec<u32> {
+        let Some(connection) = self.connections.0.get(slot as usize) else { return Vec::new() };
+        let inline = connection.subscriptions.iter();
+        let more = self.cold.get(connection.cold).map(|cold| cold.more.as_slice()).unwrap_or_default();
+        inline
+            .chain(more.iter().map(|(subscription, _)| subscription))
+            .filter(|subscription| subscription.channel != NONE)
+            .map(|subscription| subscription.channel)
+            .collect()
+    }
+
+    /// Links a new subscription, not yet in the channel's list of those who get publications.
+    pub(crate) fn join_local(&mut self, slot: u32, hash: u64, channel: &str, flags: u8) {
+        let (handle, promoted) = self.locals.join(hash, channel, slot);
+        if let Some((first, former)) = promoted {
+            self.promote(first, former, handle);
+        }
+        let subscription = Subscription { channel: handle, index: NONE };
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        if let Some(at) = connection.subscriptions.iter().position(|place| place.channel == NONE) {
+            connection.subscriptions[at] = subscription;
+            connection.subscription_flags[at] = flags;
+        } else {
+            self.cold.obtain(&mut connection.cold).more.push((subscription, flags));
+        }
+    }
+
+    /// Unlinks a subscription.
+    pub(crate) fn leave_local(&mut self, slot: u32, handle: u32) {
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        let mut found = None;
+        if let Some(at) = connection.subscriptions.iter().position(|place| place.channel == handle) {
+            found = Some(connection.subscriptions[at]);
+            connection.subscriptions[at] = Subscription::EMPTY;
+        }
+        if let Some(cold) = self.cold.get_mut(connection.cold) {
+            cold.extras.retain(|extra| extra.channel != handle);
+            if let Some(at) = cold.more.iter().position(|(place, _)| place.channel == handle) {
+                found = Some(cold.more.swap_remove(at).0);
+            }
+            if cold.more.is_empty() {
+                cold.more = Vec::new();
+            }
+        }
+        if let Some(subscription) = found {
+            self.leave_channel(handle, subscription.index);
+        }
+        self.release_cold(slot);
+    }
+
+    /// Info and expiry of a subscription.
+    pub(crate) fn set_extra(
+        &mut self,
+        slot: u32,
+        handle: u32,
+        info: Option<bytes::Bytes>,
+        expires: Option<Tick>,
+    ) {
+        let Some(cold) = self.cold(slot) else { return };
+        match cold.extras.iter_mut().find(|extra| extra.channel == handle) {
+            Some(extra) => {
+                extra.expires = expires;
+                if info.is_some() {
+                    extra.info = info;
+                }
+            }
+            None => cold.extras.push(SubscriptionExtra { channel: handle, info, expires }),
+        }
+        cold.extras.retain(|extra| extra.info.is_some() || extra.expires.is_some());
+        self.release_cold(slot);
+        self.arm(slot);
+    }
+
+    fn with_subscription(&mut self, slot: u32, handle: u32, change: impl FnOnce(&mut Subscription, &mut u8)) {
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        if let Some(at) = connection.subscriptions.iter().position(|place| place.channel == handle) {
+            return change(&mut connection.subscriptions[at], &mut connection.subscription_flags[at]);
+        }
+        let Some(cold) = self.cold.get_mut(connection.cold) else { return };
+        if let Some((subscription, flags)) = cold.more.iter_mut().find(|(place, _)| place.channel == handle) {
+            change(subscription, flags);
+        }
+    }
+
+    /// A channel got its second subscriber: the first one's link now leads to the new record.
+    fn promote(&mut self, first: u32, former: u32, handle: u32) {
+        let Some(flags) = self.subscription_flags(first, former) else { return };
+        let mut place = NONE;
+        if flags & sub::PENDING == 0
+            && let ChannelRef::Many(index) = self.locals.channel(handle)
+            && let Some(channel) = self.locals.many(index)
+        {
+            place = channel.add(first);
+        }
+        self.with_subscription(first, former, |subscription, _| {
+            *subscription = Subscription { channel: handle, index: place };
+        });
+        if let Some(cold) = self.cold_if_any(first) {
+            for extra in cold.extras.iter_mut().filter(|extra| extra.channel == former) {
+                extra.channel = handle;
+            }
+        }
+    }
+
+    fn leave_channel(&mut self, handle: u32, place: u32) {
+        if let ChannelRef::Many(index) = self.locals.channel(handle)
+            && let Some(channel) = self.locals.many(index)
+        {
+            if place != NONE {
+                channel.remove(place);
+            }
+            if channel.wants_compaction() && channel.references > 1 {
+                self.compact(index, handle);
+            }
+        }
+        self.locals.leave(handle);
+    }
+
+    fn compact(&mut self, index: u32, handle: u32) {
+        let mut moved = Vec::new();
+        if let Some(channel) = self.locals.many(index) {
+            channel.compact(|slot, place| moved.push((slot, place)));
+        }
+        for (slot, place) in moved {
+            self.set_subscription_place(slot, handle, place);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! One timer per connection, armed lazily: activity only notes a tick, and when the timer fires it looks what is due.
+
+use crate::base::tick::Tick;
+use crate::hub::connection::{Connection, NONE, Phase, flag, sub};
+use crate::hub::metrics::Refusal;
+use crate::hub::shard::{Shard, ticks_of};
+use crate::protocol::{DisconnectCode, UnsubscribeCode, encode_ping};
+use crate::wire::close::write_ping;
+
+impl Shard {
+    /// Arms the timer of a connection for whatever is due first.
+    pub(crate) fn arm(&mut self, slot: u32) {
+        let Some(connection) = self.connections.0.get(slot as usize) else { return };
+        match self.next_due(connection) {
+            Some(due) => self.wheel.arm(&mut self.connections, slot, due),
+            None => self.wheel.disarm(&mut self.connections, slot),
+        }
+    }
+
+    fn next_due(&self, connection: &Connection) -> Option<Tick> {
+        let client = &self.common.settings.client;
+        let since_accept = |delay| Some(connection.ping.after(ticks_of(delay)));
+        match connection.phase {
+            Phase::Handshake => since_accept(client.handshake_timeout.min(client.stale_close_delay)),
+            Phase::Upgraded | Phase::Connecting | Phase::Failed => since_accept(client.stale_close_delay),
+            Phase::Closing => Some(connection.ping),
+            Phase::Live => {
+                let pings = connection.has(flag::AWAITING_PONG) || !client.ping_interval.is_zero();
+                let ping = pings.then_some(connection.ping);
+                let expiry = (connection.expires != 0).then_some(Tick(connection.expires));
+                let cold = if connection.cold == NONE { None } else { self.cold.get(connection.cold) };
+                let colder = cold.and_then(|cold| {
+                    let extras = cold.extras.iter().filter_map(|extra| extra.expires).min();
+                    [extras, cold.paused_until, cold.assembly_deadline].into_iter().flatten().min()
+                });
+                [ping, expiry, colder].into_iter().flatten().min()
+            }
+        }
+    }
+
+    /// The timer of a connection fired.
+    pub(crate) fn timer(&mut self, slot: u32) {
+        let Some(connection) = self.connections.0.get(slot as usize) else { return };
+        let now = self.now.tick;
+        if self.next_due(connection).is_some_and(|due| due > now) {
+            return self.arm(slot);
+        }
+        match connection.phase {
+            Phase::Handshake => {
+                self.metrics.refuse(Refusal::Timeout);
+                self.doom(slot, false);
+            }
+            Phase::Upgraded | Phase::Connecting | Phase::Failed => {
+                self.disconnect(slot, DisconnectCode::Stale)
+            }
+            Phase::Closing => self.doom(slot, true),
+            Phase::Live => self.live_timer(slot),
+        }
+    }
+
+    fn live_timer(&mut self, slot: u32) {
+        let now = self.now.tick;
+        let Some(connection) = self.connections.0.get(slot as usize) else { return };
+        if connection.expires != 0 && Tick(connection.expires) <= now {
+            return self.disconnect(slot, DisconnectCode::ConnectionExpired);
+        }
+        if connection.cold != NONE && !self.cold_timers(slot) {
+            return;
+        }
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        let pings = !self.common.settings.client.ping_interval.is_zero();
+        if connection.ping <= now && (pings || connection.has(flag::AWAITING_PONG)) {
+            if !connection.has(flag::AWAITING_PONG) {
+                self.ping(slot);
+            } else if now < self.forgiven_until {
+                connection.ping = self.forgiven_until;
+            } else {
+                return self.disconnect(slot, DisconnectCode::NoPong);
+            }
+        }
+        self.arm(slot);
+    }
+
+    fn ping(&mut self, slot: u32) {
+        let client = &self.common.settings.client;
+        let (interval, timeout) = (ticks_of(client.ping_interval), ticks_of(client.pong_timeout));
+        let now = self.now.tick;
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        let native = connection.has(flag::NATIVE_PING);
+        if timeout > 0 && !native {
+            connection.set(flag::AWAITING_PONG, true);
+            connection.ping = now.after(timeout);
+        } else {
+            connection.ping = now.after(interval);
+        }
+        self.metrics.pings += 1;
+        self.output(slot, |outbox, encoding| {
+            if native {
+                let mut frame = Vec::with_capacity(2);
+                write_ping(&mut frame, &[]);
+                outbox.raw(encoding, &frame);
+            } else {
+                outbox.message(encoding, |out| encode_ping(out, encoding));
+            }
+        });
+    }
+
+    /// Deadlines of the cold part. False if one of them ended the connection.
+    fn cold_timers(&mut self, slot: u32) -> bool {
+        let now = self.now.tick;
+        let Some(cold) = self.cold_if_any(slot) else { return true };
+        if cold.assembly_deadline.is_some_and(|deadline| deadline <= now) {
+            self.close_with(slot, 1008, "message took too long");
+            return false;
+        }
+        let due: Vec<u32> = cold
+            .extras
+            .iter()
+            .filter(|extra| extra.expires.is_some_and(|expires| expires <= now))
+            .map(|extra| extra.channel)
+            .collect();
+        if cold.paused_until.is_some_and(|until| until <= now) {
+            self.end_pause(slot);
+        }
+        due.into_iter().all(|handle| self.subscription_expired(slot, handle))
+    }
+
+    fn end_pause(&mut self, slot: u32) {
+        let Some(cold) = self.cold_if_any(slot) else { return };
+        cold.paused_until = None;
+        let mut input = std::mem::take(&mut cold.paused_input);
+        if let Some(connection) = self.connection(slot) {
+            connection.set(flag::PAUSED, false);
+        }
+        self.frames(slot, &mut input);
+        self.resumed.push(slot);
+    }
+
+    fn subscription_expired(&mut self, slot: u32, handle: u32) -> bool {
+        let Some(flags) = self.subscription_flags(slot, handle) else { return true };
+        if flags & sub::SERVER_SIDE != 0 {
+            self.disconnect(slot, DisconnectCode::SubscriptionExpired);
+            return false;
+        }
+        let channel = self.locals.channel_name(handle).to_owned();
+        self.unsubscribe_with(slot, &channel, UnsubscribeCode::Expired);
+        true
+    }
+}

@@ -1,0 +1,56 @@
+//! Every bound of the data plane that is not a setting, each with its reason.
+
+/// Timer expiries handled per turn; the rest comes next turn, so that a burst does not starve the sockets (R17).
+pub const EXPIRIES_PER_TURN: usize = 4096;
+
+/// A gap between two turns longer than this (2 s) is our own stall: pong deadlines start anew (C02, C03).
+pub const STALL_TICKS: u32 = 20;
+
+/// Writes of sweeps per turn: about 1.5 ms of kernel time, then sockets are read again.
+pub const SWEEP_WRITES_PER_TURN: usize = 256;
+
+/// Channels with at most so many subscribers here are served at once, joined with whatever else a connection gets
+/// this turn, instead of by a sweep.
+pub const FEW_SUBSCRIBERS: usize = 8;
+
+/// Bytes of frames under way in sweeps beyond which inbound mail stays in its queue and so slows its senders.
+pub const SWEEP_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
+
+/// Publications held back for a congested destination before client input is held back too.
+pub const DEFERRED_PUBLICATIONS: usize = 1024;
+
+/// How long a closing socket waits for the peer's FIN before RST (1 s).
+pub const LINGER_TICKS: u32 = 10;
+
+/// How long a fragmented or incomplete message may stay open (30 s, F20).
+pub const ASSEMBLY_TICKS: u32 = 300;
+
+/// WebSocket control frames one connection may send a second (P06).
+pub const CONTROL_FRAMES_PER_SECOND: u8 = 20;
+
+/// Commands over the rate in a row that are answered with error 111 before reading stops for a second.
+pub const RATE_STRIKES_TO_PAUSE: u8 = 8;
+
+/// Commands over the rate in a row before disconnect 3013.
+pub const RATE_STRIKES_TO_CLOSE: u8 = 64;
+
+/// Longest user id in bytes.
+pub const USER_ID_BYTES: usize = 1000;
+
+/// Connections of a shard that may be short of their connect command, as a share of its capacity (R02), and the
+/// least number that is always allowed.
+pub const UNAUTHENTICATED_SHARE: u32 = 10;
+/// See [`UNAUTHENTICATED_SHARE`].
+pub const UNAUTHENTICATED_LEAST: u32 = 4096;
+
+/// Presence requests a home gathers at a time; beyond: error 111.
+pub const GATHERS: usize = 4096;
+
+/// Records a home looks at per turn for housekeeping.
+pub const HOUSEKEEPING_PER_TURN: usize = 8;
+
+/// Results of publications with an idempotency key that a shard remembers at most (about 64 bytes each).
+pub const IDEMPOTENT_RESULTS: usize = 100_000;
+
+/// Answers of a shard to one `channels` call at most.
+pub const CHANNELS_PAGE: u32 = 10_000;

@@ -1,0 +1,156 @@
+//! Decides what a request becomes in its stream: number, link, what is kept. Pure.
+
+use super::error::AppendError;
+use super::record::{Header, Sequence};
+use super::request::{Plan, Prepared};
+use super::settings::{MailboxLimits, WhenFull};
+use super::stream::{Devices, Stream, StreamState};
+
+/// What all records of a group share.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stamp {
+    pub(super) log_id: u64,
+    pub(super) salt: u32,
+    pub(super) durable_through: Sequence,
+    /// Seconds since 1970.
+    pub(super) now: u32,
+}
+
+/// The header of a request that becomes record `sequence`, and its stream after it.
+pub(super) fn place(
+    request: &Prepared,
+    stream: Option<Stream>,
+    sequence: Sequence,
+    stamp: &Stamp,
+    limits: &MailboxLimits,
+) -> Result<(Header, Stream), AppendError> {
+    let fresh = stream.is_none();
+    let mut stream = stream.unwrap_or_default();
+    if fresh {
+        stream.state.epoch = epoch_of(stamp.log_id, sequence);
+    }
+    let decision = decide(request, &mut stream, stamp.now, limits)?;
+    let header = Header {
+        body_crc: request.body_crc,
+        length: u32::try_from(request.body.len()).unwrap_or(u32::MAX),
+        sequence,
+        durable_through: stamp.durable_through,
+        salt: stamp.salt,
+        kind: request.kind,
+        last_of_group: false,
+        key: request.key,
+        offset: decision.offset,
+        previous: decision.previous,
+        expires_at: request.expires_at,
+        epoch: decision.epoch,
+        written_at: stamp.now,
+        kept: decision.kept,
+        ahead: decision.ahead,
+    };
+    if fresh {
+        stream = Stream::beginning(&header);
+    }
+    stream.apply(&header);
+    Ok((header, stream))
+}
+
+/// An epoch that no other incarnation of the stream, in this log or one before it, has had.
+fn epoch_of(log_id: u64, sequence: Sequence) -> u32 {
+    let log = crc32c::crc32c(&log_id.to_le_bytes());
+    crc32c::crc32c_append(log, &sequence.0.to_le_bytes()).max(1)
+}
+
+struct Decision {
+    offset: u64,
+    previous: u64,
+    epoch: u32,
+    kept: u32,
+    ahead: u32,
+}
+
+fn decide(
+    request: &Prepared,
+    stream: &mut Stream,
+    now: u32,
+    limits: &MailboxLimits,
+) -> Result<Decision, AppendError> {
+    let state = &mut stream.state;
+    let link =
+        Decision { offset: state.last_offset, previous: state.head.0, epoch: state.epoch, kept: 0, ahead: 0 };
+    match request.plan {
+        Plan::Next { limited } => {
+            // What has expired makes room first.
+            state.shrink(state.pending_at(now));
+            let offset = state.last_offset.saturating_add(1);
+            let kept = if limited { room(state, request.body.len(), limits)? } else { u32::MAX };
+            Ok(Decision { offset, kept: kept.min(state.pending.saturating_add(1)), ..link })
+        }
+        Plan::Numbered { offset, epoch, keep } | Plan::Position { offset, epoch, keep }
+            if epoch != state.epoch =>
+        {
+            let messages = u32::from(request.kind.is_message());
+            Ok(Decision { offset, previous: 0, epoch, kept: keep.min(messages), ahead: 0 })
+        }
+        Plan::Numbered { offset, keep, .. } => {
+            let step = offset.checked_sub(state.last_offset).filter(|&step| step > 0);
+            let step = u32::try_from(step.ok_or(AppendError::OutOfOrder)?).unwrap_or(u32::MAX);
+            Ok(Decision { offset, kept: keep.min(state.pending.saturating_add(step)), ..link })
+        }
+        Plan::Position { offset, keep, .. } => {
+            let offset = offset.max(state.last_offset);
+            Ok(Decision { offset, kept: keep.min(state.pending), ..link })
+        }
+        Plan::Acknowledge { device, through } => {
+            let through = if through == Devices::FORGET { through } else { through.min(state.last_offset) };
+            let kept = acknowledged(state, &stream.devices, device, through, limits)?;
+            let ahead = u32::try_from(state.last_offset.saturating_sub(through)).unwrap_or(u32::MAX);
+            Ok(Decision { offset: through, previous: device, kept, ahead, ..link })
+        }
+        Plan::Purge => Ok(link),
+    }
+}
+
+/// How many messages a mailbox keeps if it takes one more.
+fn room(state: &StreamState, length: usize, limits: &MailboxLimits) -> Result<u32, AppendError> {
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    let fits = |state: &StreamState| {
+        state.pending < limits.messages && state.bytes.saturating_add(length) <= limits.bytes
+    };
+    if fits(state) {
+        return Ok(u32::MAX);
+    }
+    if limits.when_full == WhenFull::Reject || length > limits.bytes || limits.messages == 0 {
+        return Err(AppendError::MailboxFull);
+    }
+    let mut left = *state;
+    left.shrink(limits.messages.saturating_sub(1));
+    let mut spare = left.pending;
+    // Halving steps towards the most messages whose share of the bytes leaves room.
+    while !fits(&left) && left.pending > 0 {
+        spare = spare.saturating_sub((spare / 8).max(1));
+        left.shrink(spare);
+    }
+    Ok(left.pending.saturating_add(1))
+}
+
+/// How many messages a mailbox keeps after an acknowledgement.
+fn acknowledged(
+    state: &StreamState,
+    devices: &Devices,
+    device: u64,
+    through: u64,
+    limits: &MailboxLimits,
+) -> Result<u32, AppendError> {
+    let mut after = devices.clone();
+    after.set(device, through);
+    if after.len() > devices.len() && after.len() > usize::from(limits.devices) {
+        return Err(AppendError::TooManyDevices);
+    }
+    let floor = match after.floor() {
+        Some(floor) => floor,
+        None if through == Devices::FORGET => return Ok(state.pending),
+        None => through,
+    };
+    let above = state.last_offset.saturating_sub(floor);
+    Ok(state.pending.min(u32::try_from(above).unwrap_or(u32::MAX)))
+}

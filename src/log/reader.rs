@@ -1,0 +1,293 @@
+//! Reads durable records: by sequence, or the messages of a stream after an offset, page by page.
+//!
+//! A stream is a chain from its newest message back, so a replay first walks back over the headers to the place it
+//! starts from and notes a waypoint every page; then each page is read in order. The memory is a few bytes a page, not
+//! a message.
+
+use std::sync::Arc;
+
+use super::body::Body;
+use super::error::ReadError;
+use super::record::{Class, Header, Kind, Sequence, StreamKey};
+use super::segment::{Place, Segment};
+use super::shared::{LogStatus, Shared};
+use super::stream::{Devices, StreamState};
+
+/// Reads the log; cheap to clone. Calls may wait for the disk: not for a shard's thread.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+}
+
+/// A record as it is delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Place in the log.
+    pub sequence: Sequence,
+    /// Place in its stream.
+    pub offset: u64,
+    /// Seconds since 1970 from which on it is not delivered, 0 = never.
+    pub expires_at: u32,
+    /// What it says.
+    pub body: Body,
+}
+
+/// Where a stream stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Counters and position.
+    pub state: StreamState,
+    /// Cursors of its devices; empty if clients name none.
+    pub devices: Devices,
+    /// Hash of the device that was asked for has a cursor: everything up to here is acknowledged by it.
+    pub cursor: u64,
+}
+
+/// A replay of one stream.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    shared: Arc<Shared>,
+    key: StreamKey,
+    class: Class,
+    name: String,
+    page: usize,
+    now: u32,
+    /// Newest first: the sequence of the newest message of each page still to come.
+    waypoints: Vec<Sequence>,
+    /// Everything at or below it has been delivered or was not asked for.
+    after: u64,
+    /// Epoch and position of the stream when the replay began.
+    position: StreamState,
+    skipped_expired: u64,
+    skipped_damaged: u64,
+    /// Damaged links and what lies below them.
+    bypassed: Vec<(Sequence, Option<Sequence>)>,
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Where a stream stands, and the cursor of a device (empty for clients that name none).
+    #[must_use]
+    pub fn info(&self, class: Class, name: &str, device: &str) -> Option<StreamInfo> {
+        let stream = self.shared.index.stream(self.shared.hasher.stream(class, name))?;
+        let own = stream.devices.get(self.shared.hasher.device(device));
+        let cursor = own.unwrap_or(0).max(stream.state.floor());
+        Some(StreamInfo { state: stream.state, devices: stream.devices, cursor })
+    }
+
+    /// Reads one record.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn record(&self, sequence: Sequence) -> Result<Stored, ReadError> {
+        let segment = self.shared.segment_of(sequence).ok_or(ReadError::Gone(sequence))?;
+        let place = segment.find(sequence)?;
+        let body = segment.body(&place)?;
+        Ok(Stored { sequence, offset: place.header.offset, expires_at: place.header.expires_at, body })
+    }
+
+    /// Begins a replay of the messages above `after` that have not expired at `now` (seconds since 1970), `page` at a
+    /// time. `None` if there is no such stream.
+    #[must_use]
+    pub fn replay(&self, class: Class, name: &str, after: u64, page: usize, now: u32) -> Option<Replay> {
+        let key = self.shared.hasher.stream(class, name);
+        let position = self.shared.index.get(key)?;
+        let mut replay = Replay {
+            shared: Arc::clone(&self.shared),
+            key,
+            class,
+            name: name.to_owned(),
+            page: page.max(1),
+            now,
+            waypoints: Vec::new(),
+            after: after.max(position.floor()),
+            position,
+            skipped_expired: 0,
+            skipped_damaged: 0,
+            bypassed: Vec::new(),
+        };
+        if position.pending_at(now) == 0 {
+            replay.after = position.last_offset;
+            replay.count(u64::from(position.pending), 0);
+        }
+        replay.survey();
+        Some(replay)
+    }
+
+    /// Counters of the log.
+    #[must_use]
+    pub fn status(&self) -> LogStatus {
+        self.shared.status.snapshot()
+    }
+
+    /// Number of streams, and bytes of memory that the index holds for them.
+    #[must_use]
+    pub fn index_size(&self) -> (usize, usize) {
+        (self.shared.index.len(), self.shared.index.memory_bytes())
+    }
+}
+
+impl Replay {
+    /// The stream's position when the replay began.
+    #[must_use]
+    pub fn position(&self) -> &StreamState {
+        &self.position
+    }
+
+    /// Messages left out because they had expired.
+    #[must_use]
+    pub fn skipped_expired(&self) -> u64 {
+        self.skipped_expired
+    }
+
+    /// Messages left out because they are damaged: a gap to be reported.
+    #[must_use]
+    pub fn skipped_damaged(&self) -> u64 {
+        self.skipped_damaged
+    }
+
+    /// The next page in order; empty at the end. Damaged messages are left out and counted.
+    ///
+    /// # Errors
+    /// [`ReadError::Storage`] if the file system fails; the page may be asked for again.
+    pub fn next_page(&mut self) -> Result<Vec<Stored>, ReadError> {
+        while let Some(&newest) = self.waypoints.last() {
+            let places = self.page_places(newest);
+            let mut page = Vec::with_capacity(places.len());
+            let (mut expired, mut damaged) = (0_u64, 0_u64);
+            for (segment, place) in places.iter().rev() {
+                if place.header.has_expired(self.now) {
+                    expired = expired.saturating_add(1);
+                    continue;
+                }
+                match segment.body(place) {
+                    Ok(body) if self.is_mine(&body) => page.push(Stored {
+                        sequence: place.header.sequence,
+                        offset: place.header.offset,
+                        expires_at: place.header.expires_at,
+                        body,
+                    }),
+                    Ok(_) => {}
+                    Err(ReadError::Storage(error)) => return Err(ReadError::Storage(error)),
+                    Err(_) => damaged = damaged.saturating_add(1),
+                }
+            }
+            self.waypoints.pop();
+            if let Some((_, newest)) = places.first() {
+                self.after = newest.header.offset;
+            }
+            self.count(expired, damaged);
+            if !page.is_empty() {
+                return Ok(page);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Walks back once and notes where the pages begin.
+    fn survey(&mut self) {
+        let mut at = self.position.head;
+        let mut below = self.position.last_offset.saturating_add(1);
+        let mut in_page = 0_usize;
+        let (mut missing, mut expired) = (0_u64, 0_u64);
+        while below > self.after.saturating_add(1) {
+            let Some((_, place)) = self.link(at) else {
+                missing = missing.saturating_add(below.saturating_sub(self.after).saturating_sub(1));
+                break;
+            };
+            let offset = place.header.offset;
+            if at != place.header.sequence {
+                missing = missing.saturating_add(below.saturating_sub(offset).saturating_sub(1));
+            }
+            at = Sequence(place.header.previous);
+            if !place.header.kind.is_message() {
+                // A stub stands for a message that had expired when it was compacted.
+                let is_stub = place.header.kind == Kind::Stub && offset > self.after;
+                expired = expired.saturating_add(u64::from(is_stub));
+                below = below.min(offset.saturating_add(u64::from(!is_stub)));
+                continue;
+            }
+            below = offset;
+            if offset > self.after && in_page == 0 {
+                self.waypoints.push(place.header.sequence);
+            }
+            in_page = in_page.saturating_add(1).checked_rem(self.page).unwrap_or(0);
+        }
+        self.count(expired, missing);
+    }
+
+    /// The messages of the page whose newest is `newest`, newest first.
+    fn page_places(&mut self, newest: Sequence) -> Vec<(Arc<Segment>, Place)> {
+        let mut places = Vec::new();
+        let mut at = newest;
+        while places.len() < self.page
+            && let Some((segment, place)) = self.link(at)
+        {
+            at = Sequence(place.header.previous);
+            let offset = place.header.offset;
+            if place.header.kind.is_message() && offset > self.after {
+                places.push((segment, place));
+            }
+            if offset <= self.after.saturating_add(1) {
+                break;
+            }
+        }
+        places
+    }
+
+    /// The link of the chain at a sequence, or if it is damaged the newest one below; `None` at the end.
+    fn link(&mut self, at: Sequence) -> Option<(Arc<Segment>, Place)> {
+        if at == Sequence(0) {
+            return None;
+        }
+        let found = self.shared.segment_of(at).and_then(|segment| Some((segment.find(at).ok()?, segment)));
+        let found = found.filter(|(place, _)| place.header.key == self.key);
+        let (place, segment) = match found {
+            Some(found) => found,
+            None => {
+                let below = self.bypass(at)?;
+                let segment = self.shared.segment_of(below)?;
+                (segment.find(below).ok()?, segment)
+            }
+        };
+        (place.header.epoch == self.position.epoch).then_some((segment, place))
+    }
+
+    /// The newest link of the chain below a damaged one: found by reading the segments backwards, once for each.
+    fn bypass(&mut self, damaged: Sequence) -> Option<Sequence> {
+        if let Some(known) = self.bypassed.iter().find(|(from, _)| *from == damaged) {
+            return known.1;
+        }
+        let mut segments = self.shared.segments();
+        segments.retain(|segment| segment.header.first_sequence < damaged);
+        let found = segments.iter().rev().find_map(|segment| self.newest_below(segment, damaged));
+        self.bypassed.push((damaged, found));
+        found
+    }
+
+    fn newest_below(&self, segment: &Segment, limit: Sequence) -> Option<Sequence> {
+        let mut newest = None;
+        let mut visit = |_: u64, _: bool, header: &Header, _: &[u8]| {
+            if header.key == self.key && header.kind.is_link() && header.sequence < limit {
+                newest = Some(header.sequence);
+            }
+        };
+        // A file that cannot be read has nothing to add.
+        segment.scan(&mut visit).ok()?;
+        newest
+    }
+
+    fn is_mine(&self, body: &Body) -> bool {
+        // Two names that share a key of 88 bits share a chain; nobody is shown the other's messages.
+        super::body::class_of(body.kind()) == Some(self.class) && body.name() == self.name
+    }
+
+    fn count(&mut self, expired: u64, damaged: u64) {
+        self.skipped_expired = self.skipped_expired.saturating_add(expired);
+        self.skipped_damaged = self.skipped_damaged.saturating_add(damaged);
+        self.shared.status.skipped(expired, damaged);
+    }
+}

@@ -1,0 +1,197 @@
+//! What may be appended, and what comes back.
+
+use super::body::{Body, Cursor, Event, Message, Meta, Publication};
+use super::error::{AppendError, RefuseError};
+use super::record::{Class, KeyHasher, Kind, Sequence, StreamKey};
+use super::stream::Devices;
+
+/// A request to append one record.
+#[derive(Clone, Debug)]
+pub struct AppendRequest {
+    /// Comes back in the acknowledgement.
+    pub token: u64,
+    /// What to append.
+    pub append: Append,
+}
+
+/// What to append.
+#[derive(Clone, Debug)]
+pub enum Append {
+    /// A message for a mailbox; the log numbers it.
+    Message {
+        /// The message.
+        message: Message,
+        /// Seconds since 1970 from which on it is not delivered any more, 0 = never.
+        expires_at: u32,
+    },
+    /// A publication of a channel with durable history; its home shard has numbered it.
+    Publication {
+        /// The publication.
+        publication: Publication,
+        /// Its offset, above the last one of the same epoch.
+        offset: u64,
+        /// How many publications the history holds from now on, counting this one (`history_size`).
+        keep: u32,
+        /// Seconds since 1970 from which on it is not delivered any more, 0 = never.
+        expires_at: u32,
+    },
+    /// The position of a channel's stream without a publication: a new epoch, or a removed history.
+    Position {
+        /// The channel.
+        channel: String,
+        /// Its epoch.
+        epoch: String,
+        /// Its offset.
+        offset: u64,
+        /// How many of its newest publications the history still holds.
+        keep: u32,
+    },
+    /// An event for a webhook; the log numbers it.
+    Event {
+        /// The event.
+        event: Event,
+        /// Seconds since 1970 from which on it is not delivered any more, 0 = never.
+        expires_at: u32,
+    },
+    /// Everything up to `through` is done with. Beyond the end it means the end (bad-input.md S22).
+    Acknowledge {
+        /// Mailbox or queue of events.
+        class: Class,
+        /// The user, or the queue.
+        name: String,
+        /// The device that acknowledges, empty if clients name none. From the first named device on, messages stay
+        /// until every known device has acknowledged them.
+        device: String,
+        /// The offset.
+        through: u64,
+    },
+    /// A device is gone: nothing waits for it any more.
+    ForgetDevice {
+        /// The user.
+        user: String,
+        /// The device.
+        device: String,
+    },
+    /// Everything that waits in a mailbox or a queue of events is dropped. (For a history: a position that keeps 0.)
+    Purge {
+        /// Mailbox or queue of events.
+        class: Class,
+        /// The user, or the queue.
+        name: String,
+    },
+}
+
+/// Where a record was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// In the log.
+    pub sequence: Sequence,
+    /// In its stream. For an acknowledgement what it acknowledged.
+    pub offset: u64,
+    /// Incarnation of its stream.
+    pub epoch: u32,
+}
+
+/// The log's answer to one request. Answers to the requests of one appender come in the order of the requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// From the request.
+    pub token: u64,
+    /// Stored, as durably as [`SyncPolicy`](super::settings::SyncPolicy) says, or why not.
+    pub result: Result<Appended, AppendError>,
+}
+
+/// Takes acknowledgements on the log's writer thread. It must not block: hand them on.
+pub trait AckSink: Send + Sync {
+    /// Acknowledgements in order. Never more are outstanding than the appender was allowed, so a queue of that
+    /// capacity is never full.
+    fn acknowledge(&self, acks: &[Ack]);
+}
+
+/// A request made ready on the appender's thread: encoded, with its checksum.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    pub(super) token: u64,
+    pub(super) plan: Plan,
+    pub(super) key: StreamKey,
+    pub(super) expires_at: u32,
+    pub(super) kind: Kind,
+    pub(super) body: Vec<u8>,
+    pub(super) body_crc: u32,
+}
+
+/// What the writer still has to decide.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Plan {
+    /// Number it.
+    Next { limited: bool },
+    /// Check its number.
+    Numbered { offset: u64, epoch: u32, keep: u32 },
+    /// Note a position.
+    Position { offset: u64, epoch: u32, keep: u32 },
+    /// Move a cursor.
+    Acknowledge { device: u64, through: u64 },
+    /// Drop what waits.
+    Purge,
+}
+
+/// The number that stands for a channel's epoch in headers.
+#[must_use]
+pub fn epoch_number(epoch: &str) -> u32 {
+    crc32c::crc32c(epoch.as_bytes()).max(1)
+}
+
+impl Prepared {
+    pub(super) fn new(
+        request: AppendRequest,
+        hasher: &KeyHasher,
+        max_body: usize,
+    ) -> Result<Self, RefuseError> {
+        let (plan, class, expires_at, body) = plan(request.append, hasher);
+        let key = hasher.stream(class, body.name());
+        let kind = body.kind();
+        let body = body.encode();
+        if body.len() > max_body {
+            return Err(RefuseError::TooLarge);
+        }
+        let body_crc = crc32c::crc32c(&body);
+        Ok(Self { token: request.token, plan, key, expires_at, kind, body, body_crc })
+    }
+}
+
+fn plan(append: Append, hasher: &KeyHasher) -> (Plan, Class, u32, Body) {
+    match append {
+        Append::Message { message, expires_at } => {
+            (Plan::Next { limited: true }, Class::Mailbox, expires_at, Body::Message(message))
+        }
+        Append::Event { event, expires_at } => {
+            (Plan::Next { limited: false }, Class::Webhook, expires_at, Body::Event(event))
+        }
+        Append::Publication { publication, offset, keep, expires_at } => {
+            let epoch = epoch_number(&publication.epoch);
+            (
+                Plan::Numbered { offset, epoch, keep },
+                Class::History,
+                expires_at,
+                Body::Publication(publication),
+            )
+        }
+        Append::Position { channel, epoch, offset, keep } => {
+            let plan = Plan::Position { offset, epoch: epoch_number(&epoch), keep };
+            (plan, Class::History, 0, Body::Meta(Meta { name: channel, epoch }))
+        }
+        Append::Acknowledge { class, name, device, through } => {
+            // The highest number is taken: it forgets a device.
+            let through = through.min(Devices::FORGET.saturating_sub(1));
+            let plan = Plan::Acknowledge { device: hasher.device(&device), through };
+            (plan, class, 0, Body::Cursor(Cursor { name, device }))
+        }
+        Append::ForgetDevice { user, device } => {
+            let plan = Plan::Acknowledge { device: hasher.device(&device), through: Devices::FORGET };
+            (plan, Class::Mailbox, 0, Body::Cursor(Cursor { name: user, device }))
+        }
+        Append::Purge { class, name } => {
+            (Plan::Purge, class, 0, Body::Meta(Meta { name, epoch: String::new() }))
+        }
+    }
+}

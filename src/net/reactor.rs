@@ -1,0 +1,350 @@
+//! The loop of a shard's thread: poll, accept, read, take mail, finish the turn, send mail. It holds no decisions.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::net::TcpListener;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::base::hash::NameHash;
+use crate::base::ids::ShardId;
+use crate::base::mesh::Mesh;
+use crate::base::tick::{TICK_MS, Tick};
+use crate::hub::mail::{Answer, Mail};
+use crate::hub::metrics::Refusal;
+use crate::hub::shard::{Outlook, Shard};
+use crate::net::clock::Clock;
+use crate::net::handover::HandoverSender;
+use crate::net::listener::listen;
+use crate::net::reserve::Reserve;
+use crate::net::socket::SocketTable;
+use crate::net::wakers::Wakers;
+
+/// Bytes read at once, and from one connection per turn (F25).
+const READ_BUFFER: usize = 64 * 1024;
+
+/// Connections accepted per turn; the backlog holds the rest (R01).
+const ACCEPTS_PER_TURN: usize = 64;
+
+/// Letters handled per turn.
+const MAIL_PER_TURN: usize = 2048;
+
+/// Longest sleep: metrics are refreshed once a second.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Token of the waker; listeners count down from the one below. No slot reaches it (slabs hold less than 2^32).
+const WAKE: Token = Token(usize::MAX);
+
+/// What a shard's thread needs to run.
+pub struct ReactorParts {
+    /// The state machine.
+    pub shard: Shard,
+    /// Its name.
+    pub id: ShardId,
+    /// Addresses to listen on.
+    pub addresses: Vec<SocketAddr>,
+    /// Inboxes of all shards.
+    pub mesh: Arc<Mesh<Mail>>,
+    /// Wakers of all shards.
+    pub wakers: Arc<Wakers>,
+    /// Number of shards.
+    pub shards: u16,
+    /// Client sockets this shard may hold.
+    pub capacity: usize,
+    /// Where answers for the control plane go.
+    pub answers: Box<dyn Fn(Answer) + Send>,
+    /// Where figures go, once a second.
+    pub publish_metrics: Box<dyn FnMut(&mut Shard, ShellFigures) + Send>,
+    /// Where sockets for the control plane go.
+    pub handover: Option<Arc<HandoverSender>>,
+    /// The process's clock.
+    pub clock: Clock,
+    /// Keyed hash for source addresses.
+    pub hasher: NameHash,
+}
+
+/// Figures only the shell knows.
+#[derive(Clone, Copy, Debug)]
+pub struct ShellFigures {
+    /// Letters in the inbox.
+    pub inbox: usize,
+    /// Bytes of the socket table and the read buffer.
+    pub buffer_bytes: usize,
+    /// Bytes of this shard's share of the mesh.
+    pub mesh_bytes: usize,
+}
+
+/// A shard's thread.
+pub struct Reactor {
+    parts: ReactorParts,
+    poll: Poll,
+    listeners: Vec<TcpListener>,
+    sockets: SocketTable,
+    reserve: Reserve,
+    buffer: Vec<u8>,
+    /// Connections that were readable when their share of the turn was used up.
+    unread: Vec<(u32, u32)>,
+    accept_pending: bool,
+    accept_again_at: Option<Tick>,
+    metrics_at: Tick,
+}
+
+impl Reactor {
+    /// Opens poller and listeners. Call on the shard's own thread, after its descriptor table became private.
+    ///
+    /// # Errors
+    /// Those of `epoll_create1(2)`, `bind(2)`, `listen(2)`.
+    pub fn open(parts: ReactorParts) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let registry = poll.registry();
+        if let Some(descriptor) = parts.wakers.descriptor(parts.id) {
+            registry.register(&mut SourceFd(&descriptor), WAKE, Interest::READABLE)?;
+        }
+        let mut listeners = Vec::new();
+        for (index, address) in parts.addresses.iter().enumerate() {
+            let mut listener = TcpListener::from_std(listen(*address)?);
+            registry.register(&mut listener, Token(usize::MAX - 1 - index), Interest::READABLE)?;
+            listeners.push(listener);
+        }
+        let sockets = SocketTable::new(registry.try_clone()?, parts.handover.clone());
+        Ok(Self {
+            poll,
+            listeners,
+            sockets,
+            reserve: Reserve::open(),
+            buffer: vec![0; READ_BUFFER],
+            unread: Vec::new(),
+            accept_pending: true,
+            accept_again_at: None,
+            metrics_at: Tick(0),
+            parts,
+        })
+    }
+
+    /// Runs until the shard is drained.
+    ///
+    /// # Errors
+    /// Those of `epoll_wait(2)`, which leave nothing to go on with.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        let mut timeout = Duration::ZERO;
+        loop {
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+                result => result?,
+            }
+            self.parts.shard.begin(self.parts.clock.now());
+            self.read_held_back();
+            for event in &events {
+                self.event(event);
+            }
+            self.accept();
+            let more_mail = self.take_mail();
+            let outlook = self.parts.shard.finish(&mut self.sockets);
+            self.send_mail();
+            self.refresh_metrics();
+            if self.parts.shard.is_drained() {
+                return Ok(());
+            }
+            timeout = self.timeout(outlook, more_mail);
+        }
+    }
+
+    fn event(&mut self, event: &mio::event::Event) {
+        let token = event.token();
+        if token == WAKE {
+            return self.parts.wakers.reset(self.parts.id);
+        }
+        if token.0 >= usize::MAX - 1 - self.listeners.len() {
+            self.accept_pending = true;
+            return;
+        }
+        let (slot, generation) = (token.0 as u32, (token.0 >> 32) as u32);
+        if !self.parts.shard.is_current(slot, generation) {
+            return;
+        }
+        if event.is_error() {
+            return self.parts.shard.lose(slot);
+        }
+        if event.is_writable() {
+            self.parts.shard.writable(slot);
+        }
+        if event.is_readable() || event.is_read_closed() {
+            if self.parts.shard.holds_back_input() {
+                self.unread.push((slot, generation));
+            } else {
+                self.read(slot, generation, event.is_read_closed());
+            }
+        }
+    }
+
+    /// Reads what an edge announced: until it is drained, held back, or had its share.
+    fn read(&mut self, slot: u32, generation: u32, until_the_end: bool) {
+        let mut share = READ_BUFFER;
+        while let Some(socket) = self.parts.shard.readable_socket(slot, generation) {
+            if share == 0 {
+                self.unread.push((slot, generation));
+                return;
+            }
+            match self.sockets.read(socket, &mut self.buffer) {
+                Ok(0) => return self.parts.shard.hang_up(slot),
+                Ok(count) => {
+                    self.parts.shard.input(slot, &mut self.buffer[..count]);
+                    share = share.saturating_sub(count);
+                    if count < READ_BUFFER && !until_the_end {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.parts.shard.lose(slot),
+            }
+        }
+    }
+
+    fn read_held_back(&mut self) {
+        if self.parts.shard.holds_back_input() {
+            return;
+        }
+        let mut waiting = std::mem::take(&mut self.unread);
+        waiting.extend(self.parts.shard.take_resumed());
+        for (slot, generation) in waiting {
+            self.read(slot, generation, true);
+        }
+    }
+
+    fn accept(&mut self) {
+        let now = self.parts.clock.now().tick;
+        if self.accept_again_at.is_some_and(|at| at <= now) {
+            (self.accept_again_at, self.accept_pending) = (None, true);
+        }
+        if self.parts.shard.is_draining() && !self.listeners.is_empty() {
+            return self.close_listeners();
+        }
+        if !self.accept_pending || self.accept_again_at.is_some() {
+            return;
+        }
+        self.accept_pending = false;
+        for index in 0..self.listeners.len() {
+            self.accept_from(index, ACCEPTS_PER_TURN);
+        }
+    }
+
+    fn accept_from(&mut self, index: usize, budget: usize) {
+        for _ in 0..budget {
+            match self.listeners[index].accept() {
+                Ok((socket, peer)) => self.take_in(TcpStream::from(socket), peer.ip()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if is_out_of_descriptors(&error) => return self.out_of_descriptors(index),
+                // The connection ended before it began (R26): the next one may be fine.
+                Err(_) => {}
+            }
+        }
+        self.accept_pending = true;
+    }
+
+    fn take_in(&mut self, socket: TcpStream, peer: IpAddr) {
+        if self.parts.shard.connections() >= self.parts.capacity {
+            self.parts.shard.refused(Refusal::ConnectionLimit);
+            return Reserve::refuse(&socket);
+        }
+        let source = self.source_of(peer);
+        let descriptor = crate::net::socket::descriptor_of(&socket);
+        let (slot, generation) = self.parts.shard.accept(descriptor, source);
+        let token = Token(generation as usize * (1 << 32) + slot as usize);
+        if self.sockets.add(socket, token).is_err() {
+            self.parts.shard.refused(Refusal::Descriptors);
+            self.parts.shard.lose(slot);
+        }
+    }
+
+    /// The hash a source address is counted under: an IPv6 host counts by its /64.
+    fn source_of(&self, peer: IpAddr) -> u32 {
+        let hash = match peer {
+            IpAddr::V4(address) => self.parts.hasher.of(&address.octets()),
+            IpAddr::V6(address) => self.parts.hasher.of(&address.octets()[..8]),
+        };
+        hash as u32
+    }
+
+    /// Stops accepting for a tick (an edge-triggered listener gets no second event) and refuses one politely.
+    fn out_of_descriptors(&mut self, index: usize) {
+        self.parts.shard.refused(Refusal::Descriptors);
+        self.accept_again_at = Some(self.parts.clock.now().tick.after(1));
+        self.reserve.refuse_one(&self.listeners[index]);
+    }
+
+    /// Serves what the kernel already accepted for us (it is told 503), then lets the port go (D04).
+    fn close_listeners(&mut self) {
+        for index in 0..self.listeners.len() {
+            self.accept_from(index, usize::MAX >> 1);
+        }
+        self.listeners.clear();
+        self.accept_pending = false;
+    }
+
+    /// True if letters are left.
+    fn take_mail(&mut self) -> bool {
+        self.parts.mesh.begin(self.parts.id);
+        for _ in 0..MAIL_PER_TURN {
+            if self.parts.shard.is_saturated() {
+                return true;
+            }
+            match self.parts.mesh.pop(self.parts.id) {
+                Some(mail) => self.parts.shard.receive(mail),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn send_mail(&mut self) {
+        let Self { parts: ReactorParts { shard, mesh, wakers, shards, id, answers, .. }, .. } = self;
+        let post = shard.post();
+        for to in (0..*shards).map(ShardId).filter(|to| to != id) {
+            if post.drain_to(to, |mail| mesh.push(to, mail)) > 0 && mesh.needs_wake(to) {
+                wakers.wake(to);
+            }
+        }
+        post.drain_answers(|answer| {
+            answers(answer);
+            Ok(())
+        });
+    }
+
+    fn refresh_metrics(&mut self) {
+        let now = self.parts.clock.now().tick;
+        if now < self.metrics_at {
+            return;
+        }
+        self.metrics_at = now.after(u32::try_from(1000 / TICK_MS).unwrap_or(1));
+        let figures = ShellFigures {
+            inbox: self.parts.mesh.len(self.parts.id),
+            buffer_bytes: self.buffer.len() + self.sockets.memory_bytes(),
+            mesh_bytes: self.parts.mesh.memory_bytes() / usize::from(self.parts.shards.max(1)),
+        };
+        (self.parts.publish_metrics)(&mut self.parts.shard, figures);
+    }
+
+    fn timeout(&mut self, outlook: Outlook, more_mail: bool) -> Duration {
+        let held = !self.unread.is_empty() && !self.parts.shard.holds_back_input();
+        let backed_up = !self.parts.shard.post().is_empty();
+        if outlook.busy || more_mail || held || (self.accept_pending && self.accept_again_at.is_none()) {
+            return Duration::ZERO;
+        }
+        if backed_up {
+            // Another shard's inbox is full; it is running, so look again soon.
+            return Duration::from_micros(200);
+        }
+        let now = self.parts.clock.now().tick;
+        let due = [outlook.wake_at, self.accept_again_at, Some(self.metrics_at)].into_iter().flatten().min();
+        let ticks = due.map_or(0, |due| due.since(now));
+        Duration::from_millis(u64::from(ticks) * TICK_MS).min(IDLE)
+    }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}

@@ -1,0 +1,436 @@
+//! The configuration as operators meet it: three formats, environment, flags, and what is said about mistakes.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use millpond::config::{Config, Format, Layers, Problem, Problems, default_config, keys_reference, load};
+use millpond::hub::settings::OriginPolicy;
+use tempfile::TempDir;
+
+fn layers(folder: &TempDir, name: &str, text: &str) -> Layers {
+    let file = folder.path().join(name);
+    std::fs::write(&file, text).unwrap();
+    Layers { file: Some(file), ..Layers::default() }
+}
+
+fn load_text(name: &str, text: &str) -> Result<Config, Problems> {
+    let folder = TempDir::new().unwrap();
+    load(&layers(&folder, name, text))
+}
+
+fn load_toml(text: &str) -> Result<Config, Problems> {
+    load_text("millpond.toml", text)
+}
+
+fn load_variables(variables: &[(&str, &str)]) -> Result<Config, Problems> {
+    let environment = variables.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect();
+    load(&Layers { environment, ..Layers::default() })
+}
+
+/// What the operator reads about a configuration that is refused.
+fn complaints(result: Result<Config, Problems>) -> Vec<String> {
+    result.unwrap_err().0.iter().map(ToString::to_string).collect()
+}
+
+/// A configuration as text, for comparisons. The node's name holds the host's.
+fn shown(config: &Config) -> String {
+    format!("{config:#?}")
+}
+
+#[test]
+fn defaults_are_safe() {
+    let config = load(&Layers::default()).unwrap();
+    let listen: Vec<_> = config.server.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["127.0.0.1:8000"]);
+    assert_eq!(config.server.internal_listen.to_string(), "127.0.0.1:8001");
+    assert_eq!(config.server.shutdown_timeout, Duration::from_secs(30));
+    let client = &config.settings.client;
+    assert_eq!(
+        (client.ping_interval, client.pong_timeout),
+        (Duration::from_secs(25), Duration::from_secs(8))
+    );
+    assert_eq!(client.queue_max_size, 1 << 20);
+    assert_eq!(client.channel_limit, 128);
+    assert!(client.token.hmac_secret_key.is_none());
+    assert!(!client.insecure && !client.allow_anonymous_connect_without_token);
+    assert!(matches!(&config.settings.http.allowed_origins, OriginPolicy::Patterns(list) if list.is_empty()));
+    assert_eq!(config.settings.http.message_size_limit, 65536);
+    assert_eq!(config.settings.channel.options.len(), 1);
+    assert_eq!(config.settings.channel.history_meta_ttl, Duration::from_secs(720 * 3600));
+    assert!(config.api.key.is_none() && !config.api.insecure);
+    assert!(config.unserved.is_empty() && config.notices.is_empty());
+}
+
+#[test]
+fn three_formats_say_the_same() {
+    let toml = r#"
+        [client]
+        ping_interval = "10s"
+        allowed_origins = ["https://example.com"]
+        token = { hmac_secret_key = "0123456789abcdef0123456789abcdef" }
+        [[channel.namespaces]]
+        name = "news"
+        history_size = 10
+        history_ttl = "5m"
+        force_recovery = true
+        channel_regex = "^[a-z]+$"
+    "#;
+    let yaml = r#"
+client:
+  ping_interval: 10s
+  allowed_origins: [https://example.com]
+  token:
+    hmac_secret_key: 0123456789abcdef0123456789abcdef
+channel:
+  namespaces:
+    - name: news
+      history_size: 10
+      history_ttl: 5m
+      force_recovery: true
+      channel_regex: ^[a-z]+$
+"#;
+    let json = r#"{"client": {"ping_interval": "10s", "allowed_origins": ["https://example.com"],
+        "token": {"hmac_secret_key": "0123456789abcdef0123456789abcdef"}},
+        "channel": {"namespaces": [{"name": "news", "history_size": 10, "history_ttl": 300,
+        "force_recovery": true, "channel_regex": "^[a-z]+$"}]}}"#;
+    let config = load_toml(toml).unwrap();
+    assert_eq!(config.settings.client.ping_interval, Duration::from_secs(10));
+    let news = &config.settings.channel.options[1];
+    assert_eq!((news.name.as_str(), news.history_size), ("news", 10));
+    assert_eq!(news.history_ttl, Duration::from_secs(300));
+    assert_eq!(news.history_meta_ttl, Duration::from_secs(720 * 3600), "the channel's default");
+    assert_eq!(config.settings.channel.namespaces.get("news"), Some(&1));
+    assert_eq!(shown(&config), shown(&load_text("m.yaml", yaml).unwrap()));
+    assert_eq!(shown(&config), shown(&load_text("m.yml", yaml).unwrap()));
+    assert_eq!(shown(&config), shown(&load_text("m.json", json).unwrap()));
+}
+
+#[test]
+fn the_printed_defaults_are_the_defaults() {
+    let expected = shown(&load(&Layers::default()).unwrap());
+    // `listen` and `address` are two ways to say one thing; printed are both, so the list must stay unused.
+    for (name, format) in [("d.toml", Format::Toml), ("d.yaml", Format::Yaml), ("d.json", Format::Json)] {
+        let printed = default_config(format);
+        let config = load_text(name, &printed).unwrap_or_else(|problems| panic!("{problems}\n{printed}"));
+        assert_eq!(shown(&config), expected, "{name}");
+    }
+}
+
+#[test]
+fn the_environment_overrides_the_file_and_flags_override_both() {
+    let folder = TempDir::new().unwrap();
+    let text = "[client]\nping_interval = \"10s\"\npong_timeout = \"3s\"\n[server]\nshards = 2\n[http_server]\nport = 9000\n";
+    let mut layers = layers(&folder, "m.toml", text);
+    let set = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+    layers.environment = vec![
+        set("MILLPOND_CLIENT_PING_INTERVAL", "20s"),
+        set("MILLPOND_SERVER_SHARDS", "3"),
+        set("MILLPOND_CLIENT_TOKEN_HMAC_SECRET_KEY", "12345"),
+        set("MILLPOND_CLIENT_ALLOWED_ORIGINS", r#"["https://a.example", "https://b.example"]"#),
+        set("MILLPOND_CLIENT_CONNECT_INCLUDE_SERVER_TIME", "true"),
+        set("MILLPOND_CHANNEL_NAMESPACES", r#"[{"name": "news", "presence": true}]"#),
+        set("MILLPOND_CONFIG", "elsewhere.toml"),
+        set("MILLPOND_PORT_8000_TCP_ADDR", "10.0.0.1"),
+        set("MILLPOND_SERVICE_HOST", "10.0.0.1"),
+        set("PATH", "/bin"),
+    ];
+    layers.shards = Some(4);
+    layers.max_connections = Some(5000);
+    layers.listen = vec!["0.0.0.0:9100".parse().unwrap(), "[::1]:9100".parse().unwrap()];
+    let config = load(&layers).unwrap();
+    assert_eq!(config.settings.client.ping_interval, Duration::from_secs(20));
+    assert_eq!(config.settings.client.pong_timeout, Duration::from_secs(3));
+    assert_eq!(config.settings.client.token.hmac_secret_key.as_deref(), Some("12345"));
+    assert!(config.settings.client.connect_include_server_time);
+    assert!(matches!(&config.settings.http.allowed_origins, OriginPolicy::Patterns(list) if list.len() == 2));
+    assert!(config.settings.channel.options[1].presence);
+    assert_eq!((config.server.shards, config.settings.max_connections), (4, 5000));
+    let listen: Vec<_> = config.server.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["0.0.0.0:9100", "[::1]:9100"]);
+}
+
+#[test]
+fn lists_in_variables_may_be_words() {
+    let config =
+        load_variables(&[("MILLPOND_CLIENT_ALLOWED_ORIGINS", "https://a.example https://b.example")]);
+    let origins = config.unwrap().settings.http.allowed_origins;
+    assert!(matches!(&origins, OriginPolicy::Patterns(list) if list[1] == "https://b.example"));
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_likely_one() {
+    let cases = [
+        (
+            "[client]\nping_intervall = \"5s\"",
+            "client.ping_intervall (line 2): there is no such key; did you mean client.ping_interval?",
+        ),
+        ("[clients]\n", "clients (line 1): there is no such key; did you mean client?"),
+        (
+            "[client]\nhmac_secret_key = \"x\"",
+            "client.hmac_secret_key (line 2): there is no such key; did you mean client.token.hmac_secret_key?",
+        ),
+        (
+            "[[channel.namespaces]]\nname = \"ab\"\nhistory_sise = 3",
+            "channel.namespaces[0].history_sise (line 3): there is no such key; did you mean channel.namespaces[0].history_size?",
+        ),
+        ("zzzzzzzzzz = 1", "zzzzzzzzzz (line 1): there is no such key"),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(complaints(load_toml(text)), [expected], "{text}");
+    }
+    let wrong = load_variables(&[("MILLPOND_CLIENT_PING_INTERVALL", "5s")]);
+    let expected = "environment variable MILLPOND_CLIENT_PING_INTERVALL: there is no such key; \
+                    did you mean MILLPOND_CLIENT_PING_INTERVAL?";
+    assert_eq!(complaints(wrong), [expected]);
+}
+
+#[test]
+fn wrong_values_are_refused_with_what_is_expected() {
+    let cases = [
+        (
+            "[client]\nping_interval = \"5 parsecs\"",
+            "client.ping_interval (line 2): is \"5 parsecs\", must be a duration from 0s to 24h with units (ms, s, m, h, d), such as \"1m30s\"; a bare number is seconds",
+        ),
+        (
+            "[client]\nping_interval = \"500ms\"",
+            "client.ping_interval (line 2): must be 1s or more, or 0s for no pings: clients are told the interval in whole seconds",
+        ),
+        (
+            "[client]\nchannel_limit = -1",
+            "client.channel_limit (line 2): is -1, must be a whole number from 1 to 65535",
+        ),
+        ("[client]\ninsecure = \"yes\"", "client.insecure (line 2): is \"yes\", must be true or false"),
+        (
+            "[client.token]\nhmac_secret_key = 12345",
+            "client.token.hmac_secret_key (line 2): must be text (in quotes where it looks like a number)",
+        ),
+        ("client = 5", "client (line 1): is 5, must be a section with keys of its own"),
+        (
+            "[log]\nlevel = \"loud\"",
+            "log.level (line 2): is \"loud\", must be one of \"trace\", \"debug\", \"info\", \"warn\", \"error\", \"none\"",
+        ),
+        (
+            "[server]\nmemory_limit = \"lots\"",
+            "server.memory_limit (line 2): is \"lots\", must be a size from 0 to 18446744073709551615 bytes, as a number or with a unit, such as \"64KiB\"",
+        ),
+        (
+            "[http_server]\naddress = \"example.com\"",
+            "http_server.address (line 2): is \"example.com\", must be an IP address, localhost, or empty for all addresses",
+        ),
+        (
+            "[client]\nallowed_origins = [\"https://a.example/\"]",
+            "client.allowed_origins (line 2): is \"https://a.example/\", must be a list of origins, scheme://host[:port] without a path, such as \"https://example.com\"",
+        ),
+        (
+            "[websocket]\nhandler_prefix = \"ws\"",
+            "websocket.handler_prefix (line 2): is \"ws\", must be a path such as /connection/websocket, without a slash at the end",
+        ),
+        (
+            "[client.token]\nrsa_public_key = \"abc\"",
+            "client.token.rsa_public_key (line 2): is not the PEM of an RSA public key of 2048 to 8192 bits",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(complaints(load_toml(text)), [expected], "{text}");
+    }
+    let wrong = load_variables(&[("MILLPOND_CLIENT_CHANNEL_LIMIT", "many")]);
+    let expected = "client.channel_limit (environment variable MILLPOND_CLIENT_CHANNEL_LIMIT): \
+                    is \"many\", must be a whole number from 1 to 65535";
+    assert_eq!(complaints(wrong), [expected]);
+}
+
+#[test]
+fn contradictions_are_refused() {
+    // (file, key that is named, words of the rule)
+    let cases = [
+        ("[client]\npong_timeout = \"25s\"", "client.pong_timeout", "before the next ping"),
+        (
+            "[channel.without_namespace]\nforce_recovery = true",
+            "channel.without_namespace.force_recovery",
+            "need a history",
+        ),
+        (
+            "[channel.without_namespace]\nallow_recovery = true\nhistory_size = 5",
+            "channel.without_namespace.allow_recovery",
+            "need a history",
+        ),
+        (
+            "[channel.without_namespace]\nforce_push_join_leave = true",
+            "channel.without_namespace.force_push_join_leave",
+            "join_leave = true",
+        ),
+        ("[[channel.namespaces]]\nname = \"a\"", "channel.namespaces[0].name", "two or more letters"),
+        ("[[channel.namespaces]]\nname = \"a:b\"", "channel.namespaces[0].name", "two or more letters"),
+        (
+            "[[channel.namespaces]]\nname = \"ab\"\n[[channel.namespaces]]\nname = \"ab\"",
+            "channel.namespaces[1].name",
+            "has this name already",
+        ),
+        (
+            "[[channel.namespaces]]\npresence = true",
+            "channel.namespaces[0].name",
+            "the name of the namespace",
+        ),
+        (
+            "[client.subscribe_to_user_personal_channel]\nenabled = true\npersonal_channel_namespace = \"me\"",
+            "personal_channel_namespace",
+            "no namespace has this name",
+        ),
+        (
+            "[client.token]\nhmac_previous_secret_key = \"x\"",
+            "hmac_previous_secret_key",
+            "needs a current one",
+        ),
+        (
+            "[client.token]\nhmac_previous_secret_key_valid_until = 5",
+            "hmac_previous_secret_key_valid_until",
+            "not set",
+        ),
+        (
+            "[client.token]\naudience = \"a\"\naudience_regex = \"b\"",
+            "client.token.audience_regex",
+            "remove one",
+        ),
+        ("[client.token]\nissuer = \"a\"\nissuer_regex = \"b\"", "client.token.issuer_regex", "remove one"),
+        (
+            "[client.subscription_token]\nhmac_secret_key = \"x\"",
+            "client.subscription_token.enabled",
+            "enabled = true",
+        ),
+        ("[client.subscription_token]\nenabled = true", "client.subscription_token", "no key"),
+        ("[http_server]\nport = 9000\nlisten = [\":9000\"]", "http_server.listen", "not both"),
+        ("[http_server]\ninternal_port = 8000", "http_server.internal_port", "different addresses"),
+        ("[http_server]\naddress = \"\"\nport = 8001", "http_server.internal_port", "different addresses"),
+        ("[http_api]\nhandler_prefix = \"/health\"", "health.handler_prefix", "differ"),
+    ];
+    for (text, key, words) in cases {
+        let complaints = complaints(load_toml(text));
+        assert_eq!(complaints.len(), 1, "{text}: {complaints:?}");
+        assert!(complaints[0].contains(key) && complaints[0].contains(words), "{text}: {complaints:?}");
+    }
+}
+
+#[test]
+fn everything_wrong_is_told_at_once() {
+    let text = "[client]\npin_interval = \"5s\"\nchannel_limit = 0\n[channel.without_namespace]\nforce_recovery = true\n";
+    assert_eq!(complaints(load_toml(text)).len(), 3);
+}
+
+#[test]
+fn syntax_errors_name_the_line_and_keys_stand_once() {
+    let cases = [
+        ("a.toml", "[client]\nping_interval =\n", "2"),
+        ("a.json", "{\"client\":\n{\"insecure\": tru}}", "line 2"),
+        ("a.yaml", "client:\n  insecure: [\n", ""),
+        ("a.toml", "[client]\ninsecure = true\ninsecure = false\n", "duplicate"),
+        ("a.json", "{\"client\": {\"insecure\": true,\n\"insecure\": false}}", "twice"),
+        ("a.yaml", "client:\n  insecure: true\n  insecure: false\n", "duplicate"),
+        ("a.ini", "", ".toml"),
+        ("a.json", "[]", "table"),
+    ];
+    for (name, text, words) in cases {
+        let complaints = complaints(load_text(name, text));
+        assert_eq!(complaints.len(), 1, "{complaints:?}");
+        assert!(complaints[0].contains(words), "{text}: {complaints:?}");
+    }
+    let deep = format!("{{\"client\":{}1{}}}", "{\"a\":".repeat(90), "}".repeat(90));
+    assert!(complaints(load_text("a.json", &deep))[0].contains("too deep"));
+    let missing = load(&Layers { file: Some("/no/such/file.toml".into()), ..Layers::default() });
+    assert!(matches!(missing.unwrap_err().0[..], [Problem::Unreadable { .. }]));
+    for empty in ["a.toml", "a.yaml"] {
+        assert!(load_text(empty, "").is_ok());
+    }
+}
+
+#[test]
+fn keys_not_served_yet_are_named_and_guards_refuse() {
+    let text = "[sse]\nenabled = true\n[http_stream]\nenabled = false\n[client]\nconcurrency = 8\n[engine]\ntype = \"memory\"\n";
+    assert_eq!(load_toml(text).unwrap().unserved, ["client.concurrency", "sse"]);
+    let by_variable =
+        load_variables(&[("MILLPOND_SSE_ENABLED", "true"), ("MILLPOND_HTTP_STREAM_ENABLED", "false")]);
+    assert_eq!(by_variable.unwrap().unserved, ["MILLPOND_SSE_ENABLED"]);
+    for text in [
+        "[http_server.tls]\nenabled = true",
+        "[engine]\ntype = \"redis\"",
+        "[channel.without_namespace]\npublish_proxy_enabled = true",
+    ] {
+        assert!(matches!(load_toml(text).unwrap_err().0[..], [Problem::Guard(..)]), "{text}");
+    }
+    let by_variable = load_variables(&[("MILLPOND_ENGINE_TYPE", "redis")]);
+    assert!(matches!(by_variable.unwrap_err().0[..], [Problem::Guard(..)]));
+}
+
+#[test]
+fn what_is_probably_not_meant_is_said() {
+    let text = "[client]\ninsecure = true\n[client.token]\nhmac_secret_key = \"short\"\n[http_api]\ninsecure = true\n\
+                [channel.without_namespace]\nhistory_size = 5\nallow_publish_for_anonymous = true\n";
+    let notices: Vec<_> = load_toml(text).unwrap().notices.iter().map(ToString::to_string).collect();
+    assert_eq!(notices.len(), 5, "{notices:?}");
+    assert!(notices.iter().any(|notice| notice.starts_with("client.insecure is on")));
+    assert!(notices.iter().any(|notice| notice.contains("history is off")));
+}
+
+#[test]
+fn the_demo_works_on_loopback_only() {
+    let demo = |listen: &str| {
+        load(&Layers { demo: true, listen: vec![listen.parse().unwrap()], ..Layers::default() })
+    };
+    let config = demo("127.0.0.1:9000").unwrap();
+    assert!(config.demo && config.settings.http.hand_over);
+    assert!(!config.settings.client.allow_anonymous_connect_without_token, "the demo makes tokens");
+    let complaints = complaints(demo("0.0.0.0:9000"));
+    assert!(
+        complaints[0].contains("(flag --listen)") && complaints[0].contains("loopback"),
+        "{complaints:?}"
+    );
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let text = "[client.token]\nhmac_secret_key = \"hush-hush\"\n[http_api]\nkey = \"hush-hush\"\n";
+    assert!(!shown(&load_toml(text).unwrap()).contains("hush-hush"));
+}
+
+#[test]
+fn configurations_of_the_client_libraries_load_unchanged() {
+    // Beside the repository, or beside the folder of its worktrees.
+    let beside = ["../shared/docs/sdk-profiles", "../../shared/docs/sdk-profiles"];
+    let folders = beside.map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join(folder));
+    let Some(folder) = folders.into_iter().find(|folder| folder.is_dir()) else {
+        eprintln!("skipped: the profiles are not here");
+        return;
+    };
+    let profile = |name: &str| {
+        load(&Layers { file: Some(folder.join(name)), ..Layers::default() })
+            .unwrap_or_else(|problems| panic!("{name}: {problems}"))
+    };
+    let python = profile("py.json");
+    assert_eq!(python.settings.client.token.hmac_secret_key.as_deref(), Some("secret"));
+    assert!(python.settings.client.personal_channel.is_some());
+    assert_eq!(python.settings.channel.options[1].history_size, 2);
+    assert!(python.settings.channel.options[0].allow_presence_for_subscriber);
+    assert_eq!(
+        python.unserved,
+        ["channel.without_namespace.allowed_delta_types", "channel.without_namespace.delta_publish"]
+    );
+    let js = profile("js_stream.json");
+    assert!(js.settings.client.insecure);
+    assert_eq!(js.api.key.as_deref(), Some("test-api-key"));
+    assert_eq!(js.settings.channel.options.len(), 4);
+    assert!(js.unserved.iter().any(|key| key == "http_stream"));
+    assert!(js.unserved.iter().any(|key| key == "client.concurrency"));
+    let go = profile("go.json");
+    assert!(go.settings.client.insecure);
+    assert_eq!(go.settings.channel.options[1].name, "smallhistory");
+}
+
+#[test]
+fn the_documentation_is_in_step() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/CONFIGURATION.md");
+    let written = std::fs::read_to_string(page).unwrap();
+    assert!(
+        written == keys_reference(),
+        "run `cargo run -- default-config --format markdown > docs/CONFIGURATION.md`"
+    );
+}
