@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::counters::{Counters, Reasons, Totals};
 use crate::flow::Flow;
 use crate::plan::Plan;
-use crate::proof::{self, Findings};
+use crate::proof;
 use crate::publisher::Door;
 use crate::worker::{self, Census, Finished, News, Order, Seed, WAKER};
 
@@ -143,12 +143,10 @@ impl Fleet {
     /// [`FleetError`] where a worker has broken or does not answer.
     pub fn finish(&mut self) -> Result<Finished, FleetError> {
         self.order(|_| Order::Finish);
-        let mut all = Finished { findings: Findings::default(), lag: proof::histogram() };
+        let mut all = Finished::default();
         self.await_all(|news| match news {
             News::Finished(one) => {
-                all.findings.add(&one.findings);
-                // Both histograms grow as needed, so that adding cannot fail.
-                let _ = all.lag.add(&one.lag);
+                all.add(&one);
                 true
             }
             _ => false,

@@ -64,7 +64,14 @@ impl Flow {
         }
     }
 
-    /// Subscribers of a channel at the start.
+    /// Counts a subscriber out.
+    pub fn leave(&self, channel: u32) {
+        if let Some(count) = self.subscribers.get(channel as usize) {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Subscribers of a channel: those that were ready at the start, and joined or left since by our doing.
     #[must_use]
     pub fn subscribers(&self, channel: u32) -> u32 {
         self.subscribers.get(channel as usize).map_or(0, |count| count.load(Ordering::Relaxed))

@@ -8,6 +8,7 @@
 //! The generator shares no code with the server, so that one can prove the other.
 
 pub mod app;
+pub mod behaviour;
 pub mod channels;
 pub mod cli;
 pub mod client;
@@ -26,6 +27,7 @@ pub mod proof;
 pub mod publisher;
 pub mod report;
 pub mod run;
+pub mod scenario;
 pub mod selfcheck;
 pub mod source;
 pub mod target;

@@ -1,7 +1,6 @@
 //! From the command line to a [`Plan`]: addresses resolved, templates parsed, workers counted.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::time::Duration;
 
 use tungstenite::http::Uri;
 
@@ -36,6 +35,9 @@ pub enum PlanError {
     /// Nothing to publish into.
     #[error("there is no channel to publish into: give --channel-template or --personal")]
     NoChannel,
+    /// A scenario that cannot do without.
+    #[error("this scenario needs publications: --publish-by is `http` or `client`")]
+    NothingPublished,
     /// A rate or a number in flight of 0.
     #[error("--publish-rate and --in-flight must be above 0")]
     Pace,
@@ -81,16 +83,18 @@ pub fn plan(args: &LoadArgs) -> Result<Plan, PlanError> {
     })
 }
 
-/// How to publish for `duration` into the channels of the first template.
+/// How to publish into the channels of the first template.
 ///
 /// # Errors
 /// [`PlanError`], for the user to read.
-pub fn publishing(args: &PublishArgs, plan: &Plan, duration: Duration) -> Result<Publishing, PlanError> {
-    let channels = 0..plan.channels.first_count();
+pub fn publishing(args: &PublishArgs, plan: &Plan) -> Result<Publishing, PlanError> {
+    let first = plan.channels.first_count();
+    let channels = 0..if args.publish_channels == 0 { first } else { args.publish_channels.min(first) };
     if channels.is_empty() {
         return Err(PlanError::NoChannel);
     }
     let by = match (args.publish_by, &args.api_url) {
+        (PublishBy::Nothing, _) => return Err(PlanError::NothingPublished),
         (PublishBy::Client, _) => By::Client,
         (PublishBy::Http, Some(url)) => {
             let url = Url::parse_scheme(url, "http")?;
@@ -109,7 +113,7 @@ pub fn publishing(args: &PublishArgs, plan: &Plan, duration: Duration) -> Result
         None if args.publish_rate > 0.0 => Pace::Rate(args.publish_rate),
         None => return Err(PlanError::Pace),
     };
-    Ok(Publishing { by, pace, duration, size: args.size, lanes: args.lanes.max(1), channels })
+    Ok(Publishing { by, pace, duration: args.duration, size: args.size, lanes: args.lanes.max(1), channels })
 }
 
 /// One destination.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mio::{Interest, Registry, Token};
 
+use crate::clock::Clock;
 use crate::dialect::{Command, Dialect, Incoming, Opening, ReplyBody};
 use crate::ws::{self, Upgrade, Upgraded};
 
@@ -236,8 +237,13 @@ fn handshake(
     let mut frames = Vec::new();
     dialect.write_opening(&opening, [7; 4], &mut frames);
     socket.write_all(&frames)?;
-    let mut awaited = dialect.replies_expected(0);
+    // A plain server's sign of readiness may be the answer to a subscription, and a publisher has none.
+    let mut awaited = if matches!(dialect, Dialect::Plain(_)) { 0 } else { dialect.replies_expected(0) };
+    let started = Clock::start();
     while awaited > 0 {
+        if started.elapsed() > HANDSHAKE {
+            return Err(LaneError::Handshake("no answer to connect"));
+        }
         while let Ok(Some((frame, length))) = ws::next_frame(&input) {
             if frame.opcode == ws::CLOSE {
                 return Err(LaneError::Handshake("closed by the server"));

@@ -110,6 +110,8 @@ pub struct Published {
 pub struct Publisher {
     thread: JoinHandle<Result<Published, LaneError>>,
     over: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    waker: Arc<Waker>,
 }
 
 impl Publisher {
@@ -134,7 +136,9 @@ impl Publisher {
         }
         let timer = Timer::new(poll.registry(), TIMER)?;
         let over = Arc::new(AtomicBool::new(false));
-        let state = State::new(Arc::clone(plan), clock, flow, how, lanes, timer);
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut state = State::new(Arc::clone(plan), clock, flow, how, lanes, timer);
+        state.stop = Arc::clone(&stop);
         drop(poll);
         let told = Arc::clone(&over);
         let thread = std::thread::Builder::new().name("publisher".to_owned()).spawn(move || {
@@ -142,7 +146,13 @@ impl Publisher {
             told.store(true, Ordering::Release);
             outcome
         })?;
-        Ok(Self { thread, over })
+        Ok(Self { thread, over, stop, waker: Arc::clone(&door.waker) })
+    }
+
+    /// Asks it to send nothing more.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        let _ = self.waker.wake();
     }
 
     /// Whether it has sent its last message.
@@ -201,6 +211,7 @@ struct State {
     next_channel: u32,
     result: Published,
     stalled_since: (u64, u64),
+    stop: Arc<AtomicBool>,
 }
 
 impl State {
@@ -230,6 +241,7 @@ impl State {
             how,
             result,
             stalled_since: (0, start),
+            stop: Arc::default(),
         }
     }
 
@@ -278,6 +290,9 @@ impl State {
         const LONG: Duration = Duration::from_millis(100);
         loop {
             let (now, delivered) = (self.clock.nanos(), self.flow.delivered());
+            if self.stop.swap(false, Ordering::AcqRel) {
+                self.schedule.end(now);
+            }
             let step = self.schedule.step(now, delivered);
             match step {
                 Step::Send(_) if self.free.is_empty() => return Ok(Some(LONG)),

@@ -81,6 +81,11 @@ impl Schedule {
         self.promised = delivered;
     }
 
+    /// Ends it at `now_ns`, if not before.
+    pub(super) fn end(&mut self, now_ns: u64) {
+        self.end_ns = self.end_ns.min(now_ns);
+    }
+
     /// When the last message is due at the latest.
     pub(super) fn end_ns(&self) -> u64 {
         self.end_ns
@@ -118,6 +123,8 @@ mod tests {
         assert_eq!(schedule.step(4, 19), Step::Delivered(20));
         schedule.give_up(19);
         assert_eq!(schedule.step(4, 19), Step::Send(4));
+        schedule.end(200);
+        assert_eq!(schedule.step(99, 19), Step::Send(99));
         assert_eq!(schedule.step(100, 19), Step::Over);
     }
 }

@@ -1,8 +1,13 @@
 //! The conductor: runs the phases one after another, samples every second, and collects the report.
 
+pub mod chat;
 pub mod fanout;
 pub mod idle;
 mod latency;
+pub mod presence;
+pub mod slow;
+pub mod soak;
+pub mod storm;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,6 +45,16 @@ pub enum RunError {
     /// The publisher failed.
     #[error(transparent)]
     Publisher(#[from] LaneError),
+    /// A room has more members than the proof can follow.
+    #[error(
+        "a room of {seats} clients is too large for a chat; {most} is the most: use a template such as room{{i/20}}"
+    )]
+    RoomTooLarge {
+        /// Clients in a room.
+        seats: u32,
+        /// The most that a room may have.
+        most: u32,
+    },
 }
 
 /// Runs phases on a fleet.
@@ -260,6 +275,12 @@ impl Conductor {
                 report.slab_growth.values().sum::<u64>() as f64 / ready as f64,
             );
         }
+    }
+
+    /// The samples so far.
+    #[must_use]
+    pub fn samples(&self) -> &[Sample] {
+        &self.samples
     }
 
     /// Ends the run: closes all connections and hands over the samples.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 
 use super::{Finished, News, Worker};
-use crate::client::Stage;
+use crate::client::{Manner, Stage};
 use crate::clock::Clock;
 use crate::flow::Flow;
 use crate::marker::Marker;
@@ -61,6 +61,35 @@ impl Books {
         true
     }
 
+    /// The run that the books are about; 0 while they are closed.
+    pub(super) fn run(&self) -> u32 {
+        self.proof.as_ref().map_or(0, |proof| proof.flow.run)
+    }
+
+    /// The next number of a lane, if the books are open.
+    pub(super) fn next_sequence(&self, channel: u32, lane: u32) -> Option<u32> {
+        self.proof.as_ref().map(|proof| proof.flow.next_sequence(channel, lane))
+    }
+
+    /// A client joined a channel after the start.
+    pub(super) fn join(&self, channel: u32) {
+        if let Some(proof) = &self.proof {
+            proof.flow.join(channel);
+        }
+    }
+
+    /// A client is about to leave a channel.
+    pub(super) fn leave(&self, channel: u32) {
+        if let Some(proof) = &self.proof {
+            proof.flow.leave(channel);
+        }
+    }
+
+    /// How many are in a channel.
+    pub(super) fn members(&self, channel: u32) -> u32 {
+        self.proof.as_ref().map_or(0, |proof| proof.flow.subscribers(channel))
+    }
+
     /// Ends a turn; the latencies of the last second, if it is over.
     pub(super) fn end_turn(&mut self) -> Option<Histogram<u64>> {
         let proof = self.proof.as_mut()?;
@@ -80,7 +109,11 @@ impl Worker {
         let clients = self.plan.share(self.plan.connections, self.id) as usize;
         let per_client = self.plan.channels.per_client();
         let mut proof = Proof::new(flow, clients, per_client);
-        let ready = self.clients.iter().enumerate().filter(|(_, client)| client.stage == Stage::Ready);
+        let ready = self
+            .clients
+            .iter()
+            .enumerate()
+            .filter(|(_, client)| client.stage == Stage::Ready && client.manner == Manner::Prompt);
         for local in ready.map(|(local, _)| local) {
             let number = self.plan.number(self.id, u32::try_from(local).unwrap_or(u32::MAX));
             let channels = (0..per_client).filter_map(|index| self.plan.channels.channel_of(number, index));
@@ -100,6 +133,15 @@ impl Worker {
             let number = plan.number(id, u32::try_from(local).unwrap_or(u32::MAX));
             plan.channels.channel_of(number, index)
         });
-        let _ = self.news.send(News::Finished(Box::new(Finished { findings, lag })));
+        let returns = std::mem::replace(&mut self.returns.took, proof::histogram());
+        let talk = std::mem::take(&mut self.talk);
+        let _ = self.news.send(News::Finished(Box::new(Finished {
+            findings,
+            lag,
+            returns,
+            unanswered: talk.under_way() as u64,
+            commands: talk.took,
+            presence: talk.presence,
+        })));
     }
 }

@@ -61,10 +61,7 @@ impl Worker {
         if self.clients[local as usize].stage == Stage::Joining {
             return self.opening_reply(local, reply);
         }
-        self.counters.replies.add(1);
-        if matches!(reply.body, ReplyBody::Error(_)) {
-            self.counters.errors.add(1);
-        }
+        self.answered(local, &reply);
         Ok(())
     }
 

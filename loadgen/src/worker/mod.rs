@@ -8,6 +8,9 @@ mod connect;
 mod incoming;
 mod ramp;
 mod read;
+mod returns;
+mod slow;
+mod talk;
 mod write;
 
 use std::collections::VecDeque;
@@ -20,6 +23,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use mio::{Events, Poll, Token};
 
+use crate::behaviour::{Chat, Churn, Departure, Slowness};
 use crate::client::{Client, SpillPool};
 use crate::clock::Clock;
 use crate::counters::Counters;
@@ -27,12 +31,14 @@ use crate::dialect::{Dialect, Position};
 use crate::flow::Flow;
 use crate::kernel;
 use crate::plan::Plan;
-use crate::proof::Findings;
+use crate::proof::{self, Findings};
 use crate::token::Minter;
 use crate::wheel::Wheel;
 use crate::ws::Upgrade;
 use books::Books;
 use ramp::Ramp;
+use returns::Returns;
+use talk::Talk;
 
 /// The token of the waker; clients have their index.
 pub const WAKER: Token = Token(usize::MAX);
@@ -59,6 +65,16 @@ pub enum Order {
     Begin(Arc<Flow>),
     /// Close the books.
     Finish,
+    /// Some clients leave and come back.
+    Depart(Departure),
+    /// Clients talk, or fall silent.
+    Chat(Option<Chat>),
+    /// Clients join and leave, or stay.
+    Churn(Option<Churn>),
+    /// Ask for the presence of channels and compare it with what it must be.
+    AskPresence,
+    /// Some clients are slow, or all prompt again.
+    Slow(Slowness),
     /// Close all connections and end.
     Stop,
 }
@@ -87,6 +103,36 @@ pub struct Finished {
     pub findings: Findings,
     /// How long messages lay in the generator before they were looked at, at most, in microseconds.
     pub lag: Histogram<u64>,
+    /// How long clients took to come back, in microseconds.
+    pub returns: Histogram<u64>,
+    /// How long commands took to be answered, in microseconds.
+    pub commands: Histogram<u64>,
+    /// Presence counts that were right, and that were not.
+    pub presence: (u64, u64),
+    /// Commands that were not answered.
+    pub unanswered: u64,
+}
+
+impl Default for Finished {
+    fn default() -> Self {
+        let [lag, returns, commands] = std::array::from_fn(|_| proof::histogram());
+        Self { findings: Findings::default(), lag, returns, commands, presence: (0, 0), unanswered: 0 }
+    }
+}
+
+impl Finished {
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Self) {
+        self.findings.add(&other.findings);
+        self.presence.0 += other.presence.0;
+        self.presence.1 += other.presence.1;
+        self.unanswered += other.unanswered;
+        let histograms = [&mut self.lag, &mut self.returns, &mut self.commands];
+        for (all, one) in histograms.into_iter().zip([&other.lag, &other.returns, &other.commands]) {
+            // They grow as needed, so that adding cannot fail.
+            let _ = all.add(one);
+        }
+    }
 }
 
 /// How the clients of a worker fare.
@@ -124,6 +170,17 @@ pub struct Seed {
     pub news: Sender<News>,
 }
 
+/// What comes due for a client.
+#[derive(Debug, Clone, Copy)]
+enum Due {
+    /// Come back.
+    Return(u32),
+    /// Say something, which was due at this millisecond.
+    Say(u32, u32),
+    /// One byte more.
+    Drip(u32),
+}
+
 pub(crate) struct Worker {
     id: u32,
     plan: Arc<Plan>,
@@ -149,7 +206,9 @@ pub(crate) struct Worker {
     ramp: Ramp,
     /// Handshakes in the order in which they began.
     handshakes: VecDeque<(u32, u32)>,
-    wheel: Wheel<u32>,
+    wheel: Wheel<Due>,
+    returns: Returns,
+    talk: Talk,
     counters: Arc<Counters>,
     orders: Receiver<Order>,
     news: Sender<News>,
@@ -194,6 +253,8 @@ impl Worker {
             ramp: Ramp::new(plan.outstanding),
             handshakes: VecDeque::new(),
             wheel: Wheel::new(0),
+            returns: Returns::default(),
+            talk: Talk::default(),
             counters,
             orders,
             news,
@@ -221,6 +282,8 @@ impl Worker {
             self.take_orders();
             self.expire_handshakes();
             self.turn_wheel();
+            self.churn_on();
+            self.open_returning();
             self.ramp_up();
         }
         self.close_all();
@@ -241,8 +304,10 @@ impl Worker {
     }
 
     fn patience(&self) -> Duration {
-        let wheel = self.wheel.patience_ms().unwrap_or(100);
-        Duration::from_millis(u64::from(if self.ramp.is_waiting_for_time() { wheel.min(4) } else { wheel }))
+        const WATCHFUL_MS: u32 = 4;
+        let wheel = self.wheel.patience_ms().unwrap_or(100).min(100);
+        let watchful = self.ramp.is_waiting_for_time() || self.talk.is_churning();
+        Duration::from_millis(u64::from(if watchful { wheel.min(WATCHFUL_MS) } else { wheel }))
     }
 
     fn on_event(&mut self, local: u32, event: &mio::event::Event) {
@@ -264,6 +329,11 @@ impl Worker {
                 }
                 Order::Begin(flow) => self.begin_books(flow),
                 Order::Finish => self.finish_books(),
+                Order::Depart(departure) => self.depart(&departure),
+                Order::Chat(chat) => self.set_chat(chat),
+                Order::Churn(churn) => self.set_churn(churn),
+                Order::AskPresence => self.ask_presence(),
+                Order::Slow(slowness) => self.set_slowness(&slowness),
                 Order::Stop => self.stopping = true,
             }
         }
@@ -272,8 +342,12 @@ impl Worker {
     fn turn_wheel(&mut self) {
         let mut due = Vec::new();
         self.wheel.turn(self.now_ms, &mut due);
-        for local in due {
-            self.open(local);
+        for due in due {
+            match due {
+                Due::Return(local) => self.return_due(local),
+                Due::Say(local, due_ms) => self.say(local, due_ms),
+                Due::Drip(local) => self.drip(local),
+            }
         }
     }
 

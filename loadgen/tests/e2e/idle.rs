@@ -1,7 +1,10 @@
 //! Connections come up, are held, and answer pings; failures are told by their reason.
 
-use crate::support::{figure, peer, run};
+use millpond_load::app::{HELD, NOT_HELD, NOT_RUN};
 use millpond_load::peer::Faults;
+use millpond_load::report::Report;
+
+use crate::support::{figure, main, peer, run};
 
 #[test]
 fn connections_are_held_and_answer_pings() {
@@ -34,9 +37,60 @@ fn nobody_there_is_a_failure_with_its_reason() {
     peer.stop();
     let json = tempfile::NamedTempFile::new().unwrap();
     let path = json.path().display().to_string();
-    let arguments =
-        ["millpond-load", "idle", "-q", "-n", "5", "--hold", "0s", "--url", &url, "--json", &path];
-    let _ = millpond_load::app::main(&clap::Parser::parse_from(arguments));
-    let report = millpond_load::report::Report::load(json.path()).unwrap();
+    main(["idle", "-q", "-n", "5", "--hold", "0s", "--url", &url, "--json", &path].into_iter());
+    let report = Report::load(json.path()).unwrap();
     assert_eq!(report.phases[0].reasons.get("connection refused"), Some(&5));
+}
+
+#[test]
+fn a_host_too_small_is_told_before_anything_is_tried() {
+    let line = ["check", "-n", "100000", "--source", "127.0.0.9"];
+    assert_eq!(main(line.into_iter()), NOT_HELD, "one address has not so many ports");
+    let line = ["idle", "-q", "-n", "100000", "--source", "127.0.0.9"];
+    assert_eq!(main(line.into_iter()), NOT_RUN);
+}
+
+#[test]
+fn plain_frames_reach_a_server_that_is_told_apart_by_its_answers() {
+    let peer = peer(Faults::default());
+    // The peer's own protocol, spoken as if it were anybody's.
+    let connect = r#"{"id":1,"connect":{}}"#;
+    let subscribe = r#"{"id":2,"subscribe":{"channel":"{channel}"}}"#;
+    let publish = r#"{"id":3,"publish":{"channel":"{channel}","data":{payload}}}"#;
+    let url = format!("ws://{}/", peer.address());
+    let json = tempfile::NamedTempFile::new().unwrap();
+    let path = json.path().display().to_string();
+    let line = [
+        "fanout",
+        "-q",
+        "--allow-void",
+        "-n",
+        "40",
+        "--encoding",
+        "plain",
+        "--channel-template",
+        "all",
+        "--first-frame",
+        connect,
+        "--first-frame",
+        subscribe,
+        "--ready",
+        "\"subscribe\"",
+        "--publish-frame",
+        publish,
+        "--publish-by",
+        "client",
+        "--publish-rate",
+        "100",
+        "--duration",
+        "500ms",
+        "--url",
+        &url,
+        "--json",
+        &path,
+    ];
+    assert_eq!(main(line.into_iter()), HELD);
+    let report = Report::load(json.path()).unwrap();
+    assert_eq!(figure(&report.phases[1], "deliveries"), 50.0 * 40.0);
+    peer.stop();
 }

@@ -3,4 +3,5 @@
 
 mod fanout;
 mod idle;
+mod scenarios;
 mod support;

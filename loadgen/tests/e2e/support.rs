@@ -18,16 +18,22 @@ pub(crate) fn peer(faults: Faults) -> Peer {
 
 /// Runs the generator with `arguments` against `peer` and returns its report.
 pub(crate) fn run(peer: &Peer, arguments: &str) -> Report {
+    run_with_code(peer, arguments).0
+}
+
+/// Runs the generator with `arguments` against `peer` and returns its report and exit code.
+pub(crate) fn run_with_code(peer: &Peer, arguments: &str) -> (Report, u8) {
     let json = tempfile::NamedTempFile::new().unwrap();
-    let fixed = format!(
-        "--quiet --url ws://{}/connection/websocket --json {}",
-        peer.address(),
-        json.path().display()
-    );
-    let line: Vec<_> =
-        ["millpond-load"].into_iter().chain(arguments.split(' ')).chain(fixed.split(' ')).collect();
-    let _ = app::main(&Cli::parse_from(line));
-    Report::load(json.path()).unwrap()
+    let url = format!("ws://{}/connection/websocket", peer.address());
+    let path = json.path().display().to_string();
+    let fixed = ["--quiet", "--allow-void", "--url", &url, "--json", &path];
+    let code = main(arguments.split(' ').chain(fixed));
+    (Report::load(json.path()).unwrap(), code)
+}
+
+/// Runs the generator; its exit code.
+pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> u8 {
+    app::main(&Cli::parse_from(["millpond-load"].into_iter().chain(arguments)))
 }
 
 /// A figure of a phase.
