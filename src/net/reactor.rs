@@ -143,6 +143,8 @@ impl Reactor {
             }
             self.accept();
             let more_mail = self.take_mail();
+            self.parts.shard.settle();
+            self.send_mail();
             let outlook = self.parts.shard.finish(&mut self.sockets);
             self.send_mail();
             self.refresh_metrics();
