@@ -9,6 +9,7 @@
 
 mod capacity;
 mod drain;
+mod heap;
 mod logging;
 
 use std::io;
@@ -91,10 +92,12 @@ struct Running {
 /// # Errors
 /// See [`StartError`].
 pub fn serve(config: Config) -> Result<(), StartError> {
+    heap::set_up();
     let _log_writer = logging::start(&config.log);
     let shutdown_timeout = config.server.shutdown_timeout;
     let signals = drain::Signals::register()?;
     let running = start(config)?;
+    heap::keep_house(&running.common)?;
     drain::wait(&signals, running, shutdown_timeout);
     Ok(())
 }
@@ -255,6 +258,8 @@ fn control_settings(config: &Config) -> ControlSettings {
             ErrorMode::Transport => crate::control::settings::ErrorMode::Transport,
         },
         prefix: config.api.prefix.clone(),
+        enabled: config.api.enabled,
+        external: config.api.external,
         ..ApiSettings::default()
     };
     let node = NodeSettings {
@@ -266,6 +271,8 @@ fn control_settings(config: &Config) -> ControlSettings {
         internal_address: Some(config.server.internal_listen),
         api,
         node,
+        health: config.health.clone(),
+        prometheus: config.prometheus.clone(),
         ..ControlSettings::default()
     }
 }

@@ -18,6 +18,9 @@ use crate::hub::connection::NONE;
 use crate::hub::mail::Delivery;
 use crate::protocol::Encoding;
 
+/// Frames after which the numbers of old subscribers are moved up.
+const AGE_ROUND: u32 = 1 << 30;
+
 /// One subscriber.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subscriber {
@@ -199,12 +202,12 @@ impl Channel {
         self.join_leave_marks += u32::from(delivery.join_leave);
         let (number, lap, start) = (self.next_number, self.lap, self.position);
         self.marks.push_back(Mark { number, lap, start, delivery, from });
-        self.next_number = self.next_number.wrapping_add(1);
+        self.count();
     }
 
     /// Counts a frame that was delivered without a sweep.
     pub(crate) fn skip(&mut self) {
-        self.next_number = self.next_number.wrapping_add(1);
+        self.count();
     }
 
     /// True while frames are under way.
@@ -231,11 +234,6 @@ impl Channel {
         let subscriber = self.subscribers[self.position];
         self.position += 1;
         Some(subscriber)
-    }
-
-    /// The slot of the subscriber `ahead` places further, for prefetching.
-    pub(crate) fn slot_ahead(&self, ahead: usize) -> Option<u32> {
-        self.subscribers.get(self.position + ahead).map(|subscriber| subscriber.slot)
     }
 
     /// What `subscriber` is to get now; `None` if nothing (it joined after all frames under way).
@@ -267,6 +265,20 @@ impl Channel {
             + self.marks.capacity() * size_of::<Mark>()
             + self.runs[0].bytes.capacity()
             + self.runs[1].bytes.capacity()
+    }
+
+    /// Numbers wrap. Twice a round, subscribers that joined long ago are moved up, so that none seems to join in the
+    /// future: O(subscribers) every 2^30 frames.
+    fn count(&mut self) {
+        self.next_number = self.next_number.wrapping_add(1);
+        if self.next_number % AGE_ROUND == 0 {
+            let old = self.next_number.wrapping_sub(AGE_ROUND / 2);
+            for subscriber in &mut self.subscribers {
+                if self.next_number.wrapping_sub(subscriber.joined) > AGE_ROUND / 2 {
+                    subscriber.joined = old;
+                }
+            }
+        }
     }
 
     /// Drops frames whose lap is complete.

@@ -16,7 +16,7 @@ use crate::hub::epoch::Epochs;
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
     Answer, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk,
-    Subscribed, UnsubscribeAsk, UserAsk, UserOp,
+    Subscribed, UnsubscribeAsk,
 };
 use crate::hub::post::Post;
 use crate::hub::publication::{Encodings, deliver_membership, deliver_publication, publisher, stored};
@@ -60,7 +60,6 @@ impl Hasher for Keyed {
 struct HomeChannel {
     name: Arc<str>,
     hash: u64,
-    namespace: u16,
     /// Subscriptions by shard.
     shards: SmallVec<[(ShardId, u32); 2]>,
     /// Subscriptions in presence, by user.
@@ -72,8 +71,8 @@ struct HomeChannel {
 
 /// A user with more than one connection.
 #[derive(Debug, Default)]
-struct HomeUser {
-    shards: SmallVec<[(ShardId, u32); 2]>,
+pub(crate) struct HomeUser {
+    pub(crate) shards: SmallVec<[(ShardId, u32); 2]>,
 }
 
 /// Members of a channel on their way here from the shards.
@@ -88,15 +87,17 @@ struct Gather {
 /// All names homed on one shard.
 pub(crate) struct Homes {
     shard: ShardId,
-    common: Arc<Common>,
+    pub(crate) common: Arc<Common>,
     hasher: NameHash,
     channels: Registry<HomeChannel>,
-    users: Registry<HomeUser>,
+    pub(crate) users: Registry<HomeUser>,
     gathers: Slab<Gather>,
     epochs: Epochs,
     /// Results of publications by idempotency key.
     idempotency: Idempotency<Option<StreamPosition>>,
     housekeeping: usize,
+    /// Channels that are known for their history only.
+    vacant: usize,
     pub(crate) publications: u64,
     pub(crate) recovered: u64,
     pub(crate) not_recovered: u64,
@@ -115,6 +116,7 @@ impl Homes {
             epochs,
             idempotency: Idempotency::new(secret, limits::IDEMPOTENT_RESULTS),
             housekeeping: 0,
+            vacant: 0,
             publications: 0,
             recovered: 0,
             not_recovered: 0,
@@ -126,14 +128,14 @@ impl Homes {
         self.users.len()
     }
 
-    /// Channels known, most of them with subscribers.
+    /// Channels with subscribers.
     pub(crate) fn occupied(&self) -> usize {
-        self.channels.len()
+        self.channels.len() - self.vacant
     }
 
     /// Bytes of memory: channels, users, history.
     pub(crate) fn memory_bytes(&mut self) -> (usize, usize, usize) {
-        let (mut extra, mut history) = (0, 0);
+        let (mut extra, mut history) = (0, self.idempotency.memory_bytes());
         let mut cursor = 0;
         while let Some(record) = self.channels.record_at(cursor) {
             cursor += 1;
@@ -151,7 +153,7 @@ impl Homes {
         let body = match op {
             HomeOp::Subscribe(ask) => self.subscribe(&place, *ask, now),
             HomeOp::Unsubscribe(ask) => return self.unsubscribe(&place, &ask, post),
-            HomeOp::Join(member) => return self.announce(place.hash, &member, true, post),
+            HomeOp::Join(member) => return self.announce(&place, &member, true, post),
             HomeOp::Publish(ask) => return self.publish(place, *ask, origin, now, post),
             HomeOp::History { limit, cap, since, reverse } => {
                 let since = since.as_ref().map(|since| Since { offset: since.offset, epoch: &since.epoch });
@@ -178,35 +180,6 @@ impl Homes {
         }
     }
 
-    /// A user's connection enters or leaves.
-    pub(crate) fn user(&mut self, ask: UserAsk, post: &mut Post) {
-        let shard = ask.key.shard;
-        let UserOp::Enter { ticket, alone } = ask.op else { return self.user_leaves(ask.hash, shard) };
-        let limit = self.common.settings.client.user_connection_limit;
-        let count = match self.users.get(ask.hash) {
-            Registered::Nothing => 0,
-            Registered::Single(..) => 1,
-            Registered::Record(user) => user.shards.iter().map(|(_, count)| *count).sum(),
-        };
-        // A refused connection still counts until it leaves: every enter has its leave.
-        if count == 0 {
-            self.users.insert_single(ask.hash, shard, 0);
-        } else {
-            let user = self.users.record(ask.hash, |single| HomeUser {
-                shards: single.into_iter().map(|(shard, _)| (shard, 1)).collect(),
-            });
-            add(&mut user.shards, shard);
-        }
-        if let Some(name) = alone {
-            self.close_others(ask.hash, name, ask.key, post);
-        }
-        if let Some(number) = ticket {
-            let admitted = limit == 0 || count < limit;
-            let ticket = crate::hub::mail::Ticket { key: ask.key, number };
-            self.reply(Origin::Connection(ticket), "".into(), ReplyBody::Admitted(admitted), post);
-        }
-    }
-
     /// Looks at a few records and drops what has expired. O(1) a turn.
     pub(crate) fn housekeep(&mut self, now: Now) {
         for _ in 0..limits::HOUSEKEEPING_PER_TURN {
@@ -223,11 +196,12 @@ impl Homes {
             if channel.shards.is_empty() && channel.stream.is_none() {
                 let hash = channel.hash;
                 self.channels.remove(hash);
+                self.vacant -= 1;
             }
         }
     }
 
-    fn reply(&mut self, origin: Origin, channel: Box<str>, body: ReplyBody, post: &mut Post) {
+    pub(crate) fn reply(&mut self, origin: Origin, channel: Box<str>, body: ReplyBody, post: &mut Post) {
         match origin {
             Origin::Nobody => {}
             Origin::Connection(ticket) => {
@@ -252,6 +226,7 @@ impl Homes {
             return ReplyBody::Subscribed(Box::new(granted));
         }
         let channel = record(&mut self.channels, &self.common, &self.hasher, place);
+        self.vacant -= usize::from(channel.shards.is_empty() && channel.stream.is_some());
         add(&mut channel.shards, ask.shard);
         channel.encodings.json |= !ask.protobuf;
         channel.encodings.protobuf |= ask.protobuf;
@@ -323,21 +298,28 @@ impl Homes {
                         self.channels.remove(place.hash);
                         return;
                     }
+                    self.vacant += 1;
                 }
             }
         }
         if let Some(member) = &ask.leave {
-            self.announce(place.hash, member, false, post);
+            self.announce(place, member, false, post);
         }
     }
 
-    fn announce(&mut self, hash: u64, member: &Member, joined: bool, post: &mut Post) {
+    fn announce(&mut self, place: &Place, member: &Member, joined: bool, post: &mut Post) {
+        let hash = place.hash;
         match self.channels.get(hash) {
+            Registered::Nothing => {}
+            Registered::Single(shard, marks) => {
+                let name: Arc<str> = Arc::from(&*place.channel);
+                let delivery = deliver_membership(&name, hash, member, joined, encodings_of(marks));
+                post.send(shard, Mail::Deliver(Arc::new(delivery)));
+            }
             Registered::Record(channel) => {
                 let delivery = deliver_membership(&channel.name, hash, member, joined, channel.encodings);
                 spread(&channel.shards, &Arc::new(delivery), post);
             }
-            Registered::Single(..) | Registered::Nothing => {}
         }
     }
 
@@ -382,6 +364,7 @@ impl Homes {
         }
         let epoch = self.epochs.current(place.hash);
         let channel = record(&mut self.channels, &self.common, &self.hasher, place);
+        self.vacant += usize::from(channel.shards.is_empty() && channel.stream.is_none());
         let stream = channel.stream.get_or_insert_with(|| Box::new(Stream::new(epoch, &retention, now.tick)));
         let mut access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
         let draft = Draft {
@@ -410,10 +393,8 @@ impl Homes {
         match self.channels.get(hash) {
             Registered::Nothing => {}
             Registered::Single(shard, marks) => {
-                let protobuf = marks & mark::PROTOBUF != 0;
-                let encodings = Encodings { json: !protobuf, protobuf };
                 let name: Arc<str> = Arc::from(&*place.channel);
-                let delivery = deliver_publication(&name, hash, publication, None, encodings);
+                let delivery = deliver_publication(&name, hash, publication, None, encodings_of(marks));
                 post.send(shard, Mail::Deliver(Arc::new(delivery)));
             }
             Registered::Record(channel) => {
@@ -485,28 +466,6 @@ impl Homes {
             post.send(shard, mail);
         }
     }
-
-    fn user_leaves(&mut self, hash: u64, shard: ShardId) {
-        let gone = match self.users.get(hash) {
-            Registered::Nothing => false,
-            Registered::Single(..) => true,
-            Registered::Record(user) => {
-                remove(&mut user.shards, shard);
-                user.shards.is_empty()
-            }
-        };
-        if gone {
-            self.users.remove(hash);
-        }
-    }
-
-    fn close_others(&mut self, hash: u64, name: Box<str>, keep: crate::base::ids::ConnKey, post: &mut Post) {
-        if let Registered::Record(user) = self.users.get(hash) {
-            for (shard, _) in &user.shards {
-                post.send(*shard, Mail::CloseOthers { user: name.clone(), keep });
-            }
-        }
-    }
 }
 
 /// Which channel an ask is about.
@@ -514,6 +473,11 @@ struct Place {
     channel: Box<str>,
     hash: u64,
     namespace: u16,
+}
+
+fn encodings_of(marks: u8) -> Encodings {
+    let protobuf = marks & mark::PROTOBUF != 0;
+    Encodings { json: !protobuf, protobuf }
 }
 
 fn position(position: StreamPosition) -> Position {
@@ -547,7 +511,6 @@ fn record<'a>(
         let mut channel = HomeChannel {
             name: Arc::from(&*place.channel),
             hash: place.hash,
-            namespace: place.namespace,
             shards: SmallVec::new(),
             users: HashMap::default(),
             clients: 0,
@@ -556,8 +519,7 @@ fn record<'a>(
         };
         if let Some((shard, marks)) = single {
             channel.shards.push((shard, 1));
-            channel.encodings.protobuf = marks & mark::PROTOBUF != 0;
-            channel.encodings.json = !channel.encodings.protobuf;
+            channel.encodings = encodings_of(marks);
             if let Some(user) = user.filter(|_| marks & mark::PRESENCE != 0) {
                 channel.clients = 1;
                 channel.users.insert(user, 1);
@@ -573,14 +535,14 @@ fn spread(shards: &[(ShardId, u32)], delivery: &Arc<Delivery>, post: &mut Post) 
     }
 }
 
-fn add(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
+pub(crate) fn add(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
     match shards.iter_mut().find(|(other, _)| *other == shard) {
         Some((_, count)) => *count += 1,
         None => shards.push((shard, 1)),
     }
 }
 
-fn remove(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
+pub(crate) fn remove(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
     let Some(at) = shards.iter().position(|(other, _)| *other == shard) else { return };
     shards[at].1 -= 1;
     if shards[at].1 == 0 {

@@ -119,16 +119,6 @@ impl Locals {
         self.sessions.get(&handle).cloned().unwrap_or_else(|| vec![self.user_head(handle).0])
     }
 
-    /// Distinct users here.
-    pub(crate) fn users(&self) -> usize {
-        self.users.len()
-    }
-
-    /// Distinct channels here.
-    pub(crate) fn channels(&self) -> usize {
-        self.channels.len()
-    }
-
     /// Handle of a channel.
     pub(crate) fn find_channel(&self, hash: u64, name: &str) -> Option<u32> {
         self.channels.find(hash, |handle| self.name_bytes(handle) == name.as_bytes())

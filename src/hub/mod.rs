@@ -20,6 +20,7 @@ mod epoch;
 mod figures;
 mod handshake;
 mod home;
+mod home_users;
 mod idempotency;
 mod locals;
 pub mod mail;

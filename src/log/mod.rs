@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 pub mod body;
+pub mod compact;
 pub mod engine;
 pub mod error;
 pub mod fake;
@@ -15,10 +16,12 @@ pub mod reader;
 pub mod record;
 pub mod recover;
 pub mod request;
+mod retain;
 pub mod scan;
 pub mod segment;
 pub mod settings;
 mod shared;
+mod snapshot;
 pub mod storage;
 pub mod stream;
 #[cfg(test)]

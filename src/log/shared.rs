@@ -23,6 +23,8 @@ pub(super) struct Shared {
     pub(super) hasher: KeyHasher,
     pub(super) index: Index,
     pub(super) status: Status,
+    /// The highest sequence that a finished sync covered.
+    durable_through: AtomicU64,
     segments: RwLock<Vec<Arc<Segment>>>,
 }
 
@@ -39,8 +41,17 @@ impl Shared {
             hasher: KeyHasher::new(&identity.secret),
             index,
             status: Status::default(),
+            durable_through: AtomicU64::new(0),
             segments: RwLock::new(segments),
         }
+    }
+
+    pub(super) fn durable_through(&self) -> Sequence {
+        Sequence(self.durable_through.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_durable_through(&self, sequence: Sequence) {
+        self.durable_through.store(sequence.0, Ordering::Release);
     }
 
     /// All segments in order.

@@ -2,7 +2,8 @@
 //!
 //! serde_json recurses only over the types of the protocol; raw and ignored values it skips with a loop. How deep those nest
 //! is bounded here, by a second look at their brackets. A lone surrogate escape is a fault in a command, in its data too:
-//! JSON allows to write it, but it is no text, and strict parsers of subscribers fail on it.
+//! JSON allows to write it, but it is no text, and strict parsers of subscribers fail on it. Repeated keys and huge numbers
+//! are faults in the envelope only; inside data they are valid JSON and the application's own affair.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use std::borrow::Cow;

@@ -1,83 +1,17 @@
-//! The command line.
+//! Options that every scenario has: connections, server, reports.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
 
+use super::value::{defaults, duration, read_duration, read_text};
 use crate::source::SourceChoice;
 
-/// A load generator for servers that hold millions of WebSocket connections.
-#[derive(Debug, Parser)]
-#[command(name = "millpond-load", version, arg_required_else_help = true)]
-pub struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-/// A subcommand.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Open connections and keep them.
-    Idle(IdleArgs),
-    /// Say what this host can generate, and what bounds it.
-    Check(CheckArgs),
-    /// Run a bare server of the client protocol's minimum, to calibrate the generator against.
-    Peer(PeerArgs),
-}
-
-/// Options of `peer`.
-#[derive(Debug, Args)]
-pub struct PeerArgs {
-    /// Where to listen.
-    #[arg(long, default_value = "127.0.0.1:8000")]
-    pub listen: SocketAddr,
-    /// Threads, each with a descriptor table of its own.
-    #[arg(long, default_value_t = 1)]
-    pub threads: u32,
-    /// Time between pings.
-    #[arg(long, default_value = "25s", value_parser = duration)]
-    pub ping: Duration,
-    /// Leave out one delivery in so many.
-    #[arg(long, default_value_t = 0)]
-    pub lose: u32,
-    /// Send one delivery in so many twice.
-    #[arg(long, default_value_t = 0)]
-    pub double: u32,
-    /// Send one delivery in so many after the next.
-    #[arg(long, default_value_t = 0)]
-    pub swap: u32,
-}
-
-/// Options of `idle`.
-#[derive(Debug, Args)]
-pub struct IdleArgs {
-    /// Connections and server.
-    #[command(flatten)]
-    pub load: LoadArgs,
-    /// How long to hold the connections.
-    #[arg(long, default_value = "60s", value_parser = duration)]
-    pub hold: Duration,
-    /// Fail unless every connection has read a ping during the hold.
-    #[arg(long)]
-    pub require_ping: bool,
-    /// Reports.
-    #[command(flatten)]
-    pub output: OutputArgs,
-}
-
-/// Options of `check`.
-#[derive(Debug, Args)]
-pub struct CheckArgs {
-    /// Connections and server.
-    #[command(flatten)]
-    pub load: LoadArgs,
-}
-
 /// What is spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Encoding {
     /// The client protocol in JSON.
     Json,
@@ -88,7 +22,8 @@ pub enum Encoding {
 }
 
 /// Connections and server.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Args, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct LoadArgs {
     /// Connections.
     #[arg(long, short = 'n', default_value_t = 1_000)]
@@ -104,6 +39,7 @@ pub struct LoadArgs {
     pub token_key: Option<String>,
     /// How long tokens live.
     #[arg(long, default_value = "24h", value_parser = duration)]
+    #[serde(deserialize_with = "read_duration")]
     pub token_ttl: Duration,
     /// User names are this and the client's number; a template such as `u{i%100}` is taken as it is.
     #[arg(long, default_value = "u")]
@@ -111,8 +47,9 @@ pub struct LoadArgs {
     /// Expect the server to subscribe each connection to the personal channel of its user.
     #[arg(long)]
     pub personal: bool,
-    /// A channel to subscribe, such as `ch{i}` or `room{i%100}`; may be given several times.
+    /// A channel to subscribe, such as `ch{i}`, `room{i%100}` or `room{i/20}`; may be given several times.
     #[arg(long = "channel-template", value_name = "TEMPLATE")]
+    #[serde(rename = "channel-template")]
     pub channels: Vec<String>,
     /// Connections to begin per second; 0 for as many as go.
     #[arg(long, default_value_t = 0.0)]
@@ -122,21 +59,25 @@ pub struct LoadArgs {
     pub outstanding: u32,
     /// A handshake that takes longer has failed.
     #[arg(long, default_value = "30s", value_parser = duration)]
+    #[serde(deserialize_with = "read_duration")]
     pub timeout: Duration,
     /// Worker threads; `auto` for as many as the descriptor limit demands.
     #[arg(long, default_value = "auto")]
     pub threads: String,
     /// Source addresses: auto, kernel, aliases, ADDRESS, FIRST-LAST or NETWORK/BITS, several with commas.
     #[arg(long, default_value = "auto")]
+    #[serde(deserialize_with = "read_text")]
     pub source: SourceChoice,
     /// A header line for the upgrade request, such as `Origin: http://localhost`.
     #[arg(long = "header", value_name = "LINE")]
+    #[serde(rename = "header")]
     pub headers: Vec<String>,
     /// Send the first commands together with the upgrade request (not allowed by RFC 6455, but some servers take it).
     #[arg(long)]
     pub eager: bool,
     /// Process to watch, for memory and CPU of the server; several are summed up.
     #[arg(long = "server-pid", value_name = "PID")]
+    #[serde(rename = "server-pid")]
     pub server_pids: Vec<u32>,
     /// Start even if the self check says that this host cannot generate it.
     #[arg(long)]
@@ -147,10 +88,12 @@ pub struct LoadArgs {
 }
 
 /// Frames of the plain encoding.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PlainArgs {
     /// A frame to send after the upgrade; one with `{channel}` is sent once per channel.
     #[arg(long = "first-frame", value_name = "TEMPLATE")]
+    #[serde(rename = "first-frame")]
     pub first_frames: Vec<String>,
     /// A client is ready when a frame holds this text; without it, after the upgrade.
     #[arg(long, value_name = "TEXT")]
@@ -178,44 +121,22 @@ pub struct OutputArgs {
     /// Write the report as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write the report as one HTML page with plots.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Fail unless this holds, such as `p99<5ms`, `lost==0` or `storm.all_back_s<=20s`; may be given several times.
+    #[arg(long = "assert", value_name = "CONDITION")]
+    pub asserts: Vec<String>,
+    /// Let a void result pass, one of which the generator itself was the bottleneck.
+    #[arg(long)]
+    pub allow_void: bool,
     /// No progress, only the report.
     #[arg(long, short)]
     pub quiet: bool,
 }
 
-/// `90`, `90s`, `500ms`, `5m` or `24h`.
-///
-/// # Errors
-/// A sentence for the user.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit_at);
-    let factor = match unit {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("`{unit}` is no unit of time: use ms, s, m or h")),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("`{text}` is no duration"))?;
-    Duration::try_from_secs_f64(number * factor).map_err(|_| format!("`{text}` is no duration"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory as _;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn durations_have_units() {
-        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert!(duration("5 days").is_err() && duration("-1s").is_err());
+impl Default for LoadArgs {
+    fn default() -> Self {
+        defaults()
     }
 }
