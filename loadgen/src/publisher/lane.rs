@@ -25,6 +25,9 @@ pub enum LaneError {
     /// The server answered with this status.
     #[error("the publisher's request was answered with status {0}: {1}")]
     Status(u16, String),
+    /// The server closed a publisher's WebSocket with this code.
+    #[error("the server closed the publisher's connection with code {0}")]
+    Closed(u16),
     /// The WebSocket handshake of a publisher failed.
     #[error("a publisher could not connect: {0}")]
     Handshake(&'static str),
@@ -121,21 +124,27 @@ impl Lane {
 
     /// Reads what there is; how many publications it answers.
     pub(super) fn read(&mut self) -> Result<u32, LaneError> {
-        let mut buffer = [0; 16 * 1024];
-        loop {
-            match self.socket.read(&mut buffer) {
-                Ok(0) => return Err(io::Error::from(ErrorKind::UnexpectedEof).into()),
-                Ok(read) => self.input.extend_from_slice(&buffer[..read]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let ended = self.receive();
+        // What came before the end says why it ended.
         let answered = match &self.way {
             Way::Http { .. } => self.take_responses()?,
             Way::Client { .. } => self.take_frames()?,
         };
+        ended?;
         self.outstanding = self.outstanding.saturating_sub(answered);
         Ok(answered)
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(read) => self.input.extend_from_slice(&buffer[..read]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn take_responses(&mut self) -> Result<u32, LaneError> {
@@ -178,7 +187,7 @@ impl Lane {
         {
             used += length;
             if frame.opcode == ws::CLOSE {
-                return Err(LaneError::Handshake("closed by the server"));
+                return Err(LaneError::Closed(ws::close_code(frame.payload)));
             }
             dialect.read(frame.opcode, frame.payload, false, &mut |incoming| match incoming {
                 Incoming::Ping => pings += 1,
@@ -246,7 +255,7 @@ fn handshake(
         }
         while let Ok(Some((frame, length))) = ws::next_frame(&input) {
             if frame.opcode == ws::CLOSE {
-                return Err(LaneError::Handshake("closed by the server"));
+                return Err(LaneError::Closed(ws::close_code(frame.payload)));
             }
             dialect.read(frame.opcode, frame.payload, false, &mut |incoming| {
                 awaited = awaited.saturating_sub(u8::from(matches!(incoming, Incoming::Reply(_))));

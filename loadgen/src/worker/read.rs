@@ -116,7 +116,7 @@ impl Worker {
                 ws::write_frame(&mut answer, ws::PONG, frame.payload, self.random.u32(..).to_ne_bytes());
                 self.send(local, &answer)
             }
-            OpCode::Control(Control::Close) => Err(Reason::Closed(close_code(frame.payload))),
+            OpCode::Control(Control::Close) => Err(Reason::Closed(ws::close_code(frame.payload))),
             OpCode::Control(_) => Ok(()),
             OpCode::Data(data) => self.data(local, data, frame),
         }
@@ -149,12 +149,5 @@ impl Worker {
     fn hold_message(&mut self, local: u32, opcode: OpCode, message: Vec<u8>) {
         let client = &mut self.clients[local as usize];
         self.spills.of(client).message = Some((opcode, message));
-    }
-}
-
-fn close_code(payload: &[u8]) -> u16 {
-    match payload {
-        [high, low, ..] => u16::from_be_bytes([*high, *low]),
-        _ => 1005,
     }
 }
