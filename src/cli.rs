@@ -5,6 +5,7 @@
 
 mod check;
 mod configuration;
+mod doctor;
 mod key;
 mod serve;
 mod token;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::app::StartError;
 use crate::config::{Config, FILE_VARIABLE, Layers, Problems, load, parse_duration};
+use crate::host::finding::grouped;
 use check::Verdict;
 
 /// A real-time gateway that speaks the client protocol of Centrifugo.
@@ -44,6 +46,8 @@ enum Command {
     CheckToken(check::CheckArgs),
     /// Say whether a subscription token would be accepted, and why not.
     CheckSubToken(check::CheckArgs),
+    /// Say what bounds the connections of this host, and how to lift it. Needs no privileges.
+    Doctor(doctor::DoctorArgs),
 }
 
 #[derive(Args, Debug)]
@@ -119,6 +123,20 @@ enum CliError {
     /// The token is refused.
     #[error("the token is refused: {0}")]
     Refused(Verdict),
+    /// The host holds fewer connections than asked for.
+    #[error("this host holds {} of the {} connections asked for", grouped(*.possible), grouped(*.wanted))]
+    HostTooSmall {
+        /// Connections it holds.
+        possible: u64,
+        /// Connections asked for.
+        wanted: u64,
+    },
+    /// Neither a host nor a recording of one.
+    #[error("{}: there is no folder `proc` in it", .0.display())]
+    NoHost(PathBuf),
+    /// No such process.
+    #[error("there is no process {0}")]
+    NoProcess(u32),
     /// Standard input or output.
     #[error("{0}")]
     Stream(#[from] io::Error),
@@ -154,6 +172,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::SubToken(args) => token::subscription(args),
         Command::CheckToken(args) => check::connection(args),
         Command::CheckSubToken(args) => check::subscription(args),
+        Command::Doctor(args) => doctor::doctor(&args),
     }
 }
 
