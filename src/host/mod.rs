@@ -3,6 +3,7 @@
 //! | module | what it is | I/O |
 //! |---|---|---|
 //! | [`facts`], [`cgroup`] | what was read, value by value: known, absent, or not readable | none |
+//! | [`parse`] | the formats of /proc and /sys | none |
 //! | [`reader`] | reads /proc, /sys and the cgroup below a root, so that a recorded host is read like a live one | files |
 //! | [`coefficients`] | what a connection, a delivery, a ping cost, each measured or assumed | none |
 //! | [`shards`] | how many descriptor tables it takes | none |
@@ -21,5 +22,9 @@ pub mod doctor;
 pub mod facts;
 pub mod finding;
 pub mod parse;
+pub mod plan;
+pub mod profile;
 pub mod reader;
 pub mod shards;
+pub mod tune;
+pub mod verify;
