@@ -68,7 +68,8 @@ impl Engine {
     ) -> Result<(Self, RecoveryReport), OpenError> {
         settings.check().map_err(OpenError::Setting)?;
         storage.lock()?;
-        let recovered = recover::recover(storage.as_ref(), &settings.seed, now)?;
+        let recovered = recover::recover(storage.as_ref(), &settings.seed, now);
+        let recovered = recovered.inspect_err(|_| storage.unlock())?;
         let Recovered { segments, index, identity, next_id, next, noted_through, resume, report } = recovered;
         let active = resume.then(|| segments.last().cloned()).flatten();
         let shared = Arc::new(Shared::new(storage, identity, segments, index));
@@ -365,6 +366,12 @@ impl Engine {
         }
         let last = header.first_sequence.before();
         Ok(Arc::new(Segment::new(*header, file, Marks::default(), DATA_START, last, false)))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.storage.unlock();
     }
 }
 

@@ -26,6 +26,7 @@ pub mod storage;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+pub mod tool;
 mod writer;
 
 pub use writer::{AckReceiver, Appender, Log};

@@ -123,6 +123,10 @@ impl Reader {
         self.shared.status.snapshot()
     }
 
+    pub(super) fn note_maintenance_fault(&self) {
+        self.shared.status.maintenance_failed();
+    }
+
     /// Number of streams, and bytes of memory that the index holds for them.
     #[must_use]
     pub fn index_size(&self) -> (usize, usize) {

@@ -33,7 +33,7 @@ use std::hash::Hasher;
 use super::storage::SECTOR_BYTES;
 
 /// Place of a record in the log; 0 is before the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct Sequence(pub u64);
 
 impl std::fmt::Display for Sequence {
@@ -64,7 +64,8 @@ const OPTIONAL_KINDS: u16 = 0x8000;
 const ALIGNMENT: usize = 8;
 
 /// What a record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A message in a user's mailbox.
     Message,
@@ -138,7 +139,8 @@ impl Kind {
 }
 
 /// What a stream is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Class {
     /// The mailbox of a user.
     Mailbox,

@@ -9,6 +9,7 @@ use super::fake::{FakeDisk, Fate, Fault};
 use super::record::{Class, Sequence};
 use super::request::{Ack, Append, AppendRequest};
 use super::settings::{LogSettings, MailboxLimits, WhenFull};
+use super::storage::Storage;
 
 const NOW: u32 = 1_000_000;
 
