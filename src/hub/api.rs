@@ -75,6 +75,11 @@ pub enum ApiCommand {
     },
     /// Counters of the asked shard.
     Info,
+    /// Who of these users is online: the asked shard answers for those homed on it.
+    UserPresence {
+        /// User ids.
+        users: Vec<String>,
+    },
 }
 
 /// Which sessions a command is for. An absent user or session is a success without effect.
@@ -177,6 +182,8 @@ pub enum ApiAnswer {
     Channels(Vec<(String, u32)>),
     /// Counters of one shard.
     Info(ShardInfo),
+    /// Users homed on the asked shard.
+    UserPresence(Vec<(String, UserView)>),
     /// An API error (codes of server-api.md section 1.1).
     Error(ApiError),
 }
@@ -234,6 +241,41 @@ pub struct Member {
     pub conn_info: Option<Bytes>,
     /// Info of this subscription.
     pub chan_info: Option<Bytes>,
+}
+
+/// What a user is to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UserState {
+    /// No session, and no lost one that may still come back.
+    #[default]
+    Offline,
+    /// Every session is idle or set away, or every session was lost without goodbye and may still come back.
+    Away,
+    /// A live session whose user is active.
+    Online,
+}
+
+impl UserState {
+    /// As clients and backends see it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Offline => "offline",
+            Self::Away => "away",
+            Self::Online => "online",
+        }
+    }
+}
+
+/// What is known of a user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UserView {
+    /// State.
+    pub state: UserState,
+    /// Live sessions.
+    pub devices: u32,
+    /// Unix seconds of the last sign of life of a user without live sessions; `None` where it is not known (any more).
+    pub last_seen: Option<u64>,
 }
 
 /// A publication as history keeps it.

@@ -56,10 +56,19 @@ pub struct Common {
 }
 
 impl Common {
-    /// Home shard of a channel. A personal channel lives where its user lives.
+    /// Home shard of a channel. One that stands for a user lives where the user lives.
     #[must_use]
     pub fn home_of_channel(&self, hasher: &NameHash, channel: &str) -> ShardId {
-        self.home_of(hasher, self.personal_user(channel).unwrap_or(channel))
+        let user = self.watched_user(channel).or_else(|| self.personal_user(channel));
+        self.home_of(hasher, user.unwrap_or(channel))
+    }
+
+    /// The user that a channel of the user presence namespace tells of. It lives where the user does.
+    pub(crate) fn watched_user<'a>(&self, channel: &'a str) -> Option<&'a str> {
+        let presence = self.settings.user_presence.as_ref()?;
+        let boundary = self.settings.channel.namespace_boundary.as_str();
+        let user = channel.strip_prefix(presence.namespace.as_str())?.strip_prefix(boundary)?;
+        (!user.is_empty() && !boundary.is_empty()).then_some(user)
     }
 
     /// Home shard of a name.
@@ -243,7 +252,8 @@ impl Shard {
         self.metrics.mail_in += 1;
         match mail {
             Mail::Home(ask) => self.home_ask(*ask),
-            Mail::User(ask) => self.homes.user(*ask, &mut self.post),
+            Mail::User(ask) => self.homes.user(*ask, self.now, &mut self.post),
+            Mail::Look(ask) => self.homes.look(*ask, self.now, &mut self.post),
             Mail::Reply(reply) => self.home_reply(*reply),
             Mail::Deliver(delivery) => self.deliver(&delivery),
             Mail::Collect { channel, home, gather } => self.collect(&channel, home, gather),
@@ -258,6 +268,7 @@ impl Shard {
     pub fn finish(&mut self, io: &mut impl Sockets) -> Outlook {
         self.own_mail();
         self.expire();
+        self.homes.user_deadlines(self.now, &mut self.post);
         self.drain_step();
         self.own_mail();
         self.sweep(io);
@@ -273,7 +284,7 @@ impl Shard {
             wake_at: if self.draining.is_some() {
                 Some(self.now.tick.after(1))
             } else {
-                self.wheel.next_deadline()
+                [self.wheel.next_deadline(), self.homes.presence.next_deadline()].into_iter().flatten().min()
             },
         }
     }

@@ -22,4 +22,6 @@ pub trait Sockets {
     fn shutdown_write(&mut self, socket: Descriptor);
     /// Passes the socket, with the bytes already read, to the control plane; the shard forgets it.
     fn hand_over(&mut self, socket: Descriptor, already_read: &[u8]);
+    /// Address of the peer, where the socket still has one. Asked for rarely, so it is not kept.
+    fn peer(&self, socket: Descriptor) -> Option<std::net::SocketAddr>;
 }
