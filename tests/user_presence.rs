@@ -294,6 +294,41 @@ fn many_users_at_once_and_who_may_ask() {
 }
 
 #[test]
+fn sessions_of_a_user_are_listed_with_what_backends_want_to_know() {
+    let mut world = world(3);
+    let since: Vec<u64> = (0..3)
+        .map(|shard| {
+            world.connect(shard, "bob");
+            pass(&mut world, 25);
+            (EPOCH_MS + u64::from(world.tick - 25) * 100) / 1000
+        })
+        .collect();
+    let first = watcher(&mut world, 0, ["x".to_owned(), "ann".to_owned()].into_iter());
+    let listed = |world: &mut World, user: &str| -> Vec<_> {
+        let answers = world.api(&ApiCommand::Connections { user: user.into() }).into_iter();
+        answers
+            .flat_map(|answer| match answer {
+                ApiAnswer::Connections(views) => views,
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    };
+    let views = listed(&mut world, "bob");
+    assert_eq!(views.iter().map(|view| view.since).collect::<Vec<_>>(), since);
+    assert!(views.iter().all(|view| view.address == Some([192, 0, 2, 1].into()) && view.channels.is_empty()));
+    let views = listed(&mut world, "watcher");
+    assert_eq!(views.len(), 1);
+    assert_eq!((views[0].transport, views[0].protocol, views[0].away), ("websocket", "json", false));
+    assert_eq!(views[0].channels, ["presence:ann", "presence:x"]);
+    pass(&mut world, AWAY_AFTER);
+    assert!(listed(&mut world, "watcher")[0].away);
+    world.close(first, None);
+    pass(&mut world, 1);
+    assert!(listed(&mut world, "watcher").is_empty());
+    assert!(listed(&mut world, "").is_empty(), "nobody in particular");
+}
+
+#[test]
 fn without_the_setting_there_are_no_methods() {
     let mut world = World::new(2, "");
     let bob = world.connect(0, "bob");
@@ -439,7 +474,7 @@ impl Crowd {
                 let ApiAnswer::UserPresence(views) = answer else { panic!("{answer:?}") };
                 for (name, view) in views {
                     let user = &self.users[name[1..].parse::<usize>().unwrap()];
-                    assert_eq!(view.state.name(), user.state(now), "{name} at {now}: {user:?}");
+                    assert_eq!(view.state.name(), user.state(), "{name} at {now}: {user:?}");
                     assert_eq!(view.devices as usize, user.sessions.len(), "{name} at {now}: {user:?}");
                     let unix = |tick: u32| (self.world.wall_ms + u64::from(tick) * 100) / 1000;
                     let last_seen = user.seen.filter(|_| user.sessions.is_empty()).map(unix);

@@ -75,6 +75,11 @@ pub enum ApiCommand {
     },
     /// Counters of the asked shard.
     Info,
+    /// The sessions of a user on the asked shard.
+    Connections {
+        /// User id.
+        user: String,
+    },
     /// Who of these users is online: the asked shard answers for those homed on it.
     UserPresence {
         /// User ids.
@@ -182,6 +187,8 @@ pub enum ApiAnswer {
     Channels(Vec<(String, u32)>),
     /// Counters of one shard.
     Info(ShardInfo),
+    /// Sessions on the asked shard.
+    Connections(Vec<ConnectionView>),
     /// Users homed on the asked shard.
     UserPresence(Vec<(String, UserView)>),
     /// An API error (codes of server-api.md section 1.1).
@@ -265,6 +272,27 @@ impl UserState {
             Self::Online => "online",
         }
     }
+}
+
+/// One session of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionView {
+    /// Client id.
+    pub client: String,
+    /// `websocket`
+    pub transport: &'static str,
+    /// `json` or `protobuf`
+    pub protocol: &'static str,
+    /// Where the socket leads: the client, or the proxy before it.
+    pub address: Option<std::net::IpAddr>,
+    /// Unix seconds of the accept, right to a second or 1 % of its age.
+    pub since: u64,
+    /// Idle, or set away by its client. Always false without user presence.
+    pub away: bool,
+    /// Subscriptions in name order.
+    pub channels: Vec<String>,
+    /// Bytes that wait for the client to read.
+    pub queue_bytes: usize,
 }
 
 /// What is known of a user.

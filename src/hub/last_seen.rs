@@ -85,6 +85,6 @@ mod tests {
     fn without_a_bound_nothing_is_kept() {
         let mut memory = LastSeen::new(0);
         memory.remember(1, Tick(1));
-        assert_eq!((memory.get(1), memory.memory_bytes() < 100), (None, true));
+        assert_eq!((memory.get(1), memory.ring.capacity()), (None, 0));
     }
 }

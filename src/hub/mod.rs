@@ -14,6 +14,7 @@ mod cold;
 mod commands;
 mod connect;
 mod connection;
+mod connections;
 mod deliver;
 mod depart;
 mod drain;

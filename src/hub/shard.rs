@@ -21,6 +21,7 @@ use crate::hub::admission::Admission;
 use crate::hub::auth::Verifier;
 use crate::hub::cold::{Cold, ColdPool};
 use crate::hub::connection::{Connection, NONE, Phase, flag};
+use crate::hub::connections::Accepts;
 use crate::hub::drain::Drain;
 use crate::hub::home::Homes;
 use crate::hub::locals::Locals;
@@ -121,6 +122,9 @@ pub struct Shard {
     pub(crate) forgiven_until: Tick,
     pub(crate) generation: u32,
     pub(crate) next_ticket: u32,
+    /// Questions of the server API about the sessions of a user.
+    pub(crate) listings: Vec<(u64, String)>,
+    pub(crate) accepts: Accepts,
     due: Vec<u32>,
     timers_due: bool,
 }
@@ -175,6 +179,8 @@ impl Shard {
             forgiven_until: Tick(0),
             generation: 0,
             next_ticket: 0,
+            listings: Vec::new(),
+            accepts: Accepts::default(),
             due: Vec::new(),
             timers_due: false,
             common,
@@ -194,6 +200,7 @@ impl Shard {
     /// Takes in an accepted socket. Returns the key to address it with.
     pub fn accept(&mut self, socket: Descriptor, source: u32) -> (u32, u32) {
         self.generation = self.generation.wrapping_add(1);
+        self.accepts.note(self.now.tick, self.generation);
         let mut connection = Connection::accepted(
             socket,
             self.generation,
@@ -275,6 +282,7 @@ impl Shard {
         self.own_mail();
         self.flush(io);
         self.reap(io);
+        self.list_connections(io);
         self.homes.housekeep(self.now);
         Outlook {
             busy: !self.sweeping.is_empty()

@@ -12,11 +12,13 @@ pub(crate) struct Session {
     /// Last answered ping, or command.
     pub(crate) sign: u32,
     pub(crate) set_away: bool,
+    /// Since the end of the tick in which `active` was too long ago.
+    idle: bool,
 }
 
 impl Session {
-    fn quiet(&self, now: u32) -> bool {
-        self.set_away || now - self.active >= AWAY_AFTER
+    fn quiet(&self) -> bool {
+        self.set_away || self.idle
     }
 }
 
@@ -43,7 +45,7 @@ impl User {
     pub(crate) fn enters(&mut self, socket: i32, now: u32) {
         let first = (0..self.lost.len()).min_by_key(|place| self.lost[*place].0);
         first.map(|place| self.lost.remove(place));
-        self.sessions.push(Session { socket, active: now, sign: now, set_away: false });
+        self.sessions.push(Session { socket, active: now, sign: now, set_away: false, idle: false });
         self.tell(now);
     }
 
@@ -57,13 +59,15 @@ impl User {
     pub(crate) fn is_lost(&mut self, socket: i32, sign: u32, now: u32) {
         let Some(place) = self.sessions.iter().position(|session| session.socket == socket) else { return };
         let session = self.sessions.remove(place);
-        self.lost.push((sign + OFFLINE_AFTER, session.quiet(now)));
+        self.lost.push((sign + OFFLINE_AFTER, session.quiet()));
         self.seen = self.seen.max(Some(sign));
         self.tell(now);
     }
 
     pub(crate) fn acts(&mut self, socket: i32, now: u32) {
-        self.with(socket, |session| (session.active, session.sign) = (now, now));
+        self.with(socket, |session| {
+            (session.active, session.sign, session.idle) = (now, now, false);
+        });
         self.tell(now);
     }
 
@@ -78,13 +82,16 @@ impl User {
 
     /// The end of a tick.
     pub(crate) fn passes(&mut self, now: u32) {
+        for session in &mut self.sessions {
+            session.idle |= now - session.active >= AWAY_AFTER;
+        }
         self.lost.retain(|(deadline, _)| *deadline > now);
         self.tell(now);
     }
 
     /// The state that questions are answered with.
-    pub(crate) fn state(&self, now: u32) -> &'static str {
-        if self.sessions.iter().any(|session| !session.quiet(now)) {
+    pub(crate) fn state(&self) -> &'static str {
+        if self.sessions.iter().any(|session| !session.quiet()) {
             "online"
         } else if !self.sessions.is_empty() || !self.lost.is_empty() {
             "away"
@@ -95,7 +102,7 @@ impl User {
 
     fn tell(&mut self, now: u32) {
         let may_return = self.lost.iter().any(|(_, quiet)| !quiet);
-        let state = if may_return { "online" } else { self.state(now) };
+        let state = if may_return { "online" } else { self.state() };
         if state != self.told && self.told_at.is_none_or(|at| now >= at + DEBOUNCE) {
             (self.told, self.told_at) = (state, Some(now));
             self.log.push((now, state));
