@@ -60,6 +60,11 @@ impl Shard {
                 return Some(self.api_channels(&pattern, limit, &after));
             }
             ApiCommand::Info => return Some(ApiAnswer::Info(self.info())),
+            ApiCommand::Connections { user } => {
+                self.listings.push((id, user));
+                return None;
+            }
+            ApiCommand::UserPresence { users } => return Some(self.api_user_presence(users)),
         };
         Some(done.map_or_else(ApiAnswer::Error, |()| ApiAnswer::Done))
     }

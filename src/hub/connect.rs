@@ -4,11 +4,13 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use crate::hub::activity::Activity;
 use crate::hub::api::{Overrides, Position};
 use crate::hub::auth::{ConnectionClaims, TokenFault, ttl_seconds};
 use crate::hub::channel_name::{NameFault, ParsedChannel, parse, personal};
 use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, Phase, flag, sub};
+use crate::hub::depart::Farewell;
 use crate::hub::mail::{Mail, Origin, ReplyBody, Subscribed, Ticket, UserAsk, UserOp};
 use crate::hub::permission::{Actor, Wishes, features, may_subscribe};
 use crate::hub::shard::{Shard, ticks_of};
@@ -198,7 +200,11 @@ impl Shard {
     fn enter(&mut self, slot: u32, claims: &ConnectionClaims, ttl: u32) {
         let grace = ticks_of(self.common.settings.client.expired_close_delay);
         let expires = self.now.tick.after(ttl.saturating_mul(10)).after(grace);
-        let user = if claims.user.is_empty() { NONE } else { self.locals.add_session(&claims.user, slot) };
+        let activity = Activity::at(self.now.tick);
+        let user = match claims.user.as_str() {
+            "" => NONE,
+            name => self.locals.add_session(name, slot, activity),
+        };
         if let Some(connection) = self.connection(slot) {
             connection.user = user;
             connection.phase = Phase::Connecting;
@@ -301,7 +307,7 @@ impl Shard {
 
     fn fail_connect(&mut self, slot: u32, id: u32, error: ErrorCode) {
         self.reply_error(slot, id, error);
-        self.leave_all(slot);
+        self.leave_all(slot, Farewell::Goodbye);
         if let Some(cold) = self.cold_if_any(slot) {
             cold.blocked = None;
         }

@@ -13,6 +13,7 @@ use crate::base::ids::ShardId;
 use crate::base::tick::Now;
 use crate::hub::api::{ApiAnswer, ApiError, ApiPublish, Member, Position};
 use crate::hub::epoch::Epochs;
+use crate::hub::home_users::HomeUser;
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
     Answer, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk,
@@ -26,6 +27,7 @@ use crate::hub::stream::{
     Appended, Draft, Epoch, HistoryFault, HistoryQuery, Publication, RecoveryMode, Retention, Since, Stream,
     StreamPosition,
 };
+use crate::hub::user_presence::UserPresence;
 use crate::limits;
 use crate::protocol::ErrorCode;
 
@@ -69,12 +71,6 @@ struct HomeChannel {
     stream: Option<Box<Stream>>,
 }
 
-/// A user with more than one connection.
-#[derive(Debug, Default)]
-pub(crate) struct HomeUser {
-    pub(crate) shards: SmallVec<[(ShardId, u32); 2]>,
-}
-
 /// Members of a channel on their way here from the shards.
 #[derive(Debug)]
 struct Gather {
@@ -91,6 +87,7 @@ pub(crate) struct Homes {
     hasher: NameHash,
     channels: Registry<HomeChannel>,
     pub(crate) users: Registry<HomeUser>,
+    pub(crate) presence: UserPresence,
     gathers: Slab<Gather>,
     epochs: Epochs,
     /// Results of publications by idempotency key.
@@ -108,6 +105,7 @@ impl Homes {
         let (epochs, secret) = (Epochs::new(common.secret), common.secret);
         Self {
             shard,
+            presence: UserPresence::new(&common),
             common,
             hasher,
             channels: Registry::new(),
@@ -125,7 +123,7 @@ impl Homes {
 
     /// Users with sessions.
     pub(crate) fn users(&self) -> usize {
-        self.users.len()
+        self.users.len() - self.presence.absent
     }
 
     /// Channels with subscribers.
@@ -143,7 +141,8 @@ impl Homes {
             extra += channel.name.len() + 16 + channel.users.capacity() * 17;
             history += channel.stream.as_ref().map_or(0, |stream| stream.memory_bytes());
         }
-        (self.channels.memory_bytes() + extra, self.users.memory_bytes(), history)
+        let users = self.users.memory_bytes() + self.presence.memory_bytes();
+        (self.channels.memory_bytes() + extra, users, history)
     }
 
     /// Answers one ask.
@@ -151,8 +150,15 @@ impl Homes {
         let HomeAsk { channel, hash, namespace, origin, op } = ask;
         let place = Place { channel, hash, namespace };
         let body = match op {
-            HomeOp::Subscribe(ask) => self.subscribe(&place, *ask, now),
-            HomeOp::Unsubscribe(ask) => return self.unsubscribe(&place, &ask, post),
+            HomeOp::Subscribe(ask) => {
+                let mut body = self.subscribe(&place, *ask, now);
+                self.watch(&place.channel, hash, &mut body, now);
+                body
+            }
+            HomeOp::Unsubscribe(ask) => {
+                self.unsubscribe(&place, &ask, post);
+                return self.unwatch(&place.channel, now, post);
+            }
             HomeOp::Join(member) => return self.announce(&place, &member, true, post),
             HomeOp::Publish(ask) => return self.publish(place, *ask, origin, now, post),
             HomeOp::History { limit, cap, since, reverse } => {
@@ -216,8 +222,9 @@ impl Homes {
             Ok(granted) => granted,
             Err(error) => return ReplyBody::Failed(error),
         };
-        let alone = self.common.personal_user(&place.channel).map(|user| self.hasher.of(user.as_bytes()));
+        let alone = self.common.personal_user(&place.channel).map(|user| self.user_hash(user));
         if alone == Some(ask.user_hash)
+            && self.common.watched_user(&place.channel).is_none()
             && let Registered::Nothing = self.channels.get(place.hash)
         {
             let marks =
@@ -397,11 +404,29 @@ impl Homes {
                 let delivery = deliver_publication(&name, hash, publication, None, encodings_of(marks));
                 post.send(shard, Mail::Deliver(Arc::new(delivery)));
             }
-            Registered::Record(channel) => {
-                let delivery = deliver_publication(&channel.name, hash, publication, None, channel.encodings);
-                spread(&channel.shards, &Arc::new(delivery), post);
-            }
+            Registered::Record(_) => self.deliver_to_record(hash, publication, post),
         }
+    }
+
+    /// A publication that no history keeps, for the subscribers of a channel with a record.
+    pub(crate) fn deliver_to_record(&mut self, hash: u64, publication: &Publication, post: &mut Post) {
+        if let Registered::Record(channel) = self.channels.get(hash) {
+            let delivery = deliver_publication(&channel.name, hash, publication, None, channel.encodings);
+            spread(&channel.shards, &Arc::new(delivery), post);
+        }
+    }
+
+    /// Name of a channel with subscribers and a record.
+    pub(crate) fn occupied_channel(&mut self, hash: u64) -> Option<Arc<str>> {
+        match self.channels.get(hash) {
+            Registered::Record(channel) if !channel.shards.is_empty() => Some(Arc::clone(&channel.name)),
+            _ => None,
+        }
+    }
+
+    /// Keyed hash of a user's name.
+    pub(crate) fn user_hash(&self, user: &str) -> u64 {
+        self.hasher.of(user.as_bytes())
     }
 
     fn top(&mut self, place: &Place, retention: &Retention, now: Now) -> StreamPosition {
@@ -569,7 +594,7 @@ fn api_answer(body: ReplyBody) -> ApiAnswer {
         }
         ReplyBody::Failed(ErrorCode::BadRequest) => ApiAnswer::Error(ApiError::BadRequest),
         ReplyBody::Failed(ErrorCode::NotAvailable) => ApiAnswer::Error(ApiError::NotAvailable),
-        ReplyBody::Failed(_) | ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) => {
+        ReplyBody::Failed(_) | ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) | ReplyBody::Users(_) => {
             ApiAnswer::Error(ApiError::Internal)
         }
     }

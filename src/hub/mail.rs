@@ -9,7 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::ids::{ConnKey, ShardId};
-use crate::hub::api::{ApiAnswer, ApiCommand, ApiPublish, Member, Position};
+use crate::base::tick::Tick;
+use crate::hub::api::{ApiAnswer, ApiCommand, ApiPublish, Member, Position, UserView};
 use crate::hub::stream::Publication;
 use crate::protocol::ErrorCode;
 
@@ -20,6 +21,8 @@ pub enum Mail {
     Home(Box<HomeAsk>),
     /// To the home of a user.
     User(Box<UserAsk>),
+    /// To the home of some users: who of them is online?
+    Look(Box<LookAsk>),
     /// From a home to the shard of the connection that asked.
     Reply(Box<HomeReply>),
     /// From a home to every shard with subscribers.
@@ -199,6 +202,8 @@ pub enum ReplyBody {
     PresenceStats(u32, u32),
     /// Members.
     Presence(Vec<Member>),
+    /// Users, by the asker's index.
+    Users(Vec<(u32, UserView)>),
     /// The user may have one more connection, or not.
     Admitted(bool),
     /// The home refused.
@@ -246,7 +251,27 @@ pub enum UserOp {
         alone: Option<Box<str>>,
     },
     /// A connection that entered is gone.
-    Leave,
+    Leave(Leave),
+    /// A connection that entered became idle or was set away, or (false) is active again.
+    Quiet(bool),
+}
+
+/// How a connection of a user went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leave {
+    /// It was quiet.
+    pub quiet: bool,
+    /// Where it was lost without goodbye: when it last gave a sign of life.
+    pub lost: Option<Tick>,
+}
+
+/// A question about users of one home.
+#[derive(Debug)]
+pub struct LookAsk {
+    /// Who asks.
+    pub origin: Origin,
+    /// The asker's index of each user, and the keyed hash of the name.
+    pub users: Vec<(u32, u64)>,
 }
 
 /// A frame on its way to subscribers.

@@ -32,6 +32,7 @@ impl Shard {
         }
         match blocked.wait {
             Wait::Connect(_) => return self.connect_answer(key.slot, reply.channel, reply.body),
+            Wait::Users(_) => return self.users_answer(key.slot, reply.body),
             Wait::Subscribe { id, ttl } => self.subscribe_answer(key.slot, id, ttl, &reply),
             Wait::Command { id } => self.command_answer(key.slot, id, reply.body),
         }
@@ -83,7 +84,7 @@ impl Shard {
                 });
             }),
             ReplyBody::Failed(error) => self.reply_error(slot, id, error),
-            ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) => {
+            ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) | ReplyBody::Users(_) => {
                 self.reply_error(slot, id, ErrorCode::Internal)
             }
         }

@@ -21,6 +21,7 @@ use crate::hub::admission::Admission;
 use crate::hub::auth::Verifier;
 use crate::hub::cold::{Cold, ColdPool};
 use crate::hub::connection::{Connection, NONE, Phase, flag};
+use crate::hub::connections::Accepts;
 use crate::hub::drain::Drain;
 use crate::hub::home::Homes;
 use crate::hub::locals::Locals;
@@ -56,10 +57,19 @@ pub struct Common {
 }
 
 impl Common {
-    /// Home shard of a channel. A personal channel lives where its user lives.
+    /// Home shard of a channel. One that stands for a user lives where the user lives.
     #[must_use]
     pub fn home_of_channel(&self, hasher: &NameHash, channel: &str) -> ShardId {
-        self.home_of(hasher, self.personal_user(channel).unwrap_or(channel))
+        let user = self.watched_user(channel).or_else(|| self.personal_user(channel));
+        self.home_of(hasher, user.unwrap_or(channel))
+    }
+
+    /// The user that a channel of the user presence namespace tells of. It lives where the user does.
+    pub(crate) fn watched_user<'a>(&self, channel: &'a str) -> Option<&'a str> {
+        let presence = self.settings.user_presence.as_ref()?;
+        let boundary = self.settings.channel.namespace_boundary.as_str();
+        let user = channel.strip_prefix(presence.namespace.as_str())?.strip_prefix(boundary)?;
+        (!user.is_empty() && !boundary.is_empty()).then_some(user)
     }
 
     /// Home shard of a name.
@@ -112,6 +122,9 @@ pub struct Shard {
     pub(crate) forgiven_until: Tick,
     pub(crate) generation: u32,
     pub(crate) next_ticket: u32,
+    /// Questions of the server API about the sessions of a user.
+    pub(crate) listings: Vec<(u64, String)>,
+    pub(crate) accepts: Accepts,
     due: Vec<u32>,
     timers_due: bool,
 }
@@ -166,6 +179,8 @@ impl Shard {
             forgiven_until: Tick(0),
             generation: 0,
             next_ticket: 0,
+            listings: Vec::new(),
+            accepts: Accepts::default(),
             due: Vec::new(),
             timers_due: false,
             common,
@@ -185,6 +200,7 @@ impl Shard {
     /// Takes in an accepted socket. Returns the key to address it with.
     pub fn accept(&mut self, socket: Descriptor, source: u32) -> (u32, u32) {
         self.generation = self.generation.wrapping_add(1);
+        self.accepts.note(self.now.tick, self.generation);
         let mut connection = Connection::accepted(
             socket,
             self.generation,
@@ -243,7 +259,8 @@ impl Shard {
         self.metrics.mail_in += 1;
         match mail {
             Mail::Home(ask) => self.home_ask(*ask),
-            Mail::User(ask) => self.homes.user(*ask, &mut self.post),
+            Mail::User(ask) => self.homes.user(*ask, self.now, &mut self.post),
+            Mail::Look(ask) => self.homes.look(*ask, self.now, &mut self.post),
             Mail::Reply(reply) => self.home_reply(*reply),
             Mail::Deliver(delivery) => self.deliver(&delivery),
             Mail::Collect { channel, home, gather } => self.collect(&channel, home, gather),
@@ -259,6 +276,7 @@ impl Shard {
     pub fn settle(&mut self) {
         self.own_mail();
         self.expire();
+        self.homes.user_deadlines(self.now, &mut self.post);
         self.drain_step();
         self.own_mail();
     }
@@ -270,6 +288,7 @@ impl Shard {
         self.own_mail();
         self.flush(io);
         self.reap(io);
+        self.list_connections(io);
         self.homes.housekeep(self.now);
         Outlook {
             busy: !self.sweeping.is_empty()
@@ -279,7 +298,7 @@ impl Shard {
             wake_at: if self.draining.is_some() {
                 Some(self.now.tick.after(1))
             } else {
-                self.wheel.next_deadline()
+                [self.wheel.next_deadline(), self.homes.presence.next_deadline()].into_iter().flatten().min()
             },
         }
     }

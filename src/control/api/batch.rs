@@ -63,6 +63,10 @@ async fn one(executor: &Executor, command: BatchCommand<'_>) -> (&'static str, O
         ("refresh", executor.refresh(*params).await)
     } else if let Some(params) = command.channels {
         ("channels", executor.channels(*params).await)
+    } else if let Some(params) = command.user_presence {
+        ("user_presence", executor.user_presence(*params).await)
+    } else if let Some(params) = command.connections {
+        ("connections", executor.connections(*params).await)
     } else {
         ("", Err(ApiError::NotFound.into()))
     }

@@ -47,7 +47,7 @@ pub(super) type Outcome = Result<Box<RawValue>, Failure>;
 
 /// Runs the methods.
 pub(super) struct Executor {
-    gateway: Gateway,
+    pub(super) gateway: Gateway,
     node: NodeSettings,
     started: Instant,
     process: ProcessMeter,
@@ -221,7 +221,7 @@ impl Failure {
     }
 }
 
-fn require(name: &str) -> Result<&str, ApiError> {
+pub(super) fn require(name: &str) -> Result<&str, ApiError> {
     if name.is_empty() { Err(ApiError::BadRequest) } else { Ok(name) }
 }
 
@@ -233,14 +233,14 @@ fn done(answer: &ApiAnswer) -> Result<(), Failure> {
 }
 
 /// An error of the shard, or an answer that does not belong to the question.
-fn unexpected(answer: &ApiAnswer) -> Failure {
+pub(super) fn unexpected(answer: &ApiAnswer) -> Failure {
     match answer {
         ApiAnswer::Error(error) => Failure::Api(*error),
         _ => Failure::Api(ApiError::Internal),
     }
 }
 
-fn render<T: serde::Serialize>(result: &T) -> Outcome {
+pub(super) fn render<T: serde::Serialize>(result: &T) -> Outcome {
     to_raw_value(result).map_err(|_| Failure::Api(ApiError::Internal))
 }
 

@@ -237,6 +237,22 @@ pub(super) struct ChannelsParams {
 #[serde(default)]
 pub(super) struct InfoParams {}
 
+/// `user_presence`.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct UserPresenceParams {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) users: Vec<String>,
+}
+
+/// `connections`.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct ConnectionsParams {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) user: String,
+}
+
 /// `rpc`.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
@@ -276,6 +292,8 @@ pub(super) struct BatchCommand<'a> {
     #[serde(borrow)]
     pub(super) refresh: Option<Box<RefreshParams<'a>>>,
     pub(super) channels: Option<Box<ChannelsParams>>,
+    pub(super) user_presence: Option<Box<UserPresenceParams>>,
+    pub(super) connections: Option<Box<ConnectionsParams>>,
 }
 
 #[derive(Default, serde::Deserialize)]
