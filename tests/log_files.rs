@@ -3,6 +3,15 @@
 //!
 //! What needs a file system of its own mounts a small tmpfs, which takes root; without it the test says so and passes.
 
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests stop at a surprise"
+)]
+
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};

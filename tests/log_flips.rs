@@ -1,7 +1,14 @@
 //! Every byte of a 64 KiB log damaged, and arbitrary bytes in the place of a segment: never a panic, never a wrong byte
 //! delivered (bad-input.md S03 to S08), and damage below the watermark never goes unnoticed.
 
-#![allow(missing_docs)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests stop at a surprise"
+)]
 
 use bytes::Bytes;
 use millpond::log::body::{Body, Message};

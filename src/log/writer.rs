@@ -378,6 +378,8 @@ impl Writer {
     }
 
     fn note_watermark(&mut self, noted: &Sender<()>) {
+        // A failure has been counted and the segment given up.
+        let _ = self.engine.sync();
         self.engine.note_watermark(unix_seconds());
         let _ = noted.try_send(());
     }
