@@ -54,11 +54,11 @@ pub fn limit(text: &str, name: &str, side: Side) -> Option<u64> {
 /// How many numbers a list such as `0-3,8` names.
 #[must_use]
 pub fn list_length(text: &str) -> Option<u64> {
-    let mut count = 0;
+    let mut count = 0_u64;
     for range in text.trim().split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-        count += last.checked_sub(first)? + 1;
+        count = last.checked_sub(first)?.checked_add(1)?.checked_add(count)?;
     }
     Some(count)
 }
@@ -94,7 +94,8 @@ pub fn netstat(text: &str, group: &str, name: &str) -> Option<u64> {
 /// Packets dropped by all CPUs: the second column of `/proc/net/softnet_stat`, in hexadecimal.
 #[must_use]
 pub fn softnet_drops(text: &str) -> Option<u64> {
-    text.lines().map(|line| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok()).sum()
+    let drops = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok();
+    text.lines().try_fold(0, |sum: u64, line| Some(sum.saturating_add(drops(line)?)))
 }
 
 /// Interrupts of a card's receive queues by CPU, busiest first. Drivers name them after the interface (`eth0-rx-0`,
@@ -113,7 +114,7 @@ pub fn interrupts(text: &str, interface: &str, is_virtio: bool) -> Vec<u64> {
         }
         let counts = line.split_whitespace().skip(1).take(cpus);
         for (sum, count) in sums.iter_mut().zip(counts) {
-            *sum += count.parse::<u64>().unwrap_or(0);
+            *sum = sum.saturating_add(count.parse::<u64>().unwrap_or(0));
         }
     }
     if sums.iter().all(|&sum| sum == 0) {

@@ -266,6 +266,14 @@ impl Plan {
     }
 }
 
+/// With its unit.
+fn amount(coefficient: &Coefficient) -> String {
+    match coefficient.unit {
+        "B" => bytes(coefficient.value as u64),
+        unit => format!("{} {unit}", coefficient.value).trim_end().to_owned(),
+    }
+}
+
 /// First the measured ones, each kind with its origin.
 fn write_coefficients(out: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(
@@ -274,13 +282,13 @@ fn write_coefficients(out: &mut fmt::Formatter<'_>) -> fmt::Result {
     )?;
     for coefficient in ALL {
         if let Basis::Measured(at) = coefficient.basis {
-            writeln!(out, "  {:>7} {:<3}{}; {at}", coefficient.value, coefficient.unit, coefficient.name)?;
+            writeln!(out, "  {:>9}  {}; {at}", amount(coefficient), coefficient.name)?;
         }
     }
     writeln!(out, "assumed:")?;
     for coefficient in ALL {
         if let Basis::Assumed(why) = coefficient.basis {
-            writeln!(out, "  {:>7} {:<3}{}; {why}", coefficient.value, coefficient.unit, coefficient.name)?;
+            writeln!(out, "  {:>9}  {}; {why}", amount(coefficient), coefficient.name)?;
         }
     }
     Ok(())

@@ -36,6 +36,8 @@ pub enum Kind {
     Tmpfiles,
     /// systemd.unit(5): `Key=value`; only lines with a directive are scaled.
     Unit,
+    /// Written as it stands.
+    Plain,
     /// limits.conf(5): `domain type item value`; only lines with a directive are scaled.
     Limits,
 }
@@ -83,6 +85,7 @@ const DROP_IN_LATENCY: Document = document!(
     "systemd/millpond.service.d/latency.conf"
 );
 const LIMITS: Document = document!(Limits, "security/limits.d/60-millpond.conf", "limits.d/60-millpond.conf");
+const NOTRACK: Document = document!(Plain, "millpond/notrack.nft", "nftables/millpond-notrack.nft");
 
 impl Profile {
     /// All of them.
@@ -108,7 +111,7 @@ impl Profile {
             Self::Density10m => &[DENSITY_10M, DROP_IN_10M],
             Self::Latency => &[LATENCY, DROP_IN_LATENCY],
         };
-        [&[COMMON, TMPFILES, UNIT, LIMITS], own].concat()
+        [&[COMMON, TMPFILES, UNIT, LIMITS, NOTRACK], own].concat()
     }
 }
 
@@ -327,7 +330,7 @@ fn read(document: &Document) -> Result<Parsed, ProfileError> {
 
 fn read_setting(kind: Kind, line: &str, rule: Rule, why: String) -> Result<Line, ProfileFault> {
     let at = match kind {
-        Kind::Sysctl | Kind::Unit => line.find('=').map(|at| at + 1),
+        Kind::Sysctl | Kind::Unit | Kind::Plain => line.find('=').map(|at| at + 1),
         Kind::Tmpfiles | Kind::Limits => line.rfind(' ').map(|at| at + 1),
     };
     let (before, value) =
@@ -351,7 +354,9 @@ fn read_setting(kind: Kind, line: &str, rule: Rule, why: String) -> Result<Line,
             (name, path)
         }
         // Nothing on the host holds these; they are written, not applied.
-        Kind::Unit | Kind::Limits => (before.trim_end_matches('=').trim().to_owned(), String::new()),
+        Kind::Unit | Kind::Limits | Kind::Plain => {
+            (before.trim_end_matches('=').trim().to_owned(), String::new())
+        }
     };
     let blank = if value.starts_with(' ') { " " } else { "" };
     Ok(Line::Setting {

@@ -115,7 +115,7 @@ pub fn files(
 ) -> Result<Vec<Written>, ProfileError> {
     let current = |document: &Document, path: &str| match document.kind {
         Kind::Sysctl | Kind::Tmpfiles => present(read(path)),
-        Kind::Unit | Kind::Limits => Reading::Absent,
+        Kind::Unit | Kind::Limits | Kind::Plain => Reading::Absent,
     };
     let documents = profile.documents().into_iter();
     let written = documents.map(|document| {

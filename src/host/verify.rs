@@ -23,6 +23,9 @@ use crate::net::tables::{descriptors_per_table, take_private};
 /// Connects that may be ahead of the accepts: within the smallest accept queue.
 const AHEAD: usize = 64;
 
+/// How long a connect to this same host may take.
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// Local ports used of each source address: above the privileged ones.
 const PORTS: std::ops::Range<u16> = 1024..65_000;
 
@@ -77,7 +80,9 @@ fn advice(error: &io::Error) -> &'static str {
         Some(Errno::NOSPC) => "fs.epoll.max_user_watches (doctor: epoll-watches)",
         Some(Errno::NOBUFS | Errno::NOMEM) => "memory of the kernel (doctor: memory, tcp-mem, cgroup-memory)",
         Some(Errno::NETUNREACH | Errno::ADDRNOTAVAIL) => "is the loopback device up (ip link set lo up)?",
-        Some(Errno::TIMEDOUT) => "connects are dropped (doctor: conntrack, somaxconn)",
+        Some(Errno::INPROGRESS | Errno::TIMEDOUT) => {
+            "connects are dropped: is the loopback device up (ip link set lo up)? Else see doctor: conntrack"
+        }
         Some(Errno::AGAIN) => "threads (doctor: threads, cgroup-pids)",
         _ => "`millpond doctor` says more",
     }
@@ -272,6 +277,8 @@ fn connect(source: SocketAddrV4, address: SocketAddr) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     // Closed by reset, so that no port stays behind in TIME_WAIT.
     socket.set_linger(Some(Duration::ZERO))?;
+    // Bounds connect(2) as well (socket(7), SO_SNDTIMEO), which would try for two minutes.
+    socket.set_write_timeout(Some(ANSWER))?;
     socket.bind(&source.into())?;
     socket.connect(&address.into())?;
     Ok(socket)

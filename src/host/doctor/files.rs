@@ -10,6 +10,9 @@ use crate::host::shards;
 /// Threads besides the shards: main, log, control plane with its blocking pool.
 const OTHER_THREADS: u64 = 16;
 
+/// A number so large that it is meant as none.
+const NO_LIMIT: u64 = 1 << 62;
+
 /// What one table may hold: the hard limit, which millpond raises its soft limit to.
 fn table(facts: &HostFacts) -> Reading<u64> {
     facts.files.hard
@@ -96,13 +99,14 @@ pub(super) fn file_max(facts: &HostFacts, goal: Goal) -> Finding {
     match (facts.files.file_max, facts.files.open) {
         (Reading::Known(most), open) => {
             let open = open.known().unwrap_or(0);
-            let enough = goal.connections + open + 65_536;
-            let shown = if most >= 1 << 62 { "no limit".to_owned() } else { grouped(most) };
-            Finding::fine(ID, format!("fs.file-max = {shown}, {} open now", grouped(open)), WHY).bounding(
-                most.saturating_sub(open),
-                goal.connections,
-                || format!("sysctl -w fs.file-max={enough} on the host"),
-            )
+            let enough = open.saturating_add(goal.connections + 65_536);
+            if most >= NO_LIMIT {
+                return Finding::fine(ID, "fs.file-max does not bound this host (systemd sets 2^63-1)", WHY);
+            }
+            Finding::fine(ID, format!("fs.file-max = {}, {} open now", grouped(most), grouped(open)), WHY)
+                .bounding(most.saturating_sub(open), goal.connections, || {
+                    format!("sysctl -w fs.file-max={enough} on the host")
+                })
         }
         _ => Finding::unknown(ID, "fs.file-max", WHY),
     }
@@ -146,10 +150,27 @@ pub(super) fn threads(facts: &HostFacts, goal: Goal) -> Finding {
     let left = of_host.into_iter().filter_map(Reading::known).map(|most| most.saturating_sub(running));
     let left = left.chain(facts.tasks.per_user.known()).min();
     let Some(left) = left else { return Finding::unknown(ID, "limits of threads", WHY) };
-    Finding::fine(ID, format!("{wanted} threads wanted, {} possible", grouped(left)), WHY)
-        .costing(left < wanted, || {
-            format!("LimitNPROC={wanted} in the unit, or sysctl -w kernel.pid_max and kernel.threads-max")
-        })
+    let found = format!("{wanted} threads wanted, {} possible", grouped(left));
+    few_threads(Finding::fine(ID, found, WHY), facts, goal, left, || {
+        format!("LimitNPROC={wanted} in the unit, or sysctl -w kernel.pid_max and kernel.threads-max")
+    })
+}
+
+/// A finding that costs, or bounds, where `left` threads are fewer than wanted.
+fn few_threads(
+    finding: Finding,
+    facts: &HostFacts,
+    goal: Goal,
+    left: u64,
+    fix: impl Fn() -> String,
+) -> Finding {
+    if left >= threads_wanted(facts, goal) {
+        return finding;
+    }
+    let shards = left.saturating_sub(OTHER_THREADS).min(ShardId::MAX_SHARDS as u64);
+    let most = if shards == 0 { 0 } else { shards::capacity(shards, table(facts).known().unwrap_or(0)) };
+    let all = || format!("{}; until then server.shards = {shards}", fix());
+    finding.bounding(most, goal.connections, all).costing(true, all)
 }
 
 pub(super) fn cgroup_tasks(facts: &HostFacts, goal: Goal) -> Finding {
@@ -161,7 +182,7 @@ pub(super) fn cgroup_tasks(facts: &HostFacts, goal: Goal) -> Finding {
         None => Finding::fine(ID, "no limit of threads in the control group", WHY),
         Some(limit) => {
             let found = format!("{wanted} threads wanted, {} left ({})", grouped(limit.left()), limit.file);
-            Finding::fine(ID, found, WHY).costing(limit.left() < wanted, || {
+            few_threads(Finding::fine(ID, found, WHY), facts, goal, limit.left(), || {
                 format!("TasksMax={} in the unit, or the pod's PID limit at the kubelet", wanted + 64)
             })
         }

@@ -53,7 +53,7 @@ pub(super) fn cgroup_memory(facts: &HostFacts, goal: Goal) -> Finding {
             Finding::fine(ID, found, WHY).bounding(fitting(limit.left()), goal.connections, || {
                 format!(
                     "MemoryMax= in the unit, or resources.limits.memory of the pod: {} and what messages need",
-                    bytes(limit.used + needed(goal.connections))
+                    bytes(limit.used.saturating_add(needed(goal.connections)))
                 )
             })
         }

@@ -30,7 +30,7 @@ pub(super) fn conntrack(facts: &HostFacts, goal: Goal) -> Finding {
     let place = if facts.net.is_namespace() { "on the host (read-only here): " } else { "" };
     let fix = || {
         format!(
-            "{place}nft -f tuning/nftables/millpond-notrack.nft to leave the port out; else sysctl -w \
+            "{place}`nft -f tuning/nftables/millpond-notrack.nft` to leave the port out; else sysctl -w \
              net.netfilter.nf_conntrack_max={enough} net.netfilter.nf_conntrack_buckets={enough} ({memory} more)"
         )
     };
@@ -81,8 +81,8 @@ pub(super) fn tcp_mem(facts: &HostFacts, goal: Goal) -> Finding {
     let unread = (pressure as f64 * PAGE as f64 / UNREAD_BYTES.value) as u64;
     let found = format!(
         "{} of buffers before pressure, {} at most: one unread message for each of {} connections",
-        bytes(pressure * PAGE),
-        bytes(most * PAGE),
+        bytes(pressure.saturating_mul(PAGE)),
+        bytes(most.saturating_mul(PAGE)),
         grouped(unread)
     );
     Finding::fine(ID, found, WHY).costing(unread < goal.connections, fix)
@@ -149,7 +149,7 @@ pub(super) fn orphans(facts: &HostFacts, goal: Goal) -> Finding {
         Reading::Known(most) => {
             let enough = goal.connections / 4;
             Finding::fine(ID, format!("{} at a time", grouped(most)), WHY)
-                .costing(most < enough, || format!("sysctl -w net.ipv4.tcp_max_orphans={enough}"))
+                .costing(most < enough / 2, || format!("sysctl -w net.ipv4.tcp_max_orphans={enough}"))
         }
         Reading::Absent => Finding::fine(ID, "the host's number holds here and cannot be seen", WHY),
         Reading::Unreadable => Finding::unknown(ID, "net.ipv4.tcp_max_orphans", WHY),
@@ -163,7 +163,7 @@ pub(super) fn port_range(facts: &HostFacts, _: Goal) -> Finding {
         Documentation/networking/ip-sysctl.rst, ip_local_port_range";
     match facts.net.ports {
         Reading::Known([first, last]) => {
-            let ports = (last + 1).saturating_sub(first);
+            let ports = last.saturating_add(1).saturating_sub(first);
             Finding::fine(
                 ID,
                 format!(

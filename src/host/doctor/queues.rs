@@ -133,10 +133,10 @@ pub(super) fn interrupts(facts: &HostFacts, _: Goal) -> Finding {
     const WHY: &str = "where one CPU takes the interrupts of all queues, its shard lags behind the others. \
         Documentation/core-api/irq/irq-affinity.rst, irqbalance(1)";
     let uneven = facts.devices.iter().find_map(|device| {
-        let all: u64 = device.interrupts.iter().sum();
+        let all = device.interrupts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count));
         let busiest = device.interrupts.first().copied()?;
         let is_uneven = device.queues.len() > 1 && all > 10_000 && busiest as f64 > all as f64 * 0.9;
-        is_uneven.then(|| (device, busiest * 100 / all))
+        is_uneven.then(|| (device, (busiest as f64 * 100.0 / all as f64) as u64))
     });
     match uneven {
         None => Finding::fine(ID, "spread as far as the queues allow", WHY),
