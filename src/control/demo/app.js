@@ -248,8 +248,9 @@ function drawPeople() {
 function personLine(info, kind) {
   const { state, text } = people.of(info.user);
   const avatar = dress(element("span", { class: "avatar", "aria-hidden": "true", "data-state": state }), info.user, nameOf(info));
-  const line = element("li", {}, avatar, element("span", { class: kind }, nameOf(info)));
-  if (text && (text !== "online" || kind === "gone-person")) line.append(element("span", { class: "state" }, text));
+  const who = element("span", { class: "who" }, element("span", { class: kind }, nameOf(info)));
+  if (text && (text !== "online" || kind === "gone-person")) who.append(element("span", { class: "state" }, text));
+  const line = element("li", {}, avatar, who);
   if (info.user === me.user) line.append(element("span", { class: "you" }, "you"));
   return line;
 }
