@@ -43,6 +43,15 @@ pub enum ApiCommand {
         /// The channel.
         channel: String,
     },
+    /// Who is in a channel, page by page.
+    PresencePage {
+        /// The channel.
+        channel: String,
+        /// At most so many, at least 1.
+        limit: u32,
+        /// Where the page before ended, empty for the first.
+        cursor: String,
+    },
     /// How many are in a channel.
     PresenceStats {
         /// The channel.
@@ -169,6 +178,13 @@ pub enum ApiAnswer {
     Published(Option<Position>),
     /// Members of a channel.
     Presence(Vec<Member>),
+    /// Members of a channel, and where the next page begins; empty: this was the last.
+    PresencePage {
+        /// The members.
+        members: Vec<Member>,
+        /// For the next page.
+        cursor: String,
+    },
     /// Counts of a channel.
     PresenceStats {
         /// Sessions.

@@ -10,6 +10,7 @@ use crate::hub::auth::ttl_seconds;
 use crate::hub::channel_name::{NameFault, ParsedChannel, parse};
 use crate::hub::connection::{NONE, Phase, sub};
 use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk, Ticket};
+use crate::hub::home_pages::Cursor;
 use crate::hub::permission::{Actor, Wishes, features};
 use crate::hub::publication::fits_format;
 use crate::hub::shard::Shard;
@@ -40,6 +41,9 @@ impl Shard {
             }
             ApiCommand::Presence { channel } => {
                 return self.api_ask(id, &channel, |parsed| parsed.options.presence, HomeOp::Presence);
+            }
+            ApiCommand::PresencePage { channel, limit, cursor } => {
+                return self.api_presence_page(id, &channel, limit, &cursor);
             }
             ApiCommand::PresenceStats { channel } => {
                 return self.api_ask(id, &channel, |parsed| parsed.options.presence, HomeOp::PresenceStats);
@@ -105,6 +109,21 @@ impl Shard {
             Ok(namespace) => {
                 let hash = self.locals.hash(channel);
                 self.ask_home(channel.into(), hash, namespace, Origin::Api(id), op);
+                None
+            }
+        }
+    }
+
+    fn api_presence_page(&mut self, id: u64, channel: &str, limit: u32, cursor: &str) -> Option<ApiAnswer> {
+        let checked = self.api_parse(channel).and_then(|parsed| {
+            let cursor = Cursor::parse(cursor).ok_or(ApiError::BadRequest)?;
+            parsed.options.presence.then_some(cursor).ok_or(ApiError::NotAvailable)
+        });
+        match checked {
+            Err(error) => Some(ApiAnswer::Error(error)),
+            Ok(cursor) => {
+                let limit = limit.clamp(1, limits::PRESENCE_PAGE);
+                self.homes.page(id, channel, limit, cursor, &mut self.post);
                 None
             }
         }

@@ -13,6 +13,7 @@ use crate::base::ids::ShardId;
 use crate::base::tick::Now;
 use crate::hub::api::{ApiAnswer, ApiError, ApiPublish, Member, Position};
 use crate::hub::epoch::Epochs;
+use crate::hub::home_pages::Pages;
 use crate::hub::home_users::HomeUser;
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
@@ -82,12 +83,13 @@ struct Gather {
 
 /// All names homed on one shard.
 pub(crate) struct Homes {
-    shard: ShardId,
+    pub(crate) shard: ShardId,
     pub(crate) common: Arc<Common>,
-    hasher: NameHash,
+    pub(crate) hasher: NameHash,
     channels: Registry<HomeChannel>,
     pub(crate) users: Registry<HomeUser>,
     pub(crate) presence: UserPresence,
+    pub(crate) pages: Pages,
     gathers: Slab<Gather>,
     epochs: Epochs,
     /// Results of publications by idempotency key.
@@ -110,6 +112,7 @@ impl Homes {
             hasher,
             channels: Registry::new(),
             users: Registry::new(),
+            pages: Pages::default(),
             gathers: Slab::new(),
             epochs,
             idempotency: Idempotency::new(secret, limits::IDEMPOTENT_RESULTS),
@@ -119,11 +122,6 @@ impl Homes {
             recovered: 0,
             not_recovered: 0,
         }
-    }
-
-    /// Users with sessions.
-    pub(crate) fn users(&self) -> usize {
-        self.users.len() - self.presence.absent
     }
 
     /// Channels with subscribers.
@@ -424,11 +422,6 @@ impl Homes {
         }
     }
 
-    /// Keyed hash of a user's name.
-    pub(crate) fn user_hash(&self, user: &str) -> u64 {
-        self.hasher.of(user.as_bytes())
-    }
-
     fn top(&mut self, place: &Place, retention: &Retention, now: Now) -> StreamPosition {
         let epoch = self.epochs.current(place.hash);
         let mut none = None;
@@ -470,13 +463,18 @@ impl Homes {
         ReplyBody::PresenceStats(clients, users)
     }
 
-    /// Asks every shard with subscribers for its members.
-    fn gather(&mut self, place: Place, origin: Origin, post: &mut Post) {
-        let shards: SmallVec<[ShardId; 4]> = match self.channels.get(place.hash) {
+    /// Shards with subscribers of a channel.
+    pub(crate) fn shards_of(&mut self, hash: u64) -> SmallVec<[ShardId; 4]> {
+        match self.channels.get(hash) {
             Registered::Nothing => SmallVec::new(),
             Registered::Single(shard, _) => SmallVec::from_iter([shard]),
             Registered::Record(channel) => channel.shards.iter().map(|(shard, _)| *shard).collect(),
-        };
+        }
+    }
+
+    /// Asks every shard with subscribers for its members.
+    fn gather(&mut self, place: Place, origin: Origin, post: &mut Post) {
+        let shards = self.shards_of(place.hash);
         if shards.is_empty() {
             return self.reply(origin, place.channel, ReplyBody::Presence(Vec::new()), post);
         }

@@ -43,6 +43,15 @@ pub enum Mail {
         /// This shard's members.
         members: Vec<Member>,
     },
+    /// From a home to one shard with subscribers: list some of them.
+    CollectPage(Box<CollectPage>),
+    /// The answer to `CollectPage`.
+    CollectedPage {
+        /// Who answers.
+        shard: ShardId,
+        /// The answer.
+        part: PageOf,
+    },
     /// From a user's home: close this user's sessions but the newest one (`single_connection`).
     CloseOthers {
         /// The user.
@@ -66,6 +75,32 @@ pub struct ApiAsk {
     pub id: u64,
     /// What is asked.
     pub command: ApiCommand,
+}
+
+/// A home asks a shard for members of a channel.
+#[derive(Debug)]
+pub struct CollectPage {
+    /// The channel.
+    pub channel: Box<str>,
+    /// Who asks.
+    pub home: ShardId,
+    /// The home's number for the page.
+    pub page: u32,
+    /// Only members in slots above this one.
+    pub after: Option<u32>,
+    /// At most so many, from the lowest slot up.
+    pub limit: u32,
+}
+
+/// Members of a channel on one shard, in the order of their slots.
+#[derive(Debug)]
+pub struct PageOf {
+    /// The number asked with.
+    pub page: u32,
+    /// The members.
+    pub members: Vec<Member>,
+    /// Slot of the last one, if more follow it.
+    pub next: Option<u32>,
 }
 
 /// Where the answer to an ask goes.

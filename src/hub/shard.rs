@@ -265,6 +265,8 @@ impl Shard {
             Mail::Deliver(delivery) => self.deliver(&delivery),
             Mail::Collect { channel, home, gather } => self.collect(&channel, home, gather),
             Mail::Collected { gather, members } => self.homes.collected(gather, members, &mut self.post),
+            Mail::CollectPage(ask) => self.collect_page(&ask),
+            Mail::CollectedPage { shard, part } => self.homes.page_part(shard, part, &mut self.post),
             Mail::CloseOthers { user, keep } => self.close_others(&user, keep),
             Mail::Api(ask) => self.api(*ask),
             Mail::Drain { window_ticks } => self.drain(window_ticks),

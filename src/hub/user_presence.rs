@@ -121,6 +121,16 @@ impl HomeUser {
 }
 
 impl Homes {
+    /// Users with sessions.
+    pub(crate) fn users(&self) -> usize {
+        self.users.len() - self.presence.absent
+    }
+
+    /// Keyed hash of a user's name.
+    pub(crate) fn user_hash(&self, user: &str) -> u64 {
+        self.hasher.of(user.as_bytes())
+    }
+
     /// What is known of the users asked for.
     pub(crate) fn look(&mut self, ask: LookAsk, now: Now, post: &mut Post) {
         let views = ask.users.into_iter().map(|(index, hash)| (index, self.user_view(hash, now))).collect();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use millpond::base::hash::NameHash;
 use millpond::base::ids::{Descriptor, ShardId};
 use millpond::base::tick::{Now, Tick};
 use millpond::config::{Layers, load};
@@ -74,6 +75,7 @@ pub(crate) enum Event {
 pub(crate) struct World {
     shards: Vec<Shard>,
     wire: Wire,
+    common: Arc<Common>,
     clients: BTreeMap<i32, Client>,
     answers: Vec<(u64, ApiAnswer)>,
     pub(crate) tick: u32,
@@ -105,6 +107,7 @@ impl World {
         Self {
             shards: shards.collect(),
             wire: Wire::default(),
+            common,
             clients: BTreeMap::new(),
             answers: Vec::new(),
             tick: 1000,
@@ -182,6 +185,17 @@ impl World {
         let answers: Vec<_> = self.answers.drain(..).collect();
         assert!(answers.iter().zip(first..).all(|((id, _), expected)| *id == expected));
         answers.into_iter().map(|(_, answer)| answer).collect()
+    }
+
+    /// Asks the home of a channel.
+    pub(crate) fn api_at_home(&mut self, channel: &str, command: &ApiCommand) -> Option<ApiAnswer> {
+        let home = self.common.home_of_channel(&NameHash::new(self.common.secret), channel);
+        self.begin(usize::from(home.0));
+        let ask = ApiAsk { id: self.next_id, command: command.clone() };
+        self.next_id += 1;
+        self.shards[usize::from(home.0)].receive(Mail::Api(Box::new(ask)));
+        self.run();
+        self.answers.pop().map(|(_, answer)| answer)
     }
 
     /// Begins a drain on every shard.

@@ -52,7 +52,7 @@ async fn one(executor: &Executor, command: BatchCommand<'_>) -> (&'static str, O
     } else if let Some(params) = command.history_remove {
         ("history_remove", executor.history_remove(params).await)
     } else if let Some(params) = command.presence {
-        ("presence", executor.presence(params).await)
+        ("presence", executor.presence(*params).await)
     } else if let Some(params) = command.presence_stats {
         ("presence_stats", executor.presence_stats(params).await)
     } else if command.info.is_some() {

@@ -10,8 +10,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::Instant;
 
 use super::params::{
-    ChannelParams, ChannelsParams, DisconnectParams, HistoryParams, PublishParams, RefreshParams, RpcParams,
-    SubscribeParams, UnsubscribeParams,
+    ChannelParams, ChannelsParams, DisconnectParams, HistoryParams, PresenceParams, PublishParams,
+    RefreshParams, RpcParams, SubscribeParams, UnsubscribeParams,
 };
 use super::results::{
     BroadcastResult, ChannelInfo, ChannelsResult, Empty, HistoryResult, InfoResult, NodeResult,
@@ -114,9 +114,20 @@ impl Executor {
         self.everywhere(ApiCommand::Refresh { target: params.target(), expired, expire_at, info }).await
     }
 
-    pub(super) async fn presence(&self, params: ChannelParams) -> Outcome {
-        match self.at_home(params, |channel| ApiCommand::Presence { channel }).await? {
-            ApiAnswer::Presence(presence) => render(&PresenceResult { presence }),
+    pub(super) async fn presence(&self, params: PresenceParams) -> Outcome {
+        let PresenceParams { channel, limit, cursor } = params;
+        let paged = limit > 0 || !cursor.is_empty();
+        let ask = |channel| match paged {
+            true => {
+                ApiCommand::PresencePage { channel, limit: if limit == 0 { u32::MAX } else { limit }, cursor }
+            }
+            false => ApiCommand::Presence { channel },
+        };
+        match self.at_home(ChannelParams { channel }, ask).await? {
+            ApiAnswer::Presence(presence) => render(&PresenceResult { presence, cursor: String::new() }),
+            ApiAnswer::PresencePage { members, cursor } => {
+                render(&PresenceResult { presence: members, cursor })
+            }
             other => Err(unexpected(&other)),
         }
     }

@@ -183,12 +183,24 @@ impl RefreshParams<'_> {
     }
 }
 
-/// `presence`, `presence_stats`, `history_remove`.
+/// `presence_stats`, `history_remove`.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 pub(super) struct ChannelParams {
     #[serde(deserialize_with = "or_default")]
     pub(super) channel: String,
+}
+
+/// `presence`; `limit` and `cursor` are ours: with neither, all members in one answer.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct PresenceParams {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) channel: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) limit: u32,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) cursor: String,
 }
 
 /// `history`.
@@ -283,7 +295,7 @@ pub(super) struct BatchCommand<'a> {
     pub(super) subscribe: Option<Box<SubscribeParams<'a>>>,
     pub(super) unsubscribe: Option<Box<UnsubscribeParams>>,
     pub(super) disconnect: Option<Box<DisconnectParams>>,
-    pub(super) presence: Option<ChannelParams>,
+    pub(super) presence: Option<Box<PresenceParams>>,
     pub(super) presence_stats: Option<ChannelParams>,
     pub(super) history: Option<Box<HistoryParams>>,
     pub(super) history_remove: Option<ChannelParams>,

@@ -62,6 +62,9 @@ impl FakeShards {
             | ApiCommand::HistoryRemove { .. } => ApiAnswer::Done,
             ApiCommand::Presence { channel } if channel == "empty" => ApiAnswer::Presence(Vec::new()),
             ApiCommand::Presence { .. } => ApiAnswer::Presence(vec![member()]),
+            ApiCommand::PresencePage { limit, cursor, .. } => {
+                ApiAnswer::PresencePage { members: vec![member()], cursor: format!("{limit}{cursor}") }
+            }
             ApiCommand::PresenceStats { .. } => ApiAnswer::PresenceStats { num_clients: 0, num_users: 0 },
             ApiCommand::History { since: Some(since), .. } if since.epoch == "old" => {
                 ApiAnswer::Error(ApiError::UnrecoverablePosition)
@@ -370,6 +373,17 @@ async fn users_and_their_sessions_are_gathered_from_all_shards() {
         r#"{"result":{"connections":{"c0":{"transport":"websocket","protocol":"json","address":"127.0.0.1","since":7,"state":"online","channels":["a"],"queue_bytes":3},"c1":{"transport":"websocket","protocol":"json","since":7,"state":"away","channels":["a"],"queue_bytes":3}}}}"#
     );
     assert!(fixture.ok("connections", "{}").await.contains(r#""code":107"#));
+}
+
+#[tokio::test]
+async fn presence_comes_in_pages_where_asked_for() {
+    let fixture = fixture(|_, _| {});
+    for (params, cursor) in [("", ""), (r#","limit":5"#, "5"), (r#","cursor":"x","limit":7"#, "7x")] {
+        let answer = fixture.ok("presence", &format!(r#"{{"channel":"a"{params}}}"#)).await;
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(answer["result"]["presence"].as_object().unwrap().len(), 1);
+        assert_eq!(answer["result"]["cursor"].as_str().unwrap_or_default(), cursor);
+    }
 }
 
 #[tokio::test]
