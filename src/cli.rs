@@ -7,6 +7,7 @@ mod check;
 mod configuration;
 mod doctor;
 mod key;
+mod log;
 mod plan;
 mod serve;
 mod token;
@@ -53,6 +54,11 @@ enum Command {
     CheckSubToken(check::CheckArgs),
     /// Say what bounds the connections of this host, and how to lift it. Needs no privileges.
     Doctor(doctor::DoctorArgs),
+    /// Look at a log: verify, stats, inspect.
+    Log {
+        #[command(subcommand)]
+        command: log::LogCommand,
+    },
     /// Show what a profile would change on this host; apply it, take it back, prove it.
     Tune(tune::TuneArgs),
     /// Foretell memory, cores and bandwidth of a load.
@@ -93,6 +99,15 @@ enum CliError {
         "the clock of this host says {0} seconds since 1970, so no token could be judged; set it (NTP) and start again"
     )]
     Clock(u64),
+    /// A log that cannot be read.
+    #[error("the log cannot be read: {0}")]
+    Log(#[from] crate::log::error::OpenError),
+    /// A log with damage.
+    #[error("the log is damaged, see above; what is not listed can be read, and the gateway serves it")]
+    DamagedLog,
+    /// A report that cannot be shown.
+    #[error("the report cannot be written as JSON")]
+    Report,
     /// No key to sign with.
     #[error("{}", serve::NO_KEY)]
     NoKey,
@@ -196,6 +211,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Tune(args) => tune::tune(&args),
         Command::Plan(args) => plan::foretell(&args),
+        Command::Log { command } => log::run(command),
     }
 }
 

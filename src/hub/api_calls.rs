@@ -9,8 +9,8 @@ use crate::hub::api::{
 use crate::hub::auth::ttl_seconds;
 use crate::hub::channel_name::{NameFault, ParsedChannel, parse};
 use crate::hub::connection::{NONE, Phase, sub};
-use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk, Ticket};
 use crate::hub::home_pages::Cursor;
+use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk, Ticket};
 use crate::hub::permission::{Actor, Wishes, features};
 use crate::hub::publication::fits_format;
 use crate::hub::shard::Shard;
