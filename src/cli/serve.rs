@@ -63,7 +63,7 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), CliError> {
 }
 
 fn run(config: Config) -> Result<(), CliError> {
-    Ok(crate::app::serve(config)?)
+    Ok(crate::app::serve(&config)?)
 }
 
 fn anybody_gets_in(client: &ClientSettings) -> bool {

@@ -38,6 +38,9 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Token of the waker; listeners count down from the one below. No slot reaches it (slabs hold less than 2^32).
 const WAKE: Token = Token(usize::MAX);
 
+/// Takes the figures of a shard and of its shell.
+pub type PublishMetrics = Box<dyn FnMut(&mut Shard, ShellFigures) + Send>;
+
 /// What a shard's thread needs to run.
 pub struct ReactorParts {
     /// The state machine.
@@ -57,7 +60,7 @@ pub struct ReactorParts {
     /// Where answers for the control plane go.
     pub answers: Box<dyn Fn(Answer) + Send>,
     /// Where figures go, once a second.
-    pub publish_metrics: Box<dyn FnMut(&mut Shard, ShellFigures) + Send>,
+    pub publish_metrics: PublishMetrics,
     /// Where sockets for the control plane go.
     pub handover: Option<Arc<HandoverSender>>,
     /// The process's clock.
