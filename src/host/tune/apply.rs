@@ -67,7 +67,7 @@ pub fn persist(folder: &Path, state: &Path, files: &[Written]) -> Result<Outcome
         let path = folder.join(file.place);
         match fs::read_to_string(&path) {
             Ok(text) if text == file.text => {
-                outcome.left.push(format!("{} is as it should be", path.display()))
+                outcome.left.push(format!("{} is as it should be", path.display()));
             }
             Ok(text) => due.push((path, Some(text), &file.text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => due.push((path, None, &file.text)),

@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(Backup::load(&state).unwrap(), backup);
         Backup::default().store(&state).unwrap();
         assert!(!state.join(FILE).exists());
-        std::fs::write(state.join(FILE), "{").unwrap();
+        fs::write(state.join(FILE), "{").unwrap();
         assert!(matches!(Backup::load(&state), Err(BackupError::Content { .. })));
     }
 }
