@@ -146,8 +146,9 @@ fn conduct(scenario: &Scenario, output: &OutputArgs) -> Result<u8, AppError> {
         self_check: check.to_string(),
         ..Report::default()
     };
+    kernel::catch_interrupt();
     let mut conductor = Conductor::start(plan, &scenario.load.server_pids, output.quiet)?;
-    for phase in &scenario.phases {
+    for phase in scenario.phases.iter().take_while(|_| !kernel::interrupted()) {
         phase.run(&mut conductor, &scenario.load, &mut report.phases)?;
     }
     report.samples = conductor.finish();

@@ -12,10 +12,10 @@ use mio::{Poll, Waker};
 use crate::clock::Clock;
 use crate::counters::{Counters, Reasons, Totals};
 use crate::flow::Flow;
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::proof;
 use crate::publisher::Door;
-use crate::worker::{self, Census, Finished, News, Order, Seed, WAKER};
+use crate::worker::{self, Census, Finished, Gate, News, Order, Seed, WAKER};
 
 /// How long a worker may take to answer; it is busy at most with one turn of its loop, or with closing all it has.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -77,8 +77,15 @@ impl Fleet {
 
     /// Brings the first `connections` clients up, at `rate` a second in all (0: as fast as it goes).
     pub fn ramp(&self, connections: u32, rate: f64) {
-        let each = rate / f64::from(self.plan.workers.max(1));
-        self.order(|worker| Order::Ramp { clients: self.plan.share(connections, worker), rate: each });
+        // A rate is kept by all together, so that it does not sink when the first have finished.
+        let workers = self.plan.workers.max(1);
+        let width = if rate > 0.0 { workers } else { plan::ramping_workers(workers) };
+        let (each, gate) = (rate / f64::from(width), Arc::new(Gate::new(width)));
+        self.order(|worker| Order::Ramp {
+            clients: self.plan.share(connections, worker),
+            rate: each,
+            gate: Arc::clone(&gate),
+        });
     }
 
     /// Gives every worker an order.

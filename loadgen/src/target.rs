@@ -8,7 +8,7 @@ use crate::channels::Channels;
 use crate::cli::{Encoding, LoadArgs, PlainArgs, PublishArgs, PublishBy};
 use crate::dialect::{Dialect, plain::Plain};
 use crate::kernel;
-use crate::plan::{Plan, TokenPlan};
+use crate::plan::{self, Plan, TokenPlan};
 use crate::publisher::{By, Pace, Publishing};
 use crate::selfcheck::workers_needed;
 use crate::source::Routes;
@@ -76,7 +76,7 @@ pub fn plan(args: &LoadArgs) -> Result<Plan, PlanError> {
         }),
         connections: args.connections,
         workers,
-        outstanding: args.outstanding.div_ceil(workers).max(2),
+        outstanding: args.outstanding.div_ceil(plan::ramping_workers(workers)).max(2),
         handshake_timeout_ms: u32::try_from(args.timeout.as_millis()).unwrap_or(u32::MAX),
         track_positions: false,
         eager: args.eager,

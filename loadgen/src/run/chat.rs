@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::fanout::{drain, report_findings, report_flow};
 use super::{Conductor, RunError, latency};
 use crate::behaviour::Chat;
+use crate::kernel;
 use crate::progress::Progress;
 use crate::report::PhaseReport;
 use crate::worker::Order;
@@ -44,7 +45,7 @@ pub fn chat(conductor: &mut Conductor, name: &str, how: &ChatPhase) -> Result<Ph
         let totals = conductor.look();
         let seconds = conductor.clock.elapsed().as_secs_f64() - start.at_s;
         progress.show(seconds as u64, &conductor.live_flow(&totals, &flow));
-        if seconds >= how.duration.as_secs_f64() {
+        if seconds >= how.duration.as_secs_f64() || kernel::interrupted() {
             break;
         }
     }

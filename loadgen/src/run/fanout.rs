@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Conductor, Mark, RunError, latency};
 use crate::flow::Flow;
+use crate::kernel;
 use crate::progress::Progress;
 use crate::proof::Findings;
 use crate::publisher::{Publisher, Publishing};
@@ -39,6 +40,9 @@ pub fn fanout(conductor: &mut Conductor, name: &str, how: &Fanout) -> Result<Pha
         let totals = conductor.look();
         let seconds = conductor.clock.elapsed().as_secs_f64() - start.at_s;
         progress.show(seconds as u64, &conductor.live_flow(&totals, &flow));
+        if kernel::interrupted() {
+            publisher.stop();
+        }
     }
     let published = publisher.join()?;
     drain(conductor, &flow, how.drain);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Conductor, RunError};
+use crate::kernel;
 use crate::progress::Progress;
 use crate::report::PhaseReport;
 use crate::worker::Order;
@@ -27,7 +28,7 @@ pub fn ramp(
         let totals = conductor.look();
         progress.show(totals.ready, &conductor.live(&totals));
         let settled = totals.became_ready + totals.failed - begun_before;
-        if settled >= wanted.saturating_sub(already) {
+        if settled >= wanted.saturating_sub(already) || kernel::interrupted() {
             break;
         }
     }
@@ -74,7 +75,7 @@ pub fn hold(conductor: &mut Conductor, name: &str, demands: &HoldDemands) -> Res
         let held = conductor.clock.elapsed().as_secs_f64() - start.at_s;
         let pings = totals.pings - start.totals.pings;
         progress.show(held as u64, &format!("{}, {pings} pings", conductor.live(&totals)));
-        if held >= demands.duration.as_secs_f64() {
+        if held >= demands.duration.as_secs_f64() || kernel::interrupted() {
             break;
         }
     }

@@ -6,6 +6,8 @@ use crate::report::PhaseReport;
 
 /// A latency of which the generator itself may have caused more than this share says little about the server.
 const OWN_SHARE: f64 = 0.5;
+/// A worker that is ready to run and has no core for more than this share of the time measures the scheduler.
+const WAITED_SHARE: f64 = 0.5;
 /// Lags of the generator below this are never the bottleneck, in milliseconds.
 const HARMLESS_MS: f64 = 1.0;
 /// The percentiles of the curve, as in an HDR plot: each step halves what is left.
@@ -54,6 +56,13 @@ pub(super) fn judge(
     if p99(lag) > bound {
         let (own, all) = (p99(lag), p99(latency));
         report.void.push(format!("messages lay in the generator for up to {own:.2} ms (p99) of {all:.2} ms"));
+    }
+    let waited = report.metrics.get("worker_waited_for_core_share").copied().unwrap_or(0.0);
+    if waited > WAITED_SHARE {
+        let percent = waited * 100.0;
+        report.void.push(format!(
+            "a worker waited for a core {percent:.0} % of the time: this host does more than the test"
+        ));
     }
     let Some(lateness) = lateness else { return };
     set(report, "publisher_lateness", lateness);

@@ -248,6 +248,9 @@ impl Conductor {
         report.set("lost_connections", new.lost as f64);
         report.set("pings", new.pings as f64);
         report.set("malformed", new.malformed as f64);
+        if let Some(own) = ProcessWatch::new(&[std::process::id()]).sample() {
+            report.set("generator_rss_b", own.rss as f64);
+        }
         report.set("generator_cores", (end.own_cpu_s - start.own_cpu_s) / seconds);
         report.set_reasons(&start.reasons, &end.reasons);
         report.slab_growth = monitor::growth(&self.base.slab, &monitor::slab(), SLAB_FLOOR);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::storm::wait;
 use super::{Conductor, RunError, latency};
 use crate::behaviour::Churn;
+use crate::kernel;
 use crate::progress::Progress;
 use crate::report::PhaseReport;
 use crate::worker::Order;
@@ -38,7 +39,7 @@ pub fn presence(conductor: &mut Conductor, name: &str, how: &PresencePhase) -> R
         let commands = totals.commands - start.totals.commands;
         progress
             .show(seconds as u64, &format!("{commands} commands, {joins} joins and {leaves} leaves heard"));
-        if seconds >= how.duration.as_secs_f64() {
+        if seconds >= how.duration.as_secs_f64() || kernel::interrupted() {
             break;
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::fanout::{drain, report_findings, report_flow};
 use super::storm::{Storm, depart, start_publisher};
 use super::{Conductor, RunError, latency};
+use crate::kernel;
 use crate::progress::Progress;
 use crate::report::{PhaseReport, Sample};
 
@@ -39,7 +40,7 @@ pub fn soak(conductor: &mut Conductor, name: &str, how: &Soak) -> Result<PhaseRe
         let seconds = conductor.clock.elapsed().as_secs_f64() - start.at_s;
         progress
             .show(seconds as u64, &format!("{}, {} away", conductor.live_flow(&totals, &flow), totals.away));
-        if seconds >= how.duration.as_secs_f64() {
+        if seconds >= how.duration.as_secs_f64() || kernel::interrupted() {
             break;
         }
         let due = (how.churn * seconds) as u64;

@@ -7,6 +7,7 @@ use super::fanout::{drain, report_findings, report_flow};
 use super::{Conductor, RunError, latency};
 use crate::behaviour::{Close, Departure, Jitter};
 use crate::flow::Flow;
+use crate::kernel;
 use crate::progress::Progress;
 use crate::publisher::{Publisher, Publishing};
 use crate::report::PhaseReport;
@@ -117,7 +118,7 @@ fn await_return(conductor: &mut Conductor, name: &str, how: &Storm, broke_s: f64
             progress.done(&format!("all {dropped} back after {seconds:.1} s"));
             return Some(seconds);
         }
-        if seconds > how.patience.as_secs_f64() {
+        if seconds > how.patience.as_secs_f64() || kernel::interrupted() {
             progress.done(&format!("{away} are not back after {seconds:.1} s"));
             return None;
         }

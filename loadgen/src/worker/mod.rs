@@ -36,6 +36,7 @@ use crate::token::Minter;
 use crate::wheel::Wheel;
 use crate::ws::Upgrade;
 use books::Books;
+pub use ramp::Gate;
 use ramp::Ramp;
 use returns::Returns;
 use talk::Talk;
@@ -54,8 +55,10 @@ pub enum Order {
     Ramp {
         /// Clients of this worker.
         clients: u32,
-        /// Connections a second of this worker; 0 for as fast as it goes.
+        /// Connections a second of this worker, while it is at it; 0 for as fast as it goes.
         rate: f64,
+        /// When it may be at it.
+        gate: Arc<Gate>,
     },
     /// Forget how many pings came.
     ResetPings,
@@ -306,8 +309,9 @@ impl Worker {
     fn patience(&self) -> Duration {
         const WATCHFUL_MS: u32 = 4;
         let wheel = self.wheel.patience_ms().unwrap_or(100).min(100);
-        let watchful = self.ramp.is_waiting_for_time() || self.talk.is_churning();
-        Duration::from_millis(u64::from(if watchful { wheel.min(WATCHFUL_MS) } else { wheel }))
+        let churn = self.talk.is_churning().then_some(WATCHFUL_MS);
+        let ramp = self.ramp.patience_ms(self.id);
+        Duration::from_millis(u64::from([churn, ramp].into_iter().flatten().fold(wheel, u32::min)))
     }
 
     fn on_event(&mut self, local: u32, event: &mio::event::Event) {
@@ -322,7 +326,7 @@ impl Worker {
     fn take_orders(&mut self) {
         while let Ok(order) = self.orders.try_recv() {
             match order {
-                Order::Ramp { clients, rate } => self.ramp.begin(clients, rate, self.clock.nanos()),
+                Order::Ramp { clients, rate, gate } => self.ramp.begin(clients, rate, gate),
                 Order::ResetPings => self.clients.iter_mut().for_each(|client| client.pings = 0),
                 Order::Census => {
                     let _ = self.news.send(News::Census(self.census()));
