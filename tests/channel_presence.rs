@@ -193,3 +193,37 @@ fn pages(world: &mut World, limit: u32, mut between: impl FnMut(&mut World)) -> 
         between(world);
     }
 }
+
+/// Times of one question each, in whatever profile this runs (release for figures):
+///
+///   MILLPOND_PRESENCE_USERS=1000000 cargo test --release --test channel_presence figures -- --ignored --nocapture
+#[test]
+#[ignore = "prints figures, asserts none"]
+#[allow(clippy::disallowed_methods, reason = "it measures")]
+fn figures_of_a_large_channel() {
+    let count: usize = std::env::var("MILLPOND_PRESENCE_USERS").map_or(100_000, |text| text.parse().unwrap());
+    let mut world = world(2, "");
+    for user in 0..count {
+        let socket = world.connect(user % 2, &format!("u{user}"));
+        world.send(socket, &json!({ "id": 2, "subscribe": { "channel": "room:a" } }));
+        if user % 1000 == 999 {
+            world.run();
+        }
+    }
+    world.run();
+    let stats = ApiCommand::PresenceStats { channel: "room:a".into() };
+    let page = |cursor: &str| ApiCommand::PresencePage {
+        channel: "room:a".into(),
+        limit: 1000,
+        cursor: cursor.into(),
+    };
+    let first = page("");
+    let middle = page(&format!("0.{}", count / 4));
+    for (name, command) in [("presence_stats", &stats), ("first page", &first), ("middle page", &middle)] {
+        world.api_at_home("room:a", command);
+        let start = std::time::Instant::now();
+        let answer = world.api_at_home("room:a", command);
+        println!("{count} members, {name} of 1000 at most: {:?}", start.elapsed());
+        assert!(answer.is_some());
+    }
+}

@@ -1,6 +1,7 @@
 //! The configuration as operators meet it: three formats, environment, flags, and what is said about mistakes.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -41,8 +42,8 @@ fn shown(config: &Config) -> String {
 #[test]
 fn defaults_are_safe() {
     let config = load(&Layers::default()).unwrap();
-    assert_eq!(config.server.listen, ["127.0.0.1:8000".parse().unwrap()]);
-    assert_eq!(config.server.internal_listen, "127.0.0.1:8001".parse().unwrap());
+    assert_eq!(config.server.listen, ["127.0.0.1:8000".parse::<SocketAddr>().unwrap()]);
+    assert_eq!(config.server.internal_listen, "127.0.0.1:8001".parse::<SocketAddr>().unwrap());
     assert_eq!(config.server.shutdown_timeout, Duration::from_secs(30));
     let client = &config.settings.client;
     assert_eq!(

@@ -166,9 +166,9 @@ fn a_reconnect_within_the_grace_period_publishes_nothing() {
     assert_eq!(states(&mut world, watcher), ["offline", "online"]);
     for round in 0..6 {
         if round % 2 == 0 {
-            world.kill(bob, round == 2)
+            world.kill(bob, round == 2);
         } else {
-            world.cut(bob)
+            world.cut(bob);
         }
         pass(&mut world, 540);
         bob = world.connect(2 + round % 3, "bob");
