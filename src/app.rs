@@ -133,8 +133,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
     }
-    let seed =
-        ShardSeed { config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
+    let seed = ShardSeed { config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
     let handover = Arc::new(handover);
     let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
     let control = control.start()?;

@@ -5,9 +5,10 @@
 #[path = "user_presence/model.rs"]
 mod model;
 #[path = "user_presence/world.rs"]
+#[allow(dead_code, reason = "each test file uses a part")]
 mod world;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use millpond::base::rng::Rng;
 use millpond::hub::api::{ApiAnswer, ApiCommand, Target, UserState};
@@ -165,9 +166,9 @@ fn a_reconnect_within_the_grace_period_publishes_nothing() {
     assert_eq!(states(&mut world, watcher), ["offline", "online"]);
     for round in 0..6 {
         if round % 2 == 0 {
-            world.kill(bob, round == 2)
+            world.kill(bob, round == 2);
         } else {
-            world.cut(bob)
+            world.cut(bob);
         }
         pass(&mut world, 540);
         bob = world.connect(2 + round % 3, "bob");
@@ -291,61 +292,6 @@ fn many_users_at_once_and_who_may_ask() {
     let many: Vec<&str> = std::iter::repeat_n("u1", 101).collect();
     assert_eq!(get(&mut world, asker, &many)["error"]["code"], 106);
     assert_eq!(get(&mut world, asker, &["caf\u{e9}"])["error"]["code"], 107, "no channel can be called so");
-}
-
-#[test]
-fn presence_of_a_channel_comes_in_pages() {
-    for shards in [1, 2, 5, 8] {
-        let mut world = World::new(
-            shards,
-            "[[channel.namespaces]]\nname = \"room\"\npresence = true\nallow_subscribe_for_client = true",
-        );
-        let mut sockets: Vec<i32> =
-            (0..200).map(|user| world.connect(user % usize::from(shards), &format!("u{user}"))).collect();
-        world.run();
-        for socket in &sockets {
-            world.send(*socket, &json!({ "id": 2, "subscribe": { "channel": "room:a" } }));
-        }
-        world.run();
-        for limit in [1, 7, 100, 199, 200, 201, 100_000] {
-            let members = pages(&mut world, limit, |_| {});
-            assert_eq!(members.len(), 200, "{shards} shards, pages of {limit}");
-        }
-        // Whoever stays is listed once, also where others leave between the pages and lists are compacted.
-        let stay = sockets.split_off(120);
-        let members = pages(&mut world, 7, |world| {
-            for _ in 0..5 {
-                if let Some(socket) = sockets.pop() {
-                    world.close(socket, None);
-                }
-            }
-            world.run();
-        });
-        let stayed = (120..200).filter(|user| members.contains(&format!("u{user}"))).count();
-        assert_eq!((stayed, stay.len()), (80, 80));
-        let wrong = ApiCommand::PresencePage { channel: "room:a".into(), limit: 1, cursor: "x".into() };
-        assert!(world.api(&wrong).iter().all(|answer| matches!(answer, ApiAnswer::Error(_))));
-    }
-}
-
-/// Users on all pages of `room:a`, each page asked for once; nobody stands on two.
-fn pages(world: &mut World, limit: u32, mut between: impl FnMut(&mut World)) -> HashSet<String> {
-    let (mut users, mut from) = (HashSet::new(), String::new());
-    loop {
-        let page = ApiCommand::PresencePage { channel: "room:a".into(), limit, cursor: from };
-        let Some(ApiAnswer::PresencePage { members, cursor }) = world.api_at_home("room:a", &page) else {
-            panic!("no page");
-        };
-        assert!(members.len() <= limit as usize && (!members.is_empty() || cursor.is_empty()));
-        for member in members {
-            assert!(users.insert(member.user.clone()), "{} twice", member.user);
-        }
-        if cursor.is_empty() {
-            return users;
-        }
-        from = cursor;
-        between(world);
-    }
 }
 
 #[test]

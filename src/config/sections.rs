@@ -247,6 +247,12 @@ section! {
         presence: bool = false,
         /// Announce who joins and leaves.
         join_leave: bool = false,
+        /// How long a member that was lost without goodbye stays in presence. Where its user returns in time, the join
+        /// comes before the leave.
+        presence_grace: Span<0, HOUR> = Span::seconds(0),
+        /// Joins and leaves pushed in a second and channel; beyond, subscribers are told the counts once a second, in a
+        /// `message` push. 0: no limit.
+        join_leave_max_rate: Limit = Count(0),
         /// Tell every subscriber who joins and leaves, also those who did not ask.
         force_push_join_leave: bool = false,
         /// Publications kept; 0: no history.

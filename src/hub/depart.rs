@@ -108,7 +108,7 @@ impl Shard {
     /// Gives up subscriptions, user and counts.
     pub(crate) fn leave_all(&mut self, slot: u32, farewell: Farewell) {
         for handle in self.subscription_handles(slot) {
-            self.leave(slot, handle);
+            self.leave_as(slot, handle, farewell != Farewell::Goodbye);
         }
         let key = self.key(slot);
         let leave = self.leave_of(slot, farewell);

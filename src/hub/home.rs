@@ -13,6 +13,7 @@ use crate::base::ids::ShardId;
 use crate::base::tick::Now;
 use crate::hub::api::{ApiAnswer, ApiError, ApiPublish, Member, Position};
 use crate::hub::epoch::Epochs;
+use crate::hub::home_announce::Announcements;
 use crate::hub::home_pages::Pages;
 use crate::hub::home_users::HomeUser;
 use crate::hub::idempotency::Idempotency;
@@ -21,7 +22,7 @@ use crate::hub::mail::{
     Subscribed, UnsubscribeAsk,
 };
 use crate::hub::post::Post;
-use crate::hub::publication::{Encodings, deliver_membership, deliver_publication, publisher, stored};
+use crate::hub::publication::{Encodings, deliver_publication, publisher, stored};
 use crate::hub::registry::{Registered, Registry};
 use crate::hub::shard::Common;
 use crate::hub::stream::{
@@ -33,16 +34,16 @@ use crate::limits;
 use crate::protocol::ErrorCode;
 
 /// Marks of a single registration.
-mod mark {
+pub(crate) mod mark {
     /// The subscriber speaks Protobuf.
-    pub(super) const PROTOBUF: u8 = 1;
+    pub(crate) const PROTOBUF: u8 = 1;
     /// The subscriber counts in presence.
-    pub(super) const PRESENCE: u8 = 1 << 1;
+    pub(crate) const PRESENCE: u8 = 1 << 1;
 }
 
 /// Keyed hashes need no second hashing.
 #[derive(Default)]
-struct Keyed(u64);
+pub(crate) struct Keyed(u64);
 
 impl Hasher for Keyed {
     fn finish(&self) -> u64 {
@@ -60,15 +61,15 @@ impl Hasher for Keyed {
 
 /// A channel that more than one quiet subscriber uses.
 #[derive(Debug)]
-struct HomeChannel {
-    name: Arc<str>,
+pub(crate) struct HomeChannel {
+    pub(crate) name: Arc<str>,
     hash: u64,
     /// Subscriptions by shard.
-    shards: SmallVec<[(ShardId, u32); 2]>,
+    pub(crate) shards: SmallVec<[(ShardId, u32); 2]>,
     /// Subscriptions in presence, by user.
-    users: HashMap<u64, u32, BuildHasherDefault<Keyed>>,
-    clients: u32,
-    encodings: Encodings,
+    pub(crate) users: HashMap<u64, u32, BuildHasherDefault<Keyed>>,
+    pub(crate) clients: u32,
+    pub(crate) encodings: Encodings,
     stream: Option<Box<Stream>>,
 }
 
@@ -86,9 +87,10 @@ pub(crate) struct Homes {
     pub(crate) shard: ShardId,
     pub(crate) common: Arc<Common>,
     pub(crate) hasher: NameHash,
-    channels: Registry<HomeChannel>,
+    pub(crate) channels: Registry<HomeChannel>,
     pub(crate) users: Registry<HomeUser>,
     pub(crate) presence: UserPresence,
+    pub(crate) announcements: Announcements,
     pub(crate) pages: Pages,
     gathers: Slab<Gather>,
     epochs: Epochs,
@@ -112,6 +114,7 @@ impl Homes {
             hasher,
             channels: Registry::new(),
             users: Registry::new(),
+            announcements: Announcements::default(),
             pages: Pages::default(),
             gathers: Slab::new(),
             epochs,
@@ -149,15 +152,22 @@ impl Homes {
         let place = Place { channel, hash, namespace };
         let body = match op {
             HomeOp::Subscribe(ask) => {
+                if ask.presence {
+                    self.announcements.returns(hash, ask.user_hash);
+                }
                 let mut body = self.subscribe(&place, *ask, now);
                 self.watch(&place.channel, hash, &mut body, now);
                 body
             }
-            HomeOp::Unsubscribe(ask) => {
-                self.unsubscribe(&place, &ask, post);
+            HomeOp::Unsubscribe(mut ask) => {
+                let kept = ask.kept.take();
+                self.unsubscribe(&place, &ask, now, post);
+                if let Some(member) = kept {
+                    self.keep_member(hash, member, now);
+                }
                 return self.unwatch(&place.channel, now, post);
             }
-            HomeOp::Join(member) => return self.announce(&place, &member, true, post),
+            HomeOp::Join(member) => return self.joined(&place, &member, now, post),
             HomeOp::Publish(ask) => return self.publish(place, *ask, origin, now, post),
             HomeOp::History { limit, cap, since, reverse } => {
                 let since = since.as_ref().map(|since| Since { offset: since.offset, epoch: &since.epoch });
@@ -167,7 +177,10 @@ impl Homes {
                 self.history_remove(&place, now);
                 ReplyBody::Published
             }
-            HomeOp::PresenceStats => self.presence_stats(hash),
+            HomeOp::PresenceStats => {
+                let (clients, users) = self.counts(hash);
+                ReplyBody::PresenceStats(clients, users)
+            }
             HomeOp::Presence => return self.gather(place, origin, post),
         };
         self.reply(origin, place.channel, body, post);
@@ -179,7 +192,8 @@ impl Homes {
         pending.members.extend(members);
         pending.missing -= 1;
         if pending.missing == 0 {
-            let Gather { origin, channel, members, .. } = self.gathers.remove(gather as usize);
+            let Gather { origin, channel, mut members, .. } = self.gathers.remove(gather as usize);
+            members.extend(self.announcements.kept_members(self.hasher.of(channel.as_bytes())));
             self.reply(origin, channel, ReplyBody::Presence(members), post);
         }
     }
@@ -281,7 +295,7 @@ impl Homes {
         Ok(granted)
     }
 
-    fn unsubscribe(&mut self, place: &Place, ask: &UnsubscribeAsk, post: &mut Post) {
+    fn unsubscribe(&mut self, place: &Place, ask: &UnsubscribeAsk, now: Now, post: &mut Post) {
         match self.channels.get(place.hash) {
             Registered::Nothing => return,
             Registered::Single(..) => return self.channels.remove(place.hash),
@@ -308,23 +322,7 @@ impl Homes {
             }
         }
         if let Some(member) = &ask.leave {
-            self.announce(place, member, false, post);
-        }
-    }
-
-    fn announce(&mut self, place: &Place, member: &Member, joined: bool, post: &mut Post) {
-        let hash = place.hash;
-        match self.channels.get(hash) {
-            Registered::Nothing => {}
-            Registered::Single(shard, marks) => {
-                let name: Arc<str> = Arc::from(&*place.channel);
-                let delivery = deliver_membership(&name, hash, member, joined, encodings_of(marks));
-                post.send(shard, Mail::Deliver(Arc::new(delivery)));
-            }
-            Registered::Record(channel) => {
-                let delivery = deliver_membership(&channel.name, hash, member, joined, channel.encodings);
-                spread(&channel.shards, &Arc::new(delivery), post);
-            }
+            self.announce(place, (member, false), now, post);
         }
     }
 
@@ -451,18 +449,6 @@ impl Homes {
         }
     }
 
-    fn presence_stats(&mut self, hash: u64) -> ReplyBody {
-        let (clients, users) = match self.channels.get(hash) {
-            Registered::Nothing => (0, 0),
-            Registered::Single(_, marks) => {
-                let counted = u32::from(marks & mark::PRESENCE != 0);
-                (counted, counted)
-            }
-            Registered::Record(channel) => (channel.clients, channel.users.len() as u32),
-        };
-        ReplyBody::PresenceStats(clients, users)
-    }
-
     /// Shards with subscribers of a channel.
     pub(crate) fn shards_of(&mut self, hash: u64) -> SmallVec<[ShardId; 4]> {
         match self.channels.get(hash) {
@@ -476,7 +462,8 @@ impl Homes {
     fn gather(&mut self, place: Place, origin: Origin, post: &mut Post) {
         let shards = self.shards_of(place.hash);
         if shards.is_empty() {
-            return self.reply(origin, place.channel, ReplyBody::Presence(Vec::new()), post);
+            let kept = self.announcements.kept_members(place.hash).collect();
+            return self.reply(origin, place.channel, ReplyBody::Presence(kept), post);
         }
         if self.gathers.len() >= limits::GATHERS {
             return self.reply(origin, place.channel, ReplyBody::Failed(ErrorCode::TooManyRequests), post);
@@ -492,13 +479,13 @@ impl Homes {
 }
 
 /// Which channel an ask is about.
-struct Place {
-    channel: Box<str>,
-    hash: u64,
-    namespace: u16,
+pub(crate) struct Place {
+    pub(crate) channel: Box<str>,
+    pub(crate) hash: u64,
+    pub(crate) namespace: u16,
 }
 
-fn encodings_of(marks: u8) -> Encodings {
+pub(crate) fn encodings_of(marks: u8) -> Encodings {
     let protobuf = marks & mark::PROTOBUF != 0;
     Encodings { json: !protobuf, protobuf }
 }
@@ -552,7 +539,7 @@ fn record<'a>(
     })
 }
 
-fn spread(shards: &[(ShardId, u32)], delivery: &Arc<Delivery>, post: &mut Post) {
+pub(crate) fn spread(shards: &[(ShardId, u32)], delivery: &Arc<Delivery>, post: &mut Post) {
     for (shard, _) in shards {
         post.send(*shard, Mail::Deliver(Arc::clone(delivery)));
     }

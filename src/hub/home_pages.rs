@@ -93,7 +93,12 @@ impl Homes {
     }
 
     fn end(&mut self, page: u32, cursor: String, post: &mut Post) {
-        let Pending { api, members, .. } = self.pages.0.remove(page as usize);
+        let Pending { api, channel, mut members, .. } = self.pages.0.remove(page as usize);
+        if cursor.is_empty() {
+            // Lost members who may come back have no place on a shard: they stand at the end.
+            let kept = self.announcements.kept_members(self.hasher.of(channel.as_bytes()));
+            members.extend(kept.take(limits::PRESENCE_PAGE as usize));
+        }
         let answer = ApiAnswer::PresencePage { members, cursor };
         post.answer(Answer { id: api, shard: self.shard, answer });
     }

@@ -46,6 +46,8 @@ pub(crate) struct Lost {
     pub(crate) quiet: bool,
 }
 
+const _: () = assert!(size_of::<HomeUser>() <= 96, "docs/PRESENCE.md tells about 100 bytes");
+
 impl HomeUser {
     pub(crate) fn of_single(single: Option<(ShardId, u8)>) -> Self {
         let quiet = single.is_some_and(|(_, mark)| mark & QUIET != 0);

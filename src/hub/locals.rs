@@ -18,7 +18,7 @@ use crate::base::arena::{Arena, Handle};
 use crate::base::hash::NameHash;
 use crate::base::table::Table;
 use crate::hub::activity::Activity;
-use crate::hub::channel::Channel;
+use crate::hub::channel::{Channel, Subscriber};
 use crate::hub::connection::NONE;
 
 /// Top bit of a channel handle.
@@ -164,6 +164,11 @@ impl Locals {
     /// A channel with several subscribers.
     pub(crate) fn many(&mut self, index: u32) -> Option<&mut Channel> {
         self.many.get_mut(index as usize).map(|channel| &mut **channel)
+    }
+
+    /// Subscribers of such a channel, those who left included.
+    pub(crate) fn subscribers_of(&self, index: u32) -> &[Subscriber] {
+        self.many.get(index as usize).map_or(&[], |channel| &channel.subscribers)
     }
 
     /// Notes a subscription of `slot`; returns the channel's handle and, if the channel had one subscriber until

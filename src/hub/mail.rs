@@ -202,6 +202,21 @@ pub struct UnsubscribeAsk {
     pub presence: bool,
     /// Who leaves, where leaves are announced.
     pub leave: Option<Member>,
+    /// Who was lost and may come back, where the namespace has a `presence_grace`.
+    pub kept: Option<KeptMember>,
+}
+
+/// A member who was lost and may come back.
+#[derive(Debug)]
+pub struct KeptMember {
+    /// Who.
+    pub member: Member,
+    /// Keyed hash of the user.
+    pub user_hash: u64,
+    /// Namespace of the channel.
+    pub namespace: u16,
+    /// Its leave is announced if it does not come back.
+    pub announced: bool,
 }
 
 /// A publication on its way to its home.

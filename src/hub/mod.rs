@@ -22,6 +22,7 @@ mod epoch;
 mod figures;
 mod handshake;
 mod home;
+mod home_announce;
 mod home_pages;
 mod home_users;
 mod idempotency;

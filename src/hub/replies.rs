@@ -106,38 +106,49 @@ impl Shard {
 
     /// Lists some of them, in the order of their slots.
     pub(crate) fn collect_page(&mut self, ask: &CollectPage) {
+        let handle = self.locals.find_channel(self.locals.hash(&ask.channel), &ask.channel);
+        let mut slots = handle.map_or_else(Vec::new, |handle| self.lowest_members(handle, ask));
         let limit = ask.limit as usize;
-        let mut handle = None;
-        // The lowest slots, and one more that tells whether others follow. A scan, but no more memory than the page.
-        let mut lowest = std::collections::BinaryHeap::with_capacity(limit + 2);
-        if let Some((found, slots)) = self.member_slots(&ask.channel) {
-            handle = Some(found);
-            for slot in slots.into_iter().filter(|slot| ask.after.is_none_or(|after| *slot > after)) {
-                if lowest.len() <= limit || lowest.peek().is_some_and(|highest| slot < *highest) {
-                    lowest.push(slot);
-                }
-                if lowest.len() > limit + 1 {
+        let more = slots.len() > limit;
+        slots.truncate(limit);
+        let members = slots.iter().map(|slot| self.member(*slot, handle)).collect();
+        let part = PageOf { page: ask.page, members, next: slots.last().copied().filter(|_| more) };
+        self.post.send(ask.home, Mail::CollectedPage { shard: self.id, part });
+    }
+
+    /// The lowest slots of a page, and one more that tells whether others follow. A scan of the channel's list, which
+    /// looks at a connection only if its slot is low enough.
+    fn lowest_members(&self, handle: u32, ask: &CollectPage) -> Vec<u32> {
+        let subscribers: Box<dyn Iterator<Item = u32>> = match self.locals.channel(handle) {
+            ChannelRef::One(slot) => Box::new(std::iter::once(slot)),
+            ChannelRef::Many(index) => {
+                let slots = self.locals.subscribers_of(index).iter().map(|subscriber| subscriber.slot);
+                Box::new(slots.filter(|slot| *slot != NONE))
+            }
+        };
+        let wanted = ask.limit as usize + 1;
+        let mut lowest = std::collections::BinaryHeap::new();
+        for slot in subscribers.filter(|slot| ask.after.is_none_or(|after| *slot > after)) {
+            let low = lowest.len() < wanted || lowest.peek().is_some_and(|highest| slot < *highest);
+            if low && self.counts_in_presence(slot, handle) {
+                lowest.push(slot);
+                if lowest.len() > wanted {
                     lowest.pop();
                 }
             }
         }
-        let mut slots = lowest.into_sorted_vec();
-        let more = slots.len() > limit;
-        slots.truncate(limit);
-        let members = slots.iter().map(|slot| self.member(*slot, handle)).collect();
-        let next = slots.last().copied().filter(|_| more);
-        let part = PageOf { page: ask.page, members, next };
-        self.post.send(ask.home, Mail::CollectedPage { shard: self.id, part });
+        lowest.into_sorted_vec()
+    }
+
+    fn counts_in_presence(&self, slot: u32, handle: u32) -> bool {
+        let flags = self.subscription_flags(slot, handle);
+        flags.is_some_and(|flags| flags & sub::PRESENCE != 0 && flags & sub::PENDING == 0)
     }
 
     fn members(&mut self, channel: &str) -> Vec<Member> {
-        let Some((handle, slots)) = self.member_slots(channel) else { return Vec::new() };
-        slots.into_iter().map(|slot| self.member(slot, Some(handle))).collect()
-    }
-
-    /// Handle of a channel, and the slots of its members here.
-    fn member_slots(&mut self, channel: &str) -> Option<(u32, Vec<u32>)> {
-        let handle = self.locals.find_channel(self.locals.hash(channel), channel)?;
+        let Some(handle) = self.locals.find_channel(self.locals.hash(channel), channel) else {
+            return Vec::new();
+        };
         let slots: Vec<u32> = match self.locals.channel(handle) {
             ChannelRef::One(slot) => vec![slot],
             ChannelRef::Many(index) => self.locals.many(index).map_or_else(Vec::new, |channel| {
@@ -153,6 +164,6 @@ impl Shard {
             self.subscription_flags(*slot, handle)
                 .is_some_and(|flags| flags & sub::PRESENCE != 0 && flags & sub::PENDING == 0)
         };
-        Some((handle, slots.into_iter().filter(counts).collect()))
+        slots.iter().filter(|slot| counts(slot)).map(|slot| self.member(*slot, Some(handle))).collect()
     }
 }

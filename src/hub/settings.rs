@@ -194,6 +194,10 @@ pub struct ChannelOptions {
     pub presence: bool,
     /// Join and leave messages exist.
     pub join_leave: bool,
+    /// How long a member that was lost without goodbye stays in presence; zero: not at all, as the protocol expects.
+    pub presence_grace: Duration,
+    /// Joins and leaves pushed in a second and channel; beyond, counts are pushed instead. 0 = no limit.
+    pub join_leave_max_rate: u32,
     /// Every subscriber gets join and leave pushes.
     pub force_push_join_leave: bool,
     /// Publications kept; 0 = no history.

@@ -279,6 +279,7 @@ impl Shard {
         self.own_mail();
         self.expire();
         self.homes.user_deadlines(self.now, &mut self.post);
+        self.homes.announcement_deadlines(self.now, &mut self.post);
         self.drain_step();
         self.own_mail();
     }
@@ -300,7 +301,9 @@ impl Shard {
             wake_at: if self.draining.is_some() {
                 Some(self.now.tick.after(1))
             } else {
-                [self.wheel.next_deadline(), self.homes.presence.next_deadline()].into_iter().flatten().min()
+                let homes = &self.homes;
+                let of_homes = [homes.presence.next_deadline(), homes.announcements.next_deadline()];
+                of_homes.into_iter().chain([self.wheel.next_deadline()]).flatten().min()
             },
         }
     }

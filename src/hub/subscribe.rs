@@ -9,7 +9,9 @@ use crate::hub::cold::{SubscriptionExtra, Wait};
 use crate::hub::connect::{position_of, wishes_of};
 use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
-use crate::hub::mail::{HomeAsk, HomeOp, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk};
+use crate::hub::mail::{
+    HomeAsk, HomeOp, KeptMember, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
+};
 use crate::hub::permission::{Actor, Features, features, may_subscribe};
 use crate::hub::shard::{Shard, ticks_of};
 use crate::protocol::{DisconnectCode, ErrorCode, UnsubscribeCode};
@@ -308,19 +310,29 @@ impl Shard {
 
     /// Takes a subscription back, here and at the home.
     pub(crate) fn leave(&mut self, slot: u32, handle: u32) {
+        self.leave_as(slot, handle, false);
+    }
+
+    /// The same, and tells the home whether the connection was `lost` without goodbye.
+    pub(crate) fn leave_as(&mut self, slot: u32, handle: u32, lost: bool) {
         let Some(flags) = self.subscription_flags(slot, handle) else { return };
         let active = flags & sub::PENDING == 0;
-        let leave = (active && flags & sub::ANNOUNCED != 0).then(|| self.member(slot, Some(handle)));
+        let announced = active && flags & sub::ANNOUNCED != 0;
         let channel: Box<str> = self.locals.channel_name(handle).into();
         let hash = self.locals.hash(&channel);
         let namespace =
             parse(&self.common.settings.channel, &channel).map_or(0, |parsed| parsed.namespace_index);
-        let op = HomeOp::Unsubscribe(Box::new(UnsubscribeAsk {
-            shard: self.id,
-            user_hash: self.hasher.of(self.user_of(slot).as_bytes()),
-            presence: flags & sub::PRESENCE != 0,
-            leave,
-        }));
+        let (user, presence) = (self.user_of(slot), flags & sub::PRESENCE != 0);
+        let user_hash = self.hasher.of(user.as_bytes());
+        let grace = self.common.settings.channel.options[usize::from(namespace)].presence_grace;
+        let keeps = lost && active && presence && !user.is_empty() && !grace.is_zero();
+        let member = (keeps || announced).then(|| self.member(slot, Some(handle)));
+        let (leave, kept) = match member {
+            Some(member) if keeps => (None, Some(KeptMember { member, user_hash, namespace, announced })),
+            leave => (leave, None),
+        };
+        let ask = UnsubscribeAsk { shard: self.id, user_hash, presence, leave, kept };
+        let op = HomeOp::Unsubscribe(Box::new(ask));
         self.leave_local(slot, handle);
         if active {
             self.metrics.subscriptions -= 1;
