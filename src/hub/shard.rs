@@ -112,6 +112,8 @@ pub struct Shard {
     pub(crate) forgiven_until: Tick,
     pub(crate) generation: u32,
     pub(crate) next_ticket: u32,
+    /// The last measurement of memory pressure that was reacted to.
+    pub(crate) measurement_seen: u32,
     due: Vec<u32>,
     timers_due: bool,
 }
@@ -166,6 +168,7 @@ impl Shard {
             forgiven_until: Tick(0),
             generation: 0,
             next_ticket: 0,
+            measurement_seen: 0,
             due: Vec::new(),
             timers_due: false,
             common,
@@ -259,6 +262,7 @@ impl Shard {
         self.own_mail();
         self.expire();
         self.drain_step();
+        self.relieve();
         self.own_mail();
         self.sweep(io);
         self.own_mail();
