@@ -65,7 +65,7 @@ impl Shard {
         let source = self.connections.0.get(slot as usize).map_or(0, |connection| connection.source);
         if let Err(refusal) = self.admits(source) {
             self.metrics.refuse(refusal);
-            return Err(Reject::Unavailable { retry_after: 1 });
+            return Err(Reject::Unavailable { retry_after: retry_after(refusal) });
         }
         let mut response = Vec::with_capacity(192);
         upgrade.write_response(&mut response);
@@ -101,5 +101,13 @@ impl Shard {
         reject.write(&mut response);
         self.output(slot, |outbox, encoding| outbox.raw(encoding, &response));
         self.depart(slot, Farewell::Lost);
+    }
+}
+
+/// Seconds after which it is worth trying again.
+fn retry_after(refusal: Refusal) -> u16 {
+    match refusal {
+        Refusal::Memory => 10,
+        _ => 1,
     }
 }
