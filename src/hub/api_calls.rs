@@ -9,7 +9,8 @@ use crate::hub::api::{
 use crate::hub::auth::ttl_seconds;
 use crate::hub::channel_name::{NameFault, ParsedChannel, parse};
 use crate::hub::connection::{NONE, Phase, sub};
-use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk};
+use crate::hub::home_pages::Cursor;
+use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk, Ticket};
 use crate::hub::permission::{Actor, Wishes, features};
 use crate::hub::publication::fits_format;
 use crate::hub::shard::Shard;
@@ -41,6 +42,9 @@ impl Shard {
             ApiCommand::Presence { channel } => {
                 return self.api_ask(id, &channel, |parsed| parsed.options.presence, HomeOp::Presence);
             }
+            ApiCommand::PresencePage { channel, limit, cursor } => {
+                return self.api_presence_page(id, &channel, limit, &cursor);
+            }
             ApiCommand::PresenceStats { channel } => {
                 return self.api_ask(id, &channel, |parsed| parsed.options.presence, HomeOp::PresenceStats);
             }
@@ -60,6 +64,11 @@ impl Shard {
                 return Some(self.api_channels(&pattern, limit, &after));
             }
             ApiCommand::Info => return Some(ApiAnswer::Info(self.info())),
+            ApiCommand::Connections { user } => {
+                self.listings.push((id, user));
+                return None;
+            }
+            ApiCommand::UserPresence { users } => return Some(self.api_user_presence(users)),
         };
         Some(done.map_or_else(ApiAnswer::Error, |()| ApiAnswer::Done))
     }
@@ -105,6 +114,21 @@ impl Shard {
         }
     }
 
+    fn api_presence_page(&mut self, id: u64, channel: &str, limit: u32, cursor: &str) -> Option<ApiAnswer> {
+        let checked = self.api_parse(channel).and_then(|parsed| {
+            let cursor = Cursor::parse(cursor).ok_or(ApiError::BadRequest)?;
+            parsed.options.presence.then_some(cursor).ok_or(ApiError::NotAvailable)
+        });
+        match checked {
+            Err(error) => Some(ApiAnswer::Error(error)),
+            Ok(cursor) => {
+                let limit = limit.clamp(1, limits::PRESENCE_PAGE);
+                self.homes.page(id, channel, limit, cursor, &mut self.post);
+                None
+            }
+        }
+    }
+
     fn api_parse<'a>(&'a self, channel: &'a str) -> Result<ParsedChannel<'a>, ApiError> {
         parse(&self.common.settings.channel, channel).map_err(|fault| match fault {
             NameFault::UnknownChannel => ApiError::UnknownChannel,
@@ -120,7 +144,8 @@ impl Shard {
                 continue;
             }
             if let Some(ask) = self.api_subscription(slot, call, call.overrides) {
-                self.ask_subscription(slot, 0, ask);
+                let origin = Origin::Connection(Ticket { key: self.key(slot), number: 0 });
+                self.ask_subscription(slot, origin, ask);
             }
         }
         Ok(())

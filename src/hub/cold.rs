@@ -7,11 +7,12 @@ use crate::base::tick::Tick;
 use crate::hub::connect::PendingConnect;
 use crate::hub::connection::{NONE, Subscription};
 use crate::hub::outbox::Outbox;
+use crate::hub::session_presence::PendingUsers;
 use crate::wire::http::HeadScan;
 use crate::wire::message::Assembly;
 
 /// Emptied parts kept for reuse at most.
-const SPARE_LIMIT: usize = 64;
+const SPARE_LIMIT: usize = 16;
 
 /// The cold part of one connection.
 #[derive(Debug, Default)]
@@ -82,6 +83,8 @@ pub(crate) enum Wait {
         /// `expires` and `ttl` for the reply.
         ttl: Option<u32>,
     },
+    /// `presence.get`.
+    Users(Box<PendingUsers>),
     /// Publish, presence, presence stats or history.
     Command {
         /// Id of the command.

@@ -13,33 +13,37 @@ use crate::base::ids::ShardId;
 use crate::base::tick::Now;
 use crate::hub::api::{ApiAnswer, ApiError, ApiPublish, Member, Position};
 use crate::hub::epoch::Epochs;
+use crate::hub::home_announce::Announcements;
+use crate::hub::home_pages::Pages;
+use crate::hub::home_users::HomeUser;
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
     Answer, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk,
     Subscribed, UnsubscribeAsk,
 };
 use crate::hub::post::Post;
-use crate::hub::publication::{Encodings, deliver_membership, deliver_publication, publisher, stored};
+use crate::hub::publication::{Encodings, deliver_publication, publisher, stored};
 use crate::hub::registry::{Registered, Registry};
 use crate::hub::shard::Common;
 use crate::hub::stream::{
     Appended, Draft, Epoch, HistoryFault, HistoryQuery, Publication, RecoveryMode, Retention, Since, Stream,
     StreamPosition,
 };
+use crate::hub::user_presence::UserPresence;
 use crate::limits;
 use crate::protocol::ErrorCode;
 
 /// Marks of a single registration.
-mod mark {
+pub(crate) mod mark {
     /// The subscriber speaks Protobuf.
-    pub(super) const PROTOBUF: u8 = 1;
+    pub(crate) const PROTOBUF: u8 = 1;
     /// The subscriber counts in presence.
-    pub(super) const PRESENCE: u8 = 1 << 1;
+    pub(crate) const PRESENCE: u8 = 1 << 1;
 }
 
 /// Keyed hashes need no second hashing.
 #[derive(Default)]
-struct Keyed(u64);
+pub(crate) struct Keyed(u64);
 
 impl Hasher for Keyed {
     fn finish(&self) -> u64 {
@@ -57,22 +61,16 @@ impl Hasher for Keyed {
 
 /// A channel that more than one quiet subscriber uses.
 #[derive(Debug)]
-struct HomeChannel {
-    name: Arc<str>,
+pub(crate) struct HomeChannel {
+    pub(crate) name: Arc<str>,
     hash: u64,
     /// Subscriptions by shard.
-    shards: SmallVec<[(ShardId, u32); 2]>,
-    /// Subscriptions in presence, by user.
-    users: HashMap<u64, u32, BuildHasherDefault<Keyed>>,
-    clients: u32,
-    encodings: Encodings,
-    stream: Option<Box<Stream>>,
-}
-
-/// A user with more than one connection.
-#[derive(Debug, Default)]
-pub(crate) struct HomeUser {
     pub(crate) shards: SmallVec<[(ShardId, u32); 2]>,
+    /// Subscriptions in presence, by user.
+    pub(crate) users: HashMap<u64, u32, BuildHasherDefault<Keyed>>,
+    pub(crate) clients: u32,
+    pub(crate) encodings: Encodings,
+    stream: Option<Box<Stream>>,
 }
 
 /// Members of a channel on their way here from the shards.
@@ -86,11 +84,14 @@ struct Gather {
 
 /// All names homed on one shard.
 pub(crate) struct Homes {
-    shard: ShardId,
+    pub(crate) shard: ShardId,
     pub(crate) common: Arc<Common>,
-    hasher: NameHash,
-    channels: Registry<HomeChannel>,
+    pub(crate) hasher: NameHash,
+    pub(crate) channels: Registry<HomeChannel>,
     pub(crate) users: Registry<HomeUser>,
+    pub(crate) presence: UserPresence,
+    pub(crate) announcements: Announcements,
+    pub(crate) pages: Pages,
     gathers: Slab<Gather>,
     epochs: Epochs,
     /// Results of publications by idempotency key.
@@ -108,10 +109,13 @@ impl Homes {
         let (epochs, secret) = (Epochs::new(common.secret), common.secret);
         Self {
             shard,
+            presence: UserPresence::new(&common),
             common,
             hasher,
             channels: Registry::new(),
             users: Registry::new(),
+            announcements: Announcements::default(),
+            pages: Pages::default(),
             gathers: Slab::new(),
             epochs,
             idempotency: Idempotency::new(secret, limits::IDEMPOTENT_RESULTS),
@@ -121,11 +125,6 @@ impl Homes {
             recovered: 0,
             not_recovered: 0,
         }
-    }
-
-    /// Users with sessions.
-    pub(crate) fn users(&self) -> usize {
-        self.users.len()
     }
 
     /// Channels with subscribers.
@@ -143,7 +142,8 @@ impl Homes {
             extra += channel.name.len() + 16 + channel.users.capacity() * 17;
             history += channel.stream.as_ref().map_or(0, |stream| stream.memory_bytes());
         }
-        (self.channels.memory_bytes() + extra, self.users.memory_bytes(), history)
+        let users = self.users.memory_bytes() + self.presence.memory_bytes();
+        (self.channels.memory_bytes() + extra, users, history)
     }
 
     /// Answers one ask.
@@ -151,9 +151,23 @@ impl Homes {
         let HomeAsk { channel, hash, namespace, origin, op } = ask;
         let place = Place { channel, hash, namespace };
         let body = match op {
-            HomeOp::Subscribe(ask) => self.subscribe(&place, *ask, now),
-            HomeOp::Unsubscribe(ask) => return self.unsubscribe(&place, &ask, post),
-            HomeOp::Join(member) => return self.announce(place.hash, &member, true, post),
+            HomeOp::Subscribe(ask) => {
+                if ask.presence {
+                    self.announcements.returns(hash, ask.user_hash);
+                }
+                let mut body = self.subscribe(&place, *ask, now);
+                self.watch(&place.channel, hash, &mut body, now);
+                body
+            }
+            HomeOp::Unsubscribe(mut ask) => {
+                let kept = ask.kept.take();
+                self.unsubscribe(&place, &ask, now, post);
+                if let Some(member) = kept {
+                    self.keep_member(hash, member, now);
+                }
+                return self.unwatch(&place.channel, now, post);
+            }
+            HomeOp::Join(member) => return self.joined(&place, &member, now, post),
             HomeOp::Publish(ask) => return self.publish(place, *ask, origin, now, post),
             HomeOp::History { limit, cap, since, reverse } => {
                 let since = since.as_ref().map(|since| Since { offset: since.offset, epoch: &since.epoch });
@@ -163,7 +177,10 @@ impl Homes {
                 self.history_remove(&place, now);
                 ReplyBody::Published
             }
-            HomeOp::PresenceStats => self.presence_stats(hash),
+            HomeOp::PresenceStats => {
+                let (clients, users) = self.counts(hash);
+                ReplyBody::PresenceStats(clients, users)
+            }
             HomeOp::Presence => return self.gather(place, origin, post),
         };
         self.reply(origin, place.channel, body, post);
@@ -175,7 +192,8 @@ impl Homes {
         pending.members.extend(members);
         pending.missing -= 1;
         if pending.missing == 0 {
-            let Gather { origin, channel, members, .. } = self.gathers.remove(gather as usize);
+            let Gather { origin, channel, mut members, .. } = self.gathers.remove(gather as usize);
+            members.extend(self.announcements.kept_members(self.hasher.of(channel.as_bytes())));
             self.reply(origin, channel, ReplyBody::Presence(members), post);
         }
     }
@@ -216,8 +234,9 @@ impl Homes {
             Ok(granted) => granted,
             Err(error) => return ReplyBody::Failed(error),
         };
-        let alone = self.common.personal_user(&place.channel).map(|user| self.hasher.of(user.as_bytes()));
+        let alone = self.common.personal_user(&place.channel).map(|user| self.user_hash(user));
         if alone == Some(ask.user_hash)
+            && self.common.watched_user(&place.channel).is_none()
             && let Registered::Nothing = self.channels.get(place.hash)
         {
             let marks =
@@ -276,7 +295,7 @@ impl Homes {
         Ok(granted)
     }
 
-    fn unsubscribe(&mut self, place: &Place, ask: &UnsubscribeAsk, post: &mut Post) {
+    fn unsubscribe(&mut self, place: &Place, ask: &UnsubscribeAsk, now: Now, post: &mut Post) {
         match self.channels.get(place.hash) {
             Registered::Nothing => return,
             Registered::Single(..) => return self.channels.remove(place.hash),
@@ -303,17 +322,7 @@ impl Homes {
             }
         }
         if let Some(member) = &ask.leave {
-            self.announce(place.hash, member, false, post);
-        }
-    }
-
-    fn announce(&mut self, hash: u64, member: &Member, joined: bool, post: &mut Post) {
-        match self.channels.get(hash) {
-            Registered::Record(channel) => {
-                let delivery = deliver_membership(&channel.name, hash, member, joined, channel.encodings);
-                spread(&channel.shards, &Arc::new(delivery), post);
-            }
-            Registered::Single(..) | Registered::Nothing => {}
+            self.announce(place, (member, false), now, post);
         }
     }
 
@@ -387,16 +396,27 @@ impl Homes {
         match self.channels.get(hash) {
             Registered::Nothing => {}
             Registered::Single(shard, marks) => {
-                let protobuf = marks & mark::PROTOBUF != 0;
-                let encodings = Encodings { json: !protobuf, protobuf };
                 let name: Arc<str> = Arc::from(&*place.channel);
-                let delivery = deliver_publication(&name, hash, publication, None, encodings);
+                let delivery = deliver_publication(&name, hash, publication, None, encodings_of(marks));
                 post.send(shard, Mail::Deliver(Arc::new(delivery)));
             }
-            Registered::Record(channel) => {
-                let delivery = deliver_publication(&channel.name, hash, publication, None, channel.encodings);
-                spread(&channel.shards, &Arc::new(delivery), post);
-            }
+            Registered::Record(_) => self.deliver_to_record(hash, publication, post),
+        }
+    }
+
+    /// A publication that no history keeps, for the subscribers of a channel with a record.
+    pub(crate) fn deliver_to_record(&mut self, hash: u64, publication: &Publication, post: &mut Post) {
+        if let Registered::Record(channel) = self.channels.get(hash) {
+            let delivery = deliver_publication(&channel.name, hash, publication, None, channel.encodings);
+            spread(&channel.shards, &Arc::new(delivery), post);
+        }
+    }
+
+    /// Name of a channel with subscribers and a record.
+    pub(crate) fn occupied_channel(&mut self, hash: u64) -> Option<Arc<str>> {
+        match self.channels.get(hash) {
+            Registered::Record(channel) if !channel.shards.is_empty() => Some(Arc::clone(&channel.name)),
+            _ => None,
         }
     }
 
@@ -429,27 +449,21 @@ impl Homes {
         }
     }
 
-    fn presence_stats(&mut self, hash: u64) -> ReplyBody {
-        let (clients, users) = match self.channels.get(hash) {
-            Registered::Nothing => (0, 0),
-            Registered::Single(_, marks) => {
-                let counted = u32::from(marks & mark::PRESENCE != 0);
-                (counted, counted)
-            }
-            Registered::Record(channel) => (channel.clients, channel.users.len() as u32),
-        };
-        ReplyBody::PresenceStats(clients, users)
+    /// Shards with subscribers of a channel.
+    pub(crate) fn shards_of(&mut self, hash: u64) -> SmallVec<[ShardId; 4]> {
+        match self.channels.get(hash) {
+            Registered::Nothing => SmallVec::new(),
+            Registered::Single(shard, _) => SmallVec::from_iter([shard]),
+            Registered::Record(channel) => channel.shards.iter().map(|(shard, _)| *shard).collect(),
+        }
     }
 
     /// Asks every shard with subscribers for its members.
     fn gather(&mut self, place: Place, origin: Origin, post: &mut Post) {
-        let shards: SmallVec<[ShardId; 4]> = match self.channels.get(place.hash) {
-            Registered::Nothing => SmallVec::new(),
-            Registered::Single(shard, _) => SmallVec::from_iter([shard]),
-            Registered::Record(channel) => channel.shards.iter().map(|(shard, _)| *shard).collect(),
-        };
+        let shards = self.shards_of(place.hash);
         if shards.is_empty() {
-            return self.reply(origin, place.channel, ReplyBody::Presence(Vec::new()), post);
+            let kept = self.announcements.kept_members(place.hash).collect();
+            return self.reply(origin, place.channel, ReplyBody::Presence(kept), post);
         }
         if self.gathers.len() >= limits::GATHERS {
             return self.reply(origin, place.channel, ReplyBody::Failed(ErrorCode::TooManyRequests), post);
@@ -465,10 +479,15 @@ impl Homes {
 }
 
 /// Which channel an ask is about.
-struct Place {
-    channel: Box<str>,
-    hash: u64,
-    namespace: u16,
+pub(crate) struct Place {
+    pub(crate) channel: Box<str>,
+    pub(crate) hash: u64,
+    pub(crate) namespace: u16,
+}
+
+pub(crate) fn encodings_of(marks: u8) -> Encodings {
+    let protobuf = marks & mark::PROTOBUF != 0;
+    Encodings { json: !protobuf, protobuf }
 }
 
 fn position(position: StreamPosition) -> Position {
@@ -510,8 +529,7 @@ fn record<'a>(
         };
         if let Some((shard, marks)) = single {
             channel.shards.push((shard, 1));
-            channel.encodings.protobuf = marks & mark::PROTOBUF != 0;
-            channel.encodings.json = !channel.encodings.protobuf;
+            channel.encodings = encodings_of(marks);
             if let Some(user) = user.filter(|_| marks & mark::PRESENCE != 0) {
                 channel.clients = 1;
                 channel.users.insert(user, 1);
@@ -521,7 +539,7 @@ fn record<'a>(
     })
 }
 
-fn spread(shards: &[(ShardId, u32)], delivery: &Arc<Delivery>, post: &mut Post) {
+pub(crate) fn spread(shards: &[(ShardId, u32)], delivery: &Arc<Delivery>, post: &mut Post) {
     for (shard, _) in shards {
         post.send(*shard, Mail::Deliver(Arc::clone(delivery)));
     }
@@ -561,7 +579,7 @@ fn api_answer(body: ReplyBody) -> ApiAnswer {
         }
         ReplyBody::Failed(ErrorCode::BadRequest) => ApiAnswer::Error(ApiError::BadRequest),
         ReplyBody::Failed(ErrorCode::NotAvailable) => ApiAnswer::Error(ApiError::NotAvailable),
-        ReplyBody::Failed(_) | ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) => {
+        ReplyBody::Failed(_) | ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) | ReplyBody::Users(_) => {
             ApiAnswer::Error(ApiError::Internal)
         }
     }

@@ -7,7 +7,7 @@ use crate::hub::api::{Member, Position};
 use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
-use crate::hub::mail::{HomeReply, Mail, ReplyBody};
+use crate::hub::mail::{CollectPage, HomeReply, Mail, PageOf, ReplyBody};
 use crate::hub::publication::{client_info, view};
 use crate::hub::shard::Shard;
 use crate::hub::stream::Publication;
@@ -32,6 +32,7 @@ impl Shard {
         }
         match blocked.wait {
             Wait::Connect(_) => return self.connect_answer(key.slot, reply.channel, reply.body),
+            Wait::Users(_) => return self.users_answer(key.slot, reply.body),
             Wait::Subscribe { id, ttl } => self.subscribe_answer(key.slot, id, ttl, &reply),
             Wait::Command { id } => self.command_answer(key.slot, id, reply.body),
         }
@@ -83,7 +84,7 @@ impl Shard {
                 });
             }),
             ReplyBody::Failed(error) => self.reply_error(slot, id, error),
-            ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) => {
+            ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) | ReplyBody::Users(_) => {
                 self.reply_error(slot, id, ErrorCode::Internal)
             }
         }
@@ -101,6 +102,47 @@ impl Shard {
     pub(crate) fn collect(&mut self, channel: &str, home: ShardId, gather: u32) {
         let members = self.members(channel);
         self.post.send(home, Mail::Collected { gather, members });
+    }
+
+    /// Lists some of them, in the order of their slots.
+    pub(crate) fn collect_page(&mut self, ask: &CollectPage) {
+        let handle = self.locals.find_channel(self.locals.hash(&ask.channel), &ask.channel);
+        let mut slots = handle.map_or_else(Vec::new, |handle| self.lowest_members(handle, ask));
+        let limit = ask.limit as usize;
+        let more = slots.len() > limit;
+        slots.truncate(limit);
+        let members = slots.iter().map(|slot| self.member(*slot, handle)).collect();
+        let part = PageOf { page: ask.page, members, next: slots.last().copied().filter(|_| more) };
+        self.post.send(ask.home, Mail::CollectedPage { shard: self.id, part });
+    }
+
+    /// The lowest slots of a page, and one more that tells whether others follow. A scan of the channel's list, which
+    /// looks at a connection only if its slot is low enough.
+    fn lowest_members(&self, handle: u32, ask: &CollectPage) -> Vec<u32> {
+        let subscribers: Box<dyn Iterator<Item = u32>> = match self.locals.channel(handle) {
+            ChannelRef::One(slot) => Box::new(std::iter::once(slot)),
+            ChannelRef::Many(index) => {
+                let slots = self.locals.subscribers_of(index).iter().map(|subscriber| subscriber.slot);
+                Box::new(slots.filter(|slot| *slot != NONE))
+            }
+        };
+        let wanted = ask.limit as usize + 1;
+        let mut lowest = std::collections::BinaryHeap::new();
+        for slot in subscribers.filter(|slot| ask.after.is_none_or(|after| *slot > after)) {
+            let low = lowest.len() < wanted || lowest.peek().is_some_and(|highest| slot < *highest);
+            if low && self.counts_in_presence(slot, handle) {
+                lowest.push(slot);
+                if lowest.len() > wanted {
+                    lowest.pop();
+                }
+            }
+        }
+        lowest.into_sorted_vec()
+    }
+
+    fn counts_in_presence(&self, slot: u32, handle: u32) -> bool {
+        let flags = self.subscription_flags(slot, handle);
+        flags.is_some_and(|flags| flags & sub::PRESENCE != 0 && flags & sub::PENDING == 0)
     }
 
     fn members(&mut self, channel: &str) -> Vec<Member> {

@@ -9,7 +9,9 @@ use crate::hub::cold::{SubscriptionExtra, Wait};
 use crate::hub::connect::{position_of, wishes_of};
 use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
-use crate::hub::mail::{HomeAsk, HomeOp, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk};
+use crate::hub::mail::{
+    HomeAsk, HomeOp, KeptMember, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
+};
 use crate::hub::permission::{Actor, Features, features, may_subscribe};
 use crate::hub::shard::{Shard, ticks_of};
 use crate::protocol::{DisconnectCode, ErrorCode, UnsubscribeCode};
@@ -38,6 +40,17 @@ pub(crate) struct NewSubscription {
 }
 
 impl NewSubscription {
+    /// True if only the home knows what to grant. Without a position there is nothing to know: the subscription is
+    /// granted here, and the home hears of it before the client does.
+    pub(crate) fn needs_answer(&self) -> bool {
+        self.flags & sub::POSITIONED != 0
+    }
+
+    /// What is granted without asking.
+    pub(crate) fn certain_grant(&self) -> Subscribed {
+        Subscribed { data: self.data.clone(), ..Subscribed::default() }
+    }
+
     /// The bits that stand for features.
     pub(crate) fn flags_of(features: &Features) -> u8 {
         let bit = |on: bool, bit: u8| if on { bit } else { 0 };
@@ -63,9 +76,15 @@ impl From<ErrorCode> for Refusal {
 impl Shard {
     pub(crate) fn subscribe(&mut self, slot: u32, id: u32, request: &Subscribe<'_>) {
         match self.check_subscribe(slot, request) {
-            Ok((ask, ttl)) => {
+            Ok((ask, ttl)) if ask.needs_answer() => {
                 let number = self.block(slot, Wait::Subscribe { id, ttl });
-                self.ask_subscription(slot, number, ask);
+                let origin = Origin::Connection(Ticket { key: self.key(slot), number });
+                self.ask_subscription(slot, origin, ask);
+            }
+            Ok((ask, ttl)) => {
+                let (channel, granted) = (ask.channel.clone(), ask.certain_grant());
+                self.ask_subscription(slot, Origin::Nobody, ask);
+                self.subscribed(slot, id, ttl, &channel, &granted);
             }
             Err(Refusal::Error(error)) => self.reply_error(slot, id, error),
             Err(Refusal::Disconnect(code)) => self.disconnect(slot, code),
@@ -164,8 +183,8 @@ impl Shard {
         Ok(Some(claims))
     }
 
-    /// Notes the subscription as pending and asks its home. `number` is the wait it answers, 0 for none.
-    pub(crate) fn ask_subscription(&mut self, slot: u32, number: u32, ask: NewSubscription) {
+    /// Notes the subscription as pending and tells its home, which answers `origin`.
+    pub(crate) fn ask_subscription(&mut self, slot: u32, origin: Origin, ask: NewSubscription) {
         let hash = self.locals.hash(&ask.channel);
         self.join_local(slot, hash, &ask.channel, ask.flags | sub::PENDING);
         if (ask.info.is_some() || ask.expires.is_some())
@@ -185,7 +204,6 @@ impl Shard {
             reject_unrecovered: ask.reject_unrecovered,
             data: ask.data,
         }));
-        let origin = Origin::Connection(Ticket { key: self.key(slot), number });
         self.ask_home(ask.channel, hash, ask.namespace, origin, op);
     }
 
@@ -292,19 +310,29 @@ impl Shard {
 
     /// Takes a subscription back, here and at the home.
     pub(crate) fn leave(&mut self, slot: u32, handle: u32) {
+        self.leave_as(slot, handle, false);
+    }
+
+    /// The same, and tells the home whether the connection was `lost` without goodbye.
+    pub(crate) fn leave_as(&mut self, slot: u32, handle: u32, lost: bool) {
         let Some(flags) = self.subscription_flags(slot, handle) else { return };
         let active = flags & sub::PENDING == 0;
-        let leave = (active && flags & sub::ANNOUNCED != 0).then(|| self.member(slot, Some(handle)));
+        let announced = active && flags & sub::ANNOUNCED != 0;
         let channel: Box<str> = self.locals.channel_name(handle).into();
         let hash = self.locals.hash(&channel);
         let namespace =
             parse(&self.common.settings.channel, &channel).map_or(0, |parsed| parsed.namespace_index);
-        let op = HomeOp::Unsubscribe(Box::new(UnsubscribeAsk {
-            shard: self.id,
-            user_hash: self.hasher.of(self.user_of(slot).as_bytes()),
-            presence: flags & sub::PRESENCE != 0,
-            leave,
-        }));
+        let (user, presence) = (self.user_of(slot), flags & sub::PRESENCE != 0);
+        let user_hash = self.hasher.of(user.as_bytes());
+        let grace = self.common.settings.channel.options[usize::from(namespace)].presence_grace;
+        let keeps = lost && active && presence && !user.is_empty() && !grace.is_zero();
+        let member = (keeps || announced).then(|| self.member(slot, Some(handle)));
+        let (leave, kept) = match member {
+            Some(member) if keeps => (None, Some(KeptMember { member, user_hash, namespace, announced })),
+            leave => (leave, None),
+        };
+        let ask = UnsubscribeAsk { shard: self.id, user_hash, presence, leave, kept };
+        let op = HomeOp::Unsubscribe(Box::new(ask));
         self.leave_local(slot, handle);
         if active {
             self.metrics.subscriptions -= 1;

@@ -11,13 +11,13 @@ impl Shard {
     /// Arms the timer of a connection for whatever is due first.
     pub(crate) fn arm(&mut self, slot: u32) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
-        match self.next_due(connection) {
+        match self.next_due(slot, connection) {
             Some(due) => self.wheel.arm(&mut self.connections, slot, due),
             None => self.wheel.disarm(&mut self.connections, slot),
         }
     }
 
-    fn next_due(&self, connection: &Connection) -> Option<Tick> {
+    fn next_due(&self, slot: u32, connection: &Connection) -> Option<Tick> {
         let client = &self.common.settings.client;
         let since_accept = |delay| Some(connection.ping.after(ticks_of(delay)));
         match connection.phase {
@@ -33,7 +33,7 @@ impl Shard {
                     let extras = cold.extras.iter().filter_map(|extra| extra.expires).min();
                     [extras, cold.paused_until, cold.assembly_deadline].into_iter().flatten().min()
                 });
-                [ping, expiry, colder].into_iter().flatten().min()
+                [ping, expiry, colder, self.idle_due(slot, connection)].into_iter().flatten().min()
             }
         }
     }
@@ -42,7 +42,7 @@ impl Shard {
     pub(crate) fn timer(&mut self, slot: u32) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
         let now = self.now.tick;
-        if self.next_due(connection).is_some_and(|due| due > now) {
+        if self.next_due(slot, connection).is_some_and(|due| due > now) {
             return self.arm(slot);
         }
         match connection.phase {
@@ -67,6 +67,7 @@ impl Shard {
         if connection.cold != NONE && !self.cold_timers(slot) {
             return;
         }
+        self.notice_idle(slot);
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         let pings = !self.common.settings.client.ping_interval.is_zero();
         if connection.ping <= now && (pings || connection.has(flag::AWAITING_PONG)) {
