@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn the_page_has_a_table_for_every_bench() {
         let page = include_str!("../../docs/BENCHMARKS.md");
-        for program in crate::programs::BENCHES {
+        for program in crate::programs::BENCHES.iter().filter(|program| program.is_recorded()) {
             assert!(with_row(page, program.name, "| |").is_ok(), "{}", program.name);
         }
     }
