@@ -91,7 +91,7 @@ impl Shard {
     }
 
     /// Answers with an HTTP status and closes.
-    fn reject(&mut self, slot: u32, reject: Reject) {
+    pub(crate) fn reject(&mut self, slot: u32, reject: Reject) {
         match reject {
             Reject::Forbidden | Reject::Unavailable { .. } => {}
             Reject::NotFound => self.metrics.refuse(Refusal::NotFound),
@@ -99,7 +99,7 @@ impl Shard {
         }
         let mut response = Vec::with_capacity(192);
         reject.write(&mut response);
-        self.output(slot, |outbox, encoding| outbox.raw(encoding, &response));
+        self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &response));
         self.depart(slot, Farewell::Lost);
     }
 }
