@@ -1,7 +1,6 @@
 //! The configuration as operators meet it: three formats, environment, flags, and what is said about mistakes.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -42,8 +41,9 @@ fn shown(config: &Config) -> String {
 #[test]
 fn defaults_are_safe() {
     let config = load(&Layers::default()).unwrap();
-    assert_eq!(config.server.listen, ["127.0.0.1:8000".parse::<SocketAddr>().unwrap()]);
-    assert_eq!(config.server.internal_listen, "127.0.0.1:8001".parse::<SocketAddr>().unwrap());
+    let listen: Vec<_> = config.server.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["127.0.0.1:8000"]);
+    assert_eq!(config.server.internal_listen.to_string(), "127.0.0.1:8001");
     assert_eq!(config.server.shutdown_timeout, Duration::from_secs(30));
     let client = &config.settings.client;
     assert_eq!(
@@ -404,13 +404,8 @@ fn the_demo_works_on_loopback_only() {
         load(&Layers { demo: true, listen: vec![listen.parse().unwrap()], ..Layers::default() })
     };
     let config = demo("127.0.0.1:9000").unwrap();
-    assert!(config.demo && config.settings.client.allow_anonymous_connect_without_token);
-    assert!(config.settings.client.token.hmac_secret_key.is_some());
-    assert!(config.settings.channel.namespaces.contains_key("chat"));
-    let origins = &config.settings.http.allowed_origins;
-    assert!(
-        matches!(origins, OriginPolicy::Patterns(list) if list.contains(&"http://localhost:9000".to_owned()))
-    );
+    assert!(config.demo && config.settings.http.hand_over);
+    assert!(!config.settings.client.allow_anonymous_connect_without_token, "the demo makes tokens");
     let complaints = complaints(demo("0.0.0.0:9000"));
     assert!(
         complaints[0].contains("(flag --listen)") && complaints[0].contains("loopback"),

@@ -25,7 +25,7 @@ pub struct Plan {
     pub connections: u32,
     /// Threads; client `n` lives on worker `n % workers`.
     pub workers: u32,
-    /// Handshakes under way at once on each worker.
+    /// Handshakes under way at once on each worker that brings connections up.
     pub outstanding: u32,
     /// A handshake that takes longer has failed.
     pub handshake_timeout_ms: u32,
@@ -43,6 +43,13 @@ pub struct TokenPlan {
     pub secret: Vec<u8>,
     /// How long a token lives.
     pub lifetime_seconds: u64,
+}
+
+/// How many of `workers` bring connections up at once: enough for all cores.
+#[must_use]
+pub fn ramping_workers(workers: u32) -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(cores).unwrap_or(1).saturating_mul(2).clamp(1, workers.max(1))
 }
 
 impl Plan {

@@ -43,7 +43,13 @@ impl SelfCheck {
     /// Looks at this host. `local_server` says that the server's end of each connection is on this host too.
     #[must_use]
     pub fn look(routes: &Routes, wanted: u32, local_server: bool, client_bytes: u64) -> Self {
-        let bounds = vec![ports(routes), memory(local_server, client_bytes), threads(), files(local_server)];
+        let bounds = vec![
+            ports(routes),
+            memory(local_server, client_bytes),
+            threads(),
+            files(local_server),
+            tracked(),
+        ];
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let bounds = bounds.into_iter().flatten().collect();
         Self { bounds, wanted: u64::from(wanted), cores, tokens_per_second: token_rate() }
@@ -120,6 +126,15 @@ fn files(local_server: bool) -> Option<Bound> {
     let ends = if local_server { 2 } else { 1 };
     let what = format!("fs.file-max {most}, of which {used} are open");
     Some(Bound { connections: most.saturating_sub(used) / ends, what })
+}
+
+/// Where a firewall keeps track of connections, loopback included, its table is a bound too.
+fn tracked() -> Option<Bound> {
+    let most = number("/proc/sys/net/netfilter/nf_conntrack_max")?;
+    let used = number("/proc/sys/net/netfilter/nf_conntrack_count")?;
+    let what =
+        format!("nf_conntrack_max {most}, of which {used} are used (only if a firewall rule needs it)");
+    Some(Bound { connections: most.saturating_sub(used), what })
 }
 
 fn number(path: &str) -> Option<u64> {

@@ -9,7 +9,7 @@ use super::problem::{Problem, Problems, Rule};
 use super::reader::Reader;
 use super::sections::{HttpApi, Root};
 use super::tree::Tree;
-use super::{ApiConfig, Config, LogConfig, Notice, ServerConfig, demo};
+use super::{ApiConfig, Config, LogConfig, Notice, ServerConfig};
 use crate::hub::settings::{HttpSettings, Settings};
 
 use server::node_name;
@@ -25,12 +25,11 @@ pub(super) fn build(
     let mut reader = Reader::new(&tree.origins);
     reader.unserved = unserved;
     reader.problems = problems;
-    let mut root = super::sections::read_root(&mut reader, &tree.root);
+    let root = super::sections::read_root(&mut reader, &tree.root);
     let mut checks = Checks { reader, notices: Vec::new() };
     let server = checks.server(&root);
     if demo {
         checks.demo(&server.listen);
-        demo::apply(&mut root, &server.listen);
     }
     checks.paths(&root);
     let settings = checks.settings(&root, demo, &server);

@@ -10,7 +10,7 @@ use crate::hub::auth::ttl_seconds;
 use crate::hub::channel_name::{NameFault, ParsedChannel, parse};
 use crate::hub::connection::{NONE, Phase, sub};
 use crate::hub::home_pages::Cursor;
-use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk};
+use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk, Ticket};
 use crate::hub::permission::{Actor, Wishes, features};
 use crate::hub::publication::fits_format;
 use crate::hub::shard::Shard;
@@ -144,7 +144,8 @@ impl Shard {
                 continue;
             }
             if let Some(ask) = self.api_subscription(slot, call, call.overrides) {
-                self.ask_subscription(slot, 0, ask);
+                let origin = Origin::Connection(Ticket { key: self.key(slot), number: 0 });
+                self.ask_subscription(slot, origin, ask);
             }
         }
         Ok(())

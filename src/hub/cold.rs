@@ -12,7 +12,7 @@ use crate::wire::http::HeadScan;
 use crate::wire::message::Assembly;
 
 /// Emptied parts kept for reuse at most.
-const SPARE_LIMIT: usize = 64;
+const SPARE_LIMIT: usize = 16;
 
 /// The cold part of one connection.
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@ use crate::hub::channel_name::{NameFault, ParsedChannel, parse, personal};
 use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, Phase, flag, sub};
 use crate::hub::depart::Farewell;
-use crate::hub::mail::{Mail, ReplyBody, Subscribed, UserAsk, UserOp};
+use crate::hub::mail::{Mail, Origin, ReplyBody, Subscribed, Ticket, UserAsk, UserOp};
 use crate::hub::permission::{Actor, Wishes, features, may_subscribe};
 use crate::hub::shard::{Shard, ticks_of};
 use crate::hub::subscribe::{NewSubscription, subscribe_result};
@@ -76,19 +76,21 @@ impl Shard {
         self.enter(slot, &claims, ttl);
         let admission_ticket =
             self.common.settings.client.user_connection_limit > 0 && !claims.user.is_empty();
-        let missing = asks.len() as u32 + u32::from(admission_ticket);
-        let granted = Vec::with_capacity(asks.len());
+        let (waiting, certain): (Vec<_>, Vec<_>) = asks.into_iter().partition(NewSubscription::needs_answer);
+        let missing = waiting.len() as u32 + u32::from(admission_ticket);
+        let granted = certain.iter().map(|ask| (ask.channel.clone(), ask.certain_grant())).collect();
         let pending = PendingConnect { id, ttl, missing, granted };
         if missing == 0 {
             self.announce_user(slot, &claims.user, None);
+            certain.into_iter().for_each(|ask| self.ask_subscription(slot, Origin::Nobody, ask));
             self.finish_connect(slot, pending);
             return Ok(());
         }
         let number = self.block(slot, Wait::Connect(Box::new(pending)));
         self.announce_user(slot, &claims.user, admission_ticket.then_some(number));
-        for ask in asks {
-            self.ask_subscription(slot, number, ask);
-        }
+        let origin = Origin::Connection(Ticket { key: self.key(slot), number });
+        certain.into_iter().for_each(|ask| self.ask_subscription(slot, Origin::Nobody, ask));
+        waiting.into_iter().for_each(|ask| self.ask_subscription(slot, origin, ask));
         Ok(())
     }
 

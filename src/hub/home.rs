@@ -163,11 +163,11 @@ impl Homes {
                 let kept = ask.kept.take();
                 self.unsubscribe(&place, &ask, now, post);
                 if let Some(member) = kept {
-                    self.keep_member(hash, member, now);
+                    self.keep_member(place.channel.clone(), hash, member, now);
                 }
                 return self.unwatch(&place.channel, now, post);
             }
-            HomeOp::Join(member) => return self.joined(hash, namespace, &member, now, post),
+            HomeOp::Join(member) => return self.joined(&place, &member, now, post),
             HomeOp::Publish(ask) => return self.publish(place, *ask, origin, now, post),
             HomeOp::History { limit, cap, since, reverse } => {
                 let since = since.as_ref().map(|since| Since { offset: since.offset, epoch: &since.epoch });
@@ -322,7 +322,7 @@ impl Homes {
             }
         }
         if let Some(member) = &ask.leave {
-            self.announce(place.hash, place.namespace, (member, false), now, post);
+            self.announce(place, (member, false), now, post);
         }
     }
 
@@ -396,10 +396,8 @@ impl Homes {
         match self.channels.get(hash) {
             Registered::Nothing => {}
             Registered::Single(shard, marks) => {
-                let protobuf = marks & mark::PROTOBUF != 0;
-                let encodings = Encodings { json: !protobuf, protobuf };
                 let name: Arc<str> = Arc::from(&*place.channel);
-                let delivery = deliver_publication(&name, hash, publication, None, encodings);
+                let delivery = deliver_publication(&name, hash, publication, None, encodings_of(marks));
                 post.send(shard, Mail::Deliver(Arc::new(delivery)));
             }
             Registered::Record(_) => self.deliver_to_record(hash, publication, post),
@@ -481,10 +479,15 @@ impl Homes {
 }
 
 /// Which channel an ask is about.
-struct Place {
-    channel: Box<str>,
-    hash: u64,
-    namespace: u16,
+pub(crate) struct Place {
+    pub(crate) channel: Box<str>,
+    pub(crate) hash: u64,
+    pub(crate) namespace: u16,
+}
+
+pub(crate) fn encodings_of(marks: u8) -> Encodings {
+    let protobuf = marks & mark::PROTOBUF != 0;
+    Encodings { json: !protobuf, protobuf }
 }
 
 fn position(position: StreamPosition) -> Position {
@@ -526,8 +529,7 @@ fn record<'a>(
         };
         if let Some((shard, marks)) = single {
             channel.shards.push((shard, 1));
-            channel.encodings.protobuf = marks & mark::PROTOBUF != 0;
-            channel.encodings.json = !channel.encodings.protobuf;
+            channel.encodings = encodings_of(marks);
             if let Some(user) = user.filter(|_| marks & mark::PRESENCE != 0) {
                 channel.clients = 1;
                 channel.users.insert(user, 1);

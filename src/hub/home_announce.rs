@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use crate::base::tick::{Now, Tick};
 use crate::hub::api::Member;
-use crate::hub::home::{Homes, Keyed, mark, spread};
-use crate::hub::mail::KeptMember;
+use crate::hub::home::{Homes, Keyed, Place, encodings_of, mark, spread};
+use crate::hub::mail::{KeptMember, Mail};
 use crate::hub::post::Post;
 use crate::hub::publication::{deliver_membership, deliver_message};
 use crate::hub::registry::Registered;
@@ -46,6 +46,7 @@ struct Rate {
 /// A member who was lost.
 #[derive(Debug)]
 struct Kept {
+    channel: Box<str>,
     member: KeptMember,
     deadline: Tick,
     /// The user has subscribed again; only the leave is still to be pushed.
@@ -117,15 +118,14 @@ impl Announcements {
     }
 
     /// Takes the lost members out that `goes` says.
-    fn take(&mut self, hash: u64, goes: impl Fn(&Kept) -> bool) -> Vec<KeptMember> {
+    fn take(&mut self, hash: u64, goes: impl Fn(&Kept) -> bool) -> Vec<Kept> {
         let Some(kept) = self.kept.get_mut(&hash) else { return Vec::new() };
         let (gone, left) = std::mem::take(kept).into_iter().partition(goes);
         *kept = left;
         if kept.is_empty() {
             self.kept.remove(&hash);
         }
-        let gone: Vec<Kept> = gone;
-        gone.into_iter().map(|kept| kept.member).collect()
+        gone
     }
 }
 
@@ -133,35 +133,35 @@ impl Homes {
     /// Tells subscribers of a join or a leave, or that there were too many of them.
     pub(crate) fn announce(
         &mut self,
-        hash: u64,
-        namespace: u16,
+        place: &Place,
         (member, joined): (&Member, bool),
         now: Now,
         post: &mut Post,
     ) {
-        let options = self.common.settings.channel.options.get(usize::from(namespace));
+        let options = self.common.settings.channel.options.get(usize::from(place.namespace));
         let limit = options.map_or(0, |options| options.join_leave_max_rate);
-        if self.announcements.may_announce(hash, limit, now.tick) {
-            self.deliver_membership(hash, member, joined, post);
+        if self.announcements.may_announce(place.hash, limit, now.tick) {
+            self.deliver_membership(place, member, joined, post);
         }
     }
 
     /// A subscriber became active.
-    pub(crate) fn joined(&mut self, hash: u64, namespace: u16, member: &Member, now: Now, post: &mut Post) {
-        self.announce(hash, namespace, (member, true), now, post);
+    pub(crate) fn joined(&mut self, place: &Place, member: &Member, now: Now, post: &mut Post) {
+        self.announce(place, (member, true), now, post);
         let user = self.user_hash(&member.user);
         let mine = |kept: &Kept| kept.returned && kept.member.user_hash == user;
-        for lost in self.announcements.take(hash, mine) {
-            self.announce(hash, namespace, (&lost.member, false), now, post);
+        for lost in self.announcements.take(place.hash, mine) {
+            self.announce(place, (&lost.member.member, false), now, post);
         }
     }
 
     /// A member was lost and may come back.
-    pub(crate) fn keep_member(&mut self, hash: u64, member: KeptMember, now: Now) {
+    pub(crate) fn keep_member(&mut self, channel: Box<str>, hash: u64, member: KeptMember, now: Now) {
         let grace = self.common.settings.channel.options[usize::from(member.namespace)].presence_grace;
         let deadline = now.tick.after(ticks_of(grace));
         self.announcements.deadlines.push(Reverse((deadline, hash)));
-        self.announcements.kept.entry(hash).or_default().push(Kept { member, deadline, returned: false });
+        let kept = Kept { channel, member, deadline, returned: false };
+        self.announcements.kept.entry(hash).or_default().push(kept);
     }
 
     /// Sessions and distinct users in a channel, lost ones that may come back included.
@@ -182,10 +182,19 @@ impl Homes {
     }
 
     /// A join or leave for the subscribers that get them.
-    fn deliver_membership(&mut self, hash: u64, member: &Member, joined: bool, post: &mut Post) {
-        if let Registered::Record(channel) = self.channels.get(hash) {
-            let delivery = deliver_membership(&channel.name, hash, member, joined, channel.encodings);
-            spread(&channel.shards, &Arc::new(delivery), post);
+    fn deliver_membership(&mut self, place: &Place, member: &Member, joined: bool, post: &mut Post) {
+        let hash = place.hash;
+        match self.channels.get(hash) {
+            Registered::Nothing => {}
+            Registered::Single(shard, marks) => {
+                let name: Arc<str> = Arc::from(&*place.channel);
+                let delivery = deliver_membership(&name, hash, member, joined, encodings_of(marks));
+                post.send(shard, Mail::Deliver(Arc::new(delivery)));
+            }
+            Registered::Record(channel) => {
+                let delivery = deliver_membership(&channel.name, hash, member, joined, channel.encodings);
+                spread(&channel.shards, &Arc::new(delivery), post);
+            }
         }
     }
 
@@ -207,8 +216,9 @@ impl Homes {
         for _ in 0..limits::EXPIRIES_PER_TURN {
             let Some(hash) = self.announcements.due(now.tick) else { return };
             for lost in self.announcements.take(hash, |kept| kept.deadline <= now.tick) {
-                if lost.announced {
-                    self.announce(hash, lost.namespace, (&lost.member, false), now, post);
+                if lost.member.announced {
+                    let place = Place { channel: lost.channel, hash, namespace: lost.member.namespace };
+                    self.announce(&place, (&lost.member.member, false), now, post);
                 }
             }
             if self.announcements.second_over(hash, now.tick) {

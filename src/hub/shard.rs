@@ -273,14 +273,20 @@ impl Shard {
         }
     }
 
-    /// Ends a turn: own mail, timers, sweeps, output, closes.
-    pub fn finish(&mut self, io: &mut impl Sockets) -> Outlook {
+    /// The part of a turn that touches no socket: own mail, timers. A shell that sends the mail between this and
+    /// [`Shard::finish`] makes sure that homes hear of a subscription before its client does.
+    pub fn settle(&mut self) {
         self.own_mail();
         self.expire();
         self.homes.user_deadlines(self.now, &mut self.post);
         self.homes.announcement_deadlines(self.now, &mut self.post);
         self.drain_step();
         self.own_mail();
+    }
+
+    /// Ends a turn: what [`Shard::settle`] has left, then sweeps, output, closes.
+    pub fn finish(&mut self, io: &mut impl Sockets) -> Outlook {
+        self.settle();
         self.sweep(io);
         self.own_mail();
         self.flush(io);

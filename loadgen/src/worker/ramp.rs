@@ -1,5 +1,8 @@
 //! How fast connections are begun: so many handshakes at once, and so many a second.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use super::Worker;
 use crate::client::{Client, Stage};
 use crate::counters::Reason;
@@ -7,6 +10,31 @@ use crate::dialect::Position;
 
 /// Connections begun in one turn, so that those already open are served in between.
 const OPENED_PER_TURN: u32 = 64;
+
+/// Lets only a few workers begin connections at a time. Many threads with a few handshakes each spend their time waking
+/// one another; a few with many each take them in batches.
+#[derive(Debug)]
+pub struct Gate {
+    /// Workers that have begun all they had to.
+    finished: AtomicU32,
+    width: u32,
+}
+
+impl Gate {
+    /// A gate through which `width` workers go at once.
+    #[must_use]
+    pub fn new(width: u32) -> Self {
+        Self { finished: AtomicU32::new(0), width: width.max(1) }
+    }
+
+    fn admits(&self, worker: u32) -> bool {
+        worker < self.finished.load(Ordering::Relaxed).saturating_add(self.width)
+    }
+
+    fn finish(&self) {
+        self.finished.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 /// The state of a ramp.
 #[derive(Debug)]
@@ -22,16 +50,44 @@ pub(super) struct Ramp {
     rate: f64,
     since_ns: u64,
     begun_before: u32,
+    gate: Option<Arc<Gate>>,
 }
 
 impl Ramp {
     pub(super) fn new(limit: u32) -> Self {
-        Self { target: 0, begun: 0, pending: 0, limit: limit.max(1), rate: 0.0, since_ns: 0, begun_before: 0 }
+        Self {
+            target: 0,
+            begun: 0,
+            pending: 0,
+            limit: limit.max(1),
+            rate: 0.0,
+            since_ns: 0,
+            begun_before: 0,
+            gate: None,
+        }
     }
 
-    /// Sets a target, to be approached at `rate` a second (0: as fast as it goes).
-    pub(super) fn begin(&mut self, target: u32, rate: f64, now_ns: u64) {
-        *self = Self { target, rate, since_ns: now_ns, begun_before: self.begun, ..*self };
+    /// Sets a target, to be approached at `rate` a second (0: as fast as it goes) once the gate admits this worker.
+    pub(super) fn begin(&mut self, target: u32, rate: f64, gate: Arc<Gate>) {
+        (self.target, self.rate, self.gate) = (target, rate, Some(gate));
+        (self.since_ns, self.begun_before) = (0, self.begun);
+    }
+
+    /// Passes the gate, or closes it behind. Whether this worker may begin connections.
+    fn pass(&mut self, worker: u32, now_ns: u64) -> bool {
+        let Some(gate) = &self.gate else { return false };
+        if !gate.admits(worker) {
+            return false;
+        }
+        if self.begun >= self.target {
+            gate.finish();
+            self.gate = None;
+            return false;
+        }
+        if self.since_ns == 0 {
+            self.since_ns = now_ns;
+        }
+        true
     }
 
     /// How many connections to begin at `now_ns`.
@@ -51,16 +107,31 @@ impl Ramp {
         allowed.saturating_sub(self.begun - self.begun_before)
     }
 
-    /// Whether connections are due that only time holds back.
-    pub(super) fn is_waiting_for_time(&self) -> bool {
-        self.begun < self.target && self.pending < self.limit
+    /// Whether another handshake may begin.
+    pub(super) fn has_room(&self) -> bool {
+        self.pending < self.limit
+    }
+
+    /// How long a poller may wait, if this ramp has something to do in time.
+    pub(super) fn patience_ms(&self, worker: u32) -> Option<u32> {
+        const AT_THE_GATE_MS: u32 = 20;
+        const IN_TIME_MS: u32 = 4;
+        let gate = self.gate.as_ref()?;
+        match gate.admits(worker) {
+            false => Some(AT_THE_GATE_MS),
+            true => self.has_room().then_some(IN_TIME_MS),
+        }
     }
 }
 
 impl Worker {
     /// Begins what is due.
     pub(super) fn ramp_up(&mut self) {
-        for _ in 0..self.ramp.due(self.clock.nanos()) {
+        let now_ns = self.clock.nanos();
+        if !self.ramp.pass(self.id, now_ns) {
+            return;
+        }
+        for _ in 0..self.ramp.due(now_ns) {
             let local = self.ramp.begun;
             self.ramp.begun += 1;
             self.make_room(local);
@@ -125,8 +196,9 @@ mod tests {
     #[test]
     fn a_rate_is_kept_on_average() {
         let mut ramp = Ramp::new(1_000_000);
-        ramp.begin(1_000, 100.0, 0);
-        for turn in 0..=500_u64 {
+        ramp.begin(1_000, 100.0, Arc::new(Gate::new(1)));
+        for turn in 1..=501_u64 {
+            assert!(ramp.pass(0, turn * 10_000_000));
             ramp.begun += ramp.due(turn * 10_000_000);
         }
         assert_eq!(ramp.begun, 500);
@@ -135,9 +207,18 @@ mod tests {
     #[test]
     fn the_handshakes_under_way_bound_a_ramp() {
         let mut ramp = Ramp::new(8);
-        ramp.begin(1_000, 0.0, 0);
+        ramp.begin(1_000, 0.0, Arc::new(Gate::new(1)));
         assert_eq!(ramp.due(1), 8);
         ramp.pending = 8;
         assert_eq!(ramp.due(1), 0);
+    }
+    #[test]
+    fn a_gate_admits_the_next_worker_when_one_has_finished() {
+        let gate = Arc::new(Gate::new(1));
+        let mut ramps = [Ramp::new(10), Ramp::new(10)];
+        ramps.iter_mut().for_each(|ramp| ramp.begin(1, 0.0, Arc::clone(&gate)));
+        assert!(ramps[0].pass(0, 1) && !ramps[1].pass(1, 1));
+        ramps[0].begun = 1;
+        assert!(!ramps[0].pass(0, 1) && ramps[1].pass(1, 1));
     }
 }
