@@ -11,6 +11,7 @@ mod capacity;
 mod drain;
 mod heap;
 mod logging;
+mod memory;
 
 use std::io;
 use std::net::SocketAddr;
@@ -136,6 +137,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
     let seed = ShardSeed { config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
     let handover = Arc::new(handover);
     let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
+    memory::watch(&common, config.server.memory_limit)?;
     let control = control.start()?;
     report(config, &plan);
     Ok(Running { shards, control, mesh, wakers, common })
@@ -214,6 +216,7 @@ impl ShardSeed<'_> {
             shard: Shard::new(id, Arc::clone(self.common), seed ^ u64::from(id.0)),
             id,
             addresses: self.config.server.listen.clone(),
+            keepalive: self.config.server.keepalive,
             mesh: Arc::clone(self.mesh),
             wakers: Arc::clone(self.wakers),
             shards: self.plan.shards,

@@ -34,6 +34,9 @@ pub const RATE_STRIKES_TO_PAUSE: u8 = 8;
 /// Commands over the rate in a row before disconnect 3013.
 pub const RATE_STRIKES_TO_CLOSE: u8 = 64;
 
+/// Outboxes smaller than this are not worth a disconnect when memory runs short.
+pub const SHED_OUTBOX_LEAST: usize = 4096;
+
 /// Longest user id in bytes.
 pub const USER_ID_BYTES: usize = 1000;
 

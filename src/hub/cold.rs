@@ -178,6 +178,11 @@ impl ColdPool {
         }
     }
 
+    /// Gives spare parts back.
+    pub(crate) fn shrink(&mut self) {
+        self.spare = Vec::new();
+    }
+
     /// Bytes of memory held but for output that waits, and bytes of that. O(parts).
     pub(crate) fn memory_bytes(&self) -> (usize, usize) {
         let held: usize = self.parts.iter().map(|(_, part)| part.memory_bytes()).sum();

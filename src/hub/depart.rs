@@ -56,7 +56,7 @@ impl Shard {
         if connection.phase > Phase::Handshake {
             let mut frame = Vec::with_capacity(reason.len() + 4);
             write_close(&mut frame, code, reason);
-            self.output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
+            self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
         }
         self.depart(slot, Farewell::of_server(code));
     }
@@ -68,7 +68,7 @@ impl Shard {
             Some(code) => write_close(&mut frame, code, ""),
             None => frame.extend_from_slice(&[0x88, 0]),
         }
-        self.output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
+        self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
         self.depart(slot, Farewell::of_peer(code));
     }
 

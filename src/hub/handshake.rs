@@ -65,7 +65,7 @@ impl Shard {
         let source = self.connections.0.get(slot as usize).map_or(0, |connection| connection.source);
         if let Err(refusal) = self.admits(source) {
             self.metrics.refuse(refusal);
-            return Err(Reject::Unavailable { retry_after: 1 });
+            return Err(Reject::Unavailable { retry_after: retry_after(refusal) });
         }
         let mut response = Vec::with_capacity(192);
         upgrade.write_response(&mut response);
@@ -91,7 +91,7 @@ impl Shard {
     }
 
     /// Answers with an HTTP status and closes.
-    fn reject(&mut self, slot: u32, reject: Reject) {
+    pub(crate) fn reject(&mut self, slot: u32, reject: Reject) {
         match reject {
             Reject::Forbidden | Reject::Unavailable { .. } => {}
             Reject::NotFound => self.metrics.refuse(Refusal::NotFound),
@@ -99,7 +99,15 @@ impl Shard {
         }
         let mut response = Vec::with_capacity(192);
         reject.write(&mut response);
-        self.output(slot, |outbox, encoding| outbox.raw(encoding, &response));
+        self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &response));
         self.depart(slot, Farewell::Lost);
+    }
+}
+
+/// Seconds after which it is worth trying again.
+fn retry_after(refusal: Refusal) -> u16 {
+    match refusal {
+        Refusal::Memory => 10,
+        _ => 1,
     }
 }

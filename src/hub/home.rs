@@ -163,7 +163,7 @@ impl Homes {
                 let kept = ask.kept.take();
                 self.unsubscribe(&place, &ask, now, post);
                 if let Some(member) = kept {
-                    self.keep_member(place.channel.clone(), hash, member, now);
+                    self.keep_member(hash, member, now);
                 }
                 return self.unwatch(&place.channel, now, post);
             }

@@ -46,7 +46,6 @@ struct Rate {
 /// A member who was lost.
 #[derive(Debug)]
 struct Kept {
-    channel: Box<str>,
     member: KeptMember,
     deadline: Tick,
     /// The user has subscribed again; only the leave is still to be pushed.
@@ -118,14 +117,15 @@ impl Announcements {
     }
 
     /// Takes the lost members out that `goes` says.
-    fn take(&mut self, hash: u64, goes: impl Fn(&Kept) -> bool) -> Vec<Kept> {
+    fn take(&mut self, hash: u64, goes: impl Fn(&Kept) -> bool) -> Vec<KeptMember> {
         let Some(kept) = self.kept.get_mut(&hash) else { return Vec::new() };
         let (gone, left) = std::mem::take(kept).into_iter().partition(goes);
         *kept = left;
         if kept.is_empty() {
             self.kept.remove(&hash);
         }
-        gone
+        let gone: Vec<Kept> = gone;
+        gone.into_iter().map(|kept| kept.member).collect()
     }
 }
 
@@ -138,9 +138,10 @@ impl Homes {
         now: Now,
         post: &mut Post,
     ) {
+        let hash = place.hash;
         let options = self.common.settings.channel.options.get(usize::from(place.namespace));
         let limit = options.map_or(0, |options| options.join_leave_max_rate);
-        if self.announcements.may_announce(place.hash, limit, now.tick) {
+        if self.announcements.may_announce(hash, limit, now.tick) {
             self.deliver_membership(place, member, joined, post);
         }
     }
@@ -151,17 +152,16 @@ impl Homes {
         let user = self.user_hash(&member.user);
         let mine = |kept: &Kept| kept.returned && kept.member.user_hash == user;
         for lost in self.announcements.take(place.hash, mine) {
-            self.announce(place, (&lost.member.member, false), now, post);
+            self.announce(place, (&lost.member, false), now, post);
         }
     }
 
     /// A member was lost and may come back.
-    pub(crate) fn keep_member(&mut self, channel: Box<str>, hash: u64, member: KeptMember, now: Now) {
+    pub(crate) fn keep_member(&mut self, hash: u64, member: KeptMember, now: Now) {
         let grace = self.common.settings.channel.options[usize::from(member.namespace)].presence_grace;
         let deadline = now.tick.after(ticks_of(grace));
         self.announcements.deadlines.push(Reverse((deadline, hash)));
-        let kept = Kept { channel, member, deadline, returned: false };
-        self.announcements.kept.entry(hash).or_default().push(kept);
+        self.announcements.kept.entry(hash).or_default().push(Kept { member, deadline, returned: false });
     }
 
     /// Sessions and distinct users in a channel, lost ones that may come back included.
@@ -216,9 +216,11 @@ impl Homes {
         for _ in 0..limits::EXPIRIES_PER_TURN {
             let Some(hash) = self.announcements.due(now.tick) else { return };
             for lost in self.announcements.take(hash, |kept| kept.deadline <= now.tick) {
-                if lost.member.announced {
-                    let place = Place { channel: lost.channel, hash, namespace: lost.member.namespace };
-                    self.announce(&place, (&lost.member.member, false), now, post);
+                if lost.announced
+                    && let Registered::Record(channel) = self.channels.get(hash)
+                {
+                    let place = Place { channel: (*channel.name).into(), hash, namespace: lost.namespace };
+                    self.announce(&place, (&lost.member, false), now, post);
                 }
             }
             if self.announcements.second_over(hash, now.tick) {

@@ -111,6 +111,8 @@ labels! {
         RateLimit => "rate_limit",
         /// Too many from one source address.
         AddressLimit => "address_limit",
+        /// Memory runs short (`server.memory_limit`).
+        Memory => "memory",
         /// The process or the host is out of descriptors.
         Descriptors => "descriptors",
         /// Origin not allowed.

@@ -34,6 +34,7 @@ mod outbox;
 mod output;
 pub mod permission;
 pub mod post;
+pub mod pressure;
 mod publication;
 mod refusals;
 mod registry;

@@ -14,12 +14,23 @@ enum Flushed {
 }
 
 impl Shard {
-    /// Adds output to a connection; it leaves at the end of the turn, joined with whatever else comes.
+    /// Adds output to a connection; it leaves at the end of the turn, joined with whatever else comes. A queue over its
+    /// limit that the kernel does not take ends the connection.
     pub(crate) fn output(&mut self, slot: u32, add: impl FnOnce(&mut Outbox, Encoding)) {
         let limit = self.common.settings.client.queue_max_size;
-        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        if self.last_output(slot, add) > limit
+            && self.connections.0.get(slot as usize).is_some_and(|connection| connection.has(flag::CORKED))
+        {
+            self.disconnect(slot, DisconnectCode::Slow);
+        }
+    }
+
+    /// Adds output behind which the connection ends anyway, whatever waits before it: a close frame that was refused
+    /// for a full queue would ask for another one. Returns the bytes that wait.
+    pub(crate) fn last_output(&mut self, slot: u32, add: impl FnOnce(&mut Outbox, Encoding)) -> usize {
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return 0 };
         if connection.phase == Phase::Closing {
-            return;
+            return 0;
         }
         let encoding = connection.encoding();
         let cold = self.cold.obtain(&mut connection.cold);
@@ -29,9 +40,7 @@ impl Shard {
             connection.set(flag::DIRTY, true);
             self.dirty.push(slot);
         }
-        if waiting > limit && connection.has(flag::CORKED) {
-            self.disconnect(slot, DisconnectCode::Slow);
-        }
+        waiting
     }
 
     /// The kernel takes output again.

@@ -31,7 +31,10 @@ impl Shard {
         let limits = DecoderLimits { message: self.common.settings.http.message_size_limit };
         while self.wants_input(slot) {
             match next_item(&mut assembly, &mut bytes, &limits) {
-                Ok(Some(item)) => self.item(slot, item),
+                Ok(Some(item)) => {
+                    self.item(slot, item);
+                    self.note_whole(slot, assembly.as_deref());
+                }
                 Ok(None) => break,
                 Err(violation) => {
                     self.violation(slot, violation);
@@ -227,6 +230,16 @@ impl Shard {
     fn violation(&mut self, slot: u32, violation: Violation) {
         self.metrics.violations += 1;
         self.close_with(slot, violation.code(), violation.reason());
+    }
+
+    /// The next message gets a deadline of its own, also where the pieces in which a busy client's bytes are read never end
+    /// with a message.
+    fn note_whole(&mut self, slot: u32, assembly: Option<&Assembly>) {
+        if assembly.is_none_or(|assembly| !assembly.is_pending())
+            && let Some(cold) = self.cold_if_any(slot)
+        {
+            cold.assembly_deadline = None;
+        }
     }
 
     fn keep_assembly(&mut self, slot: u32, assembly: Option<Box<Assembly>>) {

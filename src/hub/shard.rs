@@ -125,6 +125,8 @@ pub struct Shard {
     /// Questions of the server API about the sessions of a user.
     pub(crate) listings: Vec<(u64, String)>,
     pub(crate) accepts: Accepts,
+    /// The last measurement of memory pressure that was reacted to.
+    pub(crate) measurement_seen: u32,
     due: Vec<u32>,
     timers_due: bool,
 }
@@ -181,6 +183,7 @@ impl Shard {
             next_ticket: 0,
             listings: Vec::new(),
             accepts: Accepts::default(),
+            measurement_seen: 0,
             due: Vec::new(),
             timers_due: false,
             common,
@@ -281,6 +284,7 @@ impl Shard {
         self.homes.user_deadlines(self.now, &mut self.post);
         self.homes.announcement_deadlines(self.now, &mut self.post);
         self.drain_step();
+        self.relieve();
         self.own_mail();
     }
 

@@ -18,7 +18,7 @@ use crate::hub::metrics::Refusal;
 use crate::hub::shard::{Outlook, Shard};
 use crate::net::clock::Clock;
 use crate::net::handover::HandoverSender;
-use crate::net::listener::listen;
+use crate::net::listener::{Keepalive, listen};
 use crate::net::reserve::Reserve;
 use crate::net::socket::SocketTable;
 use crate::net::wakers::Wakers;
@@ -49,6 +49,8 @@ pub struct ReactorParts {
     pub id: ShardId,
     /// Addresses to listen on.
     pub addresses: Vec<SocketAddr>,
+    /// Probes of the kernel on client sockets.
+    pub keepalive: Option<Keepalive>,
     /// Inboxes of all shards.
     pub mesh: Arc<Mesh<Mail>>,
     /// Wakers of all shards.
@@ -108,7 +110,7 @@ impl Reactor {
         }
         let mut listeners = Vec::new();
         for (index, address) in parts.addresses.iter().enumerate() {
-            let mut listener = TcpListener::from_std(listen(*address)?);
+            let mut listener = TcpListener::from_std(listen(*address, parts.keepalive)?);
             registry.register(&mut listener, Token(usize::MAX - 1 - index), Interest::READABLE)?;
             listeners.push(listener);
         }

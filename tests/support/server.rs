@@ -48,13 +48,18 @@ impl Server {
         let file = folder.path().join("config.json");
         std::fs::write(&file, config.to_string()).unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_millpond"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+        // Settings of whoever runs the tests would override the configuration.
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MILLPOND_"))
+        {
+            command.env_remove(name);
+        }
+        let child = command
             .arg("serve")
             .args(["--config".as_ref(), file.as_os_str()])
             .args(["--listen", &address.to_string()])
             .args(args)
-            // Ours, and no key of the server's, which would refuse to start.
-            .env_remove("MILLPOND_SHARED")
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
