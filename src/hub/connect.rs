@@ -76,7 +76,8 @@ impl Shard {
         self.enter(slot, &claims, ttl);
         let admission_ticket =
             self.common.settings.client.user_connection_limit > 0 && !claims.user.is_empty();
-        let (waiting, certain): (Vec<_>, Vec<_>) = asks.into_iter().partition(NewSubscription::needs_answer);
+        let (waiting, certain): (Vec<_>, Vec<_>) =
+            asks.into_iter().partition(|ask| ask.needs_answer(&self.common));
         let missing = waiting.len() as u32 + u32::from(admission_ticket);
         let granted = certain.iter().map(|ask| (ask.channel.clone(), ask.certain_grant())).collect();
         let pending = PendingConnect { id, ttl, missing, granted };

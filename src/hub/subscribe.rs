@@ -13,7 +13,7 @@ use crate::hub::mail::{
     HomeAsk, HomeOp, KeptMember, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
 };
 use crate::hub::permission::{Actor, Features, features, may_subscribe};
-use crate::hub::shard::{Shard, ticks_of};
+use crate::hub::shard::{Common, Shard, ticks_of};
 use crate::protocol::{DisconnectCode, ErrorCode, UnsubscribeCode};
 use crate::protocol::{
     EmptyKind, Encoding, encode_empty, encode_push_subscribe, encode_push_unsubscribe, encode_sub_refresh,
@@ -40,10 +40,10 @@ pub(crate) struct NewSubscription {
 }
 
 impl NewSubscription {
-    /// True if only the home knows what to grant. Without a position there is nothing to know: the subscription is
-    /// granted here, and the home hears of it before the client does.
-    pub(crate) fn needs_answer(&self) -> bool {
-        self.flags & sub::POSITIONED != 0
+    /// True if only the home knows what to grant: a position, or the state of a user. Without these there is nothing to
+    /// know: the subscription is granted here, and the home hears of it before the client does.
+    pub(crate) fn needs_answer(&self, common: &Common) -> bool {
+        self.flags & sub::POSITIONED != 0 || common.watched_user(&self.channel).is_some()
     }
 
     /// What is granted without asking.
@@ -76,7 +76,7 @@ impl From<ErrorCode> for Refusal {
 impl Shard {
     pub(crate) fn subscribe(&mut self, slot: u32, id: u32, request: &Subscribe<'_>) {
         match self.check_subscribe(slot, request) {
-            Ok((ask, ttl)) if ask.needs_answer() => {
+            Ok((ask, ttl)) if ask.needs_answer(&self.common) => {
                 let number = self.block(slot, Wait::Subscribe { id, ttl });
                 let origin = Origin::Connection(Ticket { key: self.key(slot), number });
                 self.ask_subscription(slot, origin, ask);
