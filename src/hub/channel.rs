@@ -331,3 +331,6 @@ impl Run {
         self.base + self.bytes.len() as u64
     }
 }
+
+#[cfg(test)]
+mod tests;
