@@ -26,6 +26,8 @@ pub(crate) struct PendingConnect {
     ttl: u32,
     /// Answers that have not come.
     missing: u32,
+    /// The user's home knows of this session.
+    admitted: bool,
     /// Channel, and what its home granted.
     granted: Vec<(Box<str>, Subscribed)>,
 }
@@ -72,11 +74,10 @@ impl Shard {
         };
         let asks = self.initial_subscriptions(slot, &claims, &request.subs)?;
         self.enter(slot, &claims, ttl);
-        let admission_ticket =
-            self.common.settings.client.user_connection_limit > 0 && !claims.user.is_empty();
+        let admission_ticket = self.needs_admission() && !claims.user.is_empty();
         let missing = asks.len() as u32 + u32::from(admission_ticket);
         let granted = Vec::with_capacity(asks.len());
-        let pending = PendingConnect { id, ttl, missing, granted };
+        let pending = PendingConnect { id, ttl, missing, admitted: !admission_ticket, granted };
         if missing == 0 {
             self.announce_user(slot, &claims.user, None);
             self.finish_connect(slot, pending);
@@ -209,6 +210,19 @@ impl Shard {
         }
     }
 
+    /// True if a user's home decides which of its sessions stay.
+    fn needs_admission(&self) -> bool {
+        let client = &self.common.settings.client;
+        client.user_connection_limit > 0
+            || client.personal_channel.as_ref().is_some_and(|p| p.single_connection)
+    }
+
+    /// True while the user's home has not heard of this session: it is newer than all that the home speaks of.
+    pub(crate) fn awaits_admission(&mut self, slot: u32) -> bool {
+        let blocked = self.cold_if_any(slot).and_then(|cold| cold.blocked.as_ref());
+        matches!(blocked.map(|blocked| &blocked.wait), Some(Wait::Connect(pending)) if !pending.admitted)
+    }
+
     fn announce_user(&mut self, slot: u32, user: &str, ticket: Option<u32>) {
         if user.is_empty() {
             return;
@@ -227,7 +241,7 @@ impl Shard {
         let Wait::Connect(pending) = &mut blocked.wait else { return };
         match body {
             ReplyBody::Subscribed(granted) => pending.granted.push((channel, *granted)),
-            ReplyBody::Admitted(true) => {}
+            ReplyBody::Admitted(true) => pending.admitted = true,
             ReplyBody::Admitted(false) => return self.disconnect(slot, DisconnectCode::ConnectionLimit),
             ReplyBody::Failed(error) => {
                 let id = pending.id;
@@ -239,7 +253,7 @@ impl Shard {
         if pending.missing > 0 {
             return;
         }
-        let empty = PendingConnect { id: 0, ttl: 0, missing: 0, granted: Vec::new() };
+        let empty = PendingConnect { id: 0, ttl: 0, missing: 0, admitted: true, granted: Vec::new() };
         let pending = std::mem::replace(&mut **pending, empty);
         self.finish_connect(slot, pending);
         self.resume(slot);

@@ -142,9 +142,15 @@ impl Shard {
         } else {
             return Ok(());
         }
-        let cold = self.cold.obtain(&mut connection.cold);
-        queue_rest(&portion, sent, |rest, is_cut| cold.outbox.rest_of_frame(rest, is_cut));
-        if cold.outbox.len() > limit { Err(Offence::Disconnect(DisconnectCode::Slow)) } else { Ok(()) }
+        let (encoding, is_corked) = (connection.encoding(), connection.has(flag::CORKED));
+        let outbox = &mut self.cold.obtain(&mut connection.cold).outbox;
+        if is_corked {
+            queue_rest(&portion, sent, |rest, is_cut| outbox.rest_of_frame(rest, is_cut));
+        } else {
+            portion.frames().for_each(|frame| outbox.shared_message(encoding, frame));
+        }
+        let is_slow = is_corked && outbox.len() > limit;
+        if is_slow { Err(Offence::Disconnect(DisconnectCode::Slow)) } else { Ok(()) }
     }
 }
 

@@ -33,7 +33,7 @@ impl Shard {
         if connection.phase > Phase::Handshake {
             let mut frame = Vec::with_capacity(reason.len() + 4);
             write_close(&mut frame, code, reason);
-            self.output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
+            self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
         }
         self.depart(slot);
     }
@@ -45,7 +45,7 @@ impl Shard {
             Some(code) => write_close(&mut frame, code, ""),
             None => frame.extend_from_slice(&[0x88, 0]),
         }
-        self.output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
+        self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
         self.depart(slot);
     }
 
@@ -71,7 +71,7 @@ impl Shard {
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         connection.phase = Phase::Closing;
         connection.ping = deadline;
-        connection.set(flag::BLOCKED | flag::PAUSED, false);
+        connection.set(flag::BLOCKED, false);
         if let Some(cold) = self.cold.get_mut(connection.cold) {
             cold.keep_output_only();
         }
@@ -122,7 +122,7 @@ impl Shard {
     /// `single_connection`: a newer session of the user stays, the others go.
     pub(crate) fn close_others(&mut self, user: &str, keep: ConnKey) {
         for slot in self.locals.sessions_of(user) {
-            if self.key(slot) != keep {
+            if self.key(slot) != keep && !self.awaits_admission(slot) {
                 self.disconnect(slot, DisconnectCode::ConnectionLimit);
             }
         }
@@ -135,9 +135,8 @@ impl Shard {
         }
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         connection.phase = Phase::Closing;
-        if !self.doomed.iter().any(|(doomed, _)| *doomed == slot) {
-            self.doomed.push((slot, reset));
-        }
+        // It may stand there already: the first entry frees the slot, and nobody moves in before the next turn.
+        self.doomed.push((slot, reset));
     }
 
     fn leave_user(&mut self, user: u32, key: ConnKey) {

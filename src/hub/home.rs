@@ -133,6 +133,11 @@ impl Homes {
         self.channels.len() - self.vacant
     }
 
+    /// Lists of members under way.
+    pub(crate) fn gathers(&self) -> usize {
+        self.gathers.len()
+    }
+
     /// Bytes of memory: channels, users, history.
     pub(crate) fn memory_bytes(&mut self) -> (usize, usize, usize) {
         let (mut extra, mut history) = (0, self.idempotency.memory_bytes());
@@ -152,8 +157,8 @@ impl Homes {
         let place = Place { channel, hash, namespace };
         let body = match op {
             HomeOp::Subscribe(ask) => self.subscribe(&place, *ask, now),
-            HomeOp::Unsubscribe(ask) => return self.unsubscribe(&place, &ask, post),
-            HomeOp::Join(member) => return self.announce(place.hash, &member, true, post),
+            HomeOp::Unsubscribe(ask) => return self.unsubscribe(&place, &ask, now, post),
+            HomeOp::Join(member) => return self.announce(&place, &member, true, post),
             HomeOp::Publish(ask) => return self.publish(place, *ask, origin, now, post),
             HomeOp::History { limit, cap, since, reverse } => {
                 let since = since.as_ref().map(|since| Since { offset: since.offset, epoch: &since.epoch });
@@ -182,6 +187,7 @@ impl Homes {
 
     /// Looks at a few records and drops what has expired. O(1) a turn.
     pub(crate) fn housekeep(&mut self, now: Now) {
+        self.idempotency.sweep(now.tick, limits::HOUSEKEEPING_PER_TURN);
         for _ in 0..limits::HOUSEKEEPING_PER_TURN {
             let Some(record) = self.channels.record_at(self.housekeeping) else {
                 self.housekeeping = 0;
@@ -189,7 +195,8 @@ impl Homes {
             };
             self.housekeeping += 1;
             let Some(channel) = record else { continue };
-            if channel.stream.as_mut().is_some_and(|stream| stream.expire(now.tick)) {
+            let is_forgotten = channel.stream.as_mut().is_some_and(|stream| stream.expire(now.tick));
+            if is_forgotten && channel.shards.is_empty() {
                 channel.stream = None;
                 self.epochs.retire(channel.hash);
             }
@@ -211,10 +218,12 @@ impl Homes {
         }
     }
 
+    /// Registers a subscriber, also one that is refused: until its shard takes it back. So every subscribe has its
+    /// unsubscribe, whatever became of the connection in between.
     fn subscribe(&mut self, place: &Place, ask: SubscribeAsk, now: Now) -> ReplyBody {
         let granted = match self.grant(place, &ask, now) {
-            Ok(granted) => granted,
-            Err(error) => return ReplyBody::Failed(error),
+            Ok(granted) => ReplyBody::Subscribed(Box::new(granted)),
+            Err(error) => ReplyBody::Failed(error),
         };
         let alone = self.common.personal_user(&place.channel).map(|user| self.hasher.of(user.as_bytes()));
         if alone == Some(ask.user_hash)
@@ -223,7 +232,7 @@ impl Homes {
             let marks =
                 if ask.protobuf { mark::PROTOBUF } else { 0 } | if ask.presence { mark::PRESENCE } else { 0 };
             self.channels.insert_single(place.hash, ask.shard, marks);
-            return ReplyBody::Subscribed(Box::new(granted));
+            return granted;
         }
         let channel = record(&mut self.channels, &self.common, &self.hasher, place);
         self.vacant -= usize::from(channel.shards.is_empty() && channel.stream.is_some());
@@ -234,7 +243,7 @@ impl Homes {
             channel.clients += 1;
             *channel.users.entry(ask.user_hash).or_insert(0) += 1;
         }
-        ReplyBody::Subscribed(Box::new(granted))
+        granted
     }
 
     /// Position and recovery for a new subscriber.
@@ -276,7 +285,7 @@ impl Homes {
         Ok(granted)
     }
 
-    fn unsubscribe(&mut self, place: &Place, ask: &UnsubscribeAsk, post: &mut Post) {
+    fn unsubscribe(&mut self, place: &Place, ask: &UnsubscribeAsk, now: Now, post: &mut Post) {
         match self.channels.get(place.hash) {
             Registered::Nothing => return,
             Registered::Single(..) => return self.channels.remove(place.hash),
@@ -294,26 +303,33 @@ impl Homes {
                 if channel.shards.is_empty() {
                     channel.encodings = Encodings::default();
                     channel.users = HashMap::default();
-                    if channel.stream.is_none() {
-                        self.channels.remove(place.hash);
-                        return;
-                    }
+                    let Some(stream) = &mut channel.stream else {
+                        return self.channels.remove(place.hash);
+                    };
+                    let options = &self.common.settings.channel.options[place.namespace as usize];
+                    stream.hold(&Retention::of(options), now.tick);
                     self.vacant += 1;
                 }
             }
         }
         if let Some(member) = &ask.leave {
-            self.announce(place.hash, member, false, post);
+            self.announce(place, member, false, post);
         }
     }
 
-    fn announce(&mut self, hash: u64, member: &Member, joined: bool, post: &mut Post) {
+    fn announce(&mut self, place: &Place, member: &Member, joined: bool, post: &mut Post) {
+        let hash = place.hash;
         match self.channels.get(hash) {
+            Registered::Nothing => {}
+            Registered::Single(shard, marks) => {
+                let name: Arc<str> = Arc::from(&*place.channel);
+                let delivery = deliver_membership(&name, hash, member, joined, encodings_of(marks));
+                post.send(shard, Mail::Deliver(Arc::new(delivery)));
+            }
             Registered::Record(channel) => {
                 let delivery = deliver_membership(&channel.name, hash, member, joined, channel.encodings);
                 spread(&channel.shards, &Arc::new(delivery), post);
             }
-            Registered::Single(..) | Registered::Nothing => {}
         }
     }
 
@@ -360,6 +376,9 @@ impl Homes {
         let channel = record(&mut self.channels, &self.common, &self.hasher, place);
         self.vacant += usize::from(channel.shards.is_empty() && channel.stream.is_none());
         let stream = channel.stream.get_or_insert_with(|| Box::new(Stream::new(epoch, &retention, now.tick)));
+        if !channel.shards.is_empty() {
+            stream.hold(&retention, now.tick);
+        }
         let mut access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
         let draft = Draft {
             data: ask.publish.data,
@@ -387,10 +406,8 @@ impl Homes {
         match self.channels.get(hash) {
             Registered::Nothing => {}
             Registered::Single(shard, marks) => {
-                let protobuf = marks & mark::PROTOBUF != 0;
-                let encodings = Encodings { json: !protobuf, protobuf };
                 let name: Arc<str> = Arc::from(&*place.channel);
-                let delivery = deliver_publication(&name, hash, publication, None, encodings);
+                let delivery = deliver_publication(&name, hash, publication, None, encodings_of(marks));
                 post.send(shard, Mail::Deliver(Arc::new(delivery)));
             }
             Registered::Record(channel) => {
@@ -471,6 +488,12 @@ struct Place {
     namespace: u16,
 }
 
+/// Encodings of a single subscriber.
+fn encodings_of(marks: u8) -> Encodings {
+    let protobuf = marks & mark::PROTOBUF != 0;
+    Encodings { json: !protobuf, protobuf }
+}
+
 fn position(position: StreamPosition) -> Position {
     Position { offset: position.offset, epoch: position.epoch.as_str().to_owned() }
 }
@@ -485,7 +508,12 @@ fn stream_of<'a>(
     now: Now,
 ) -> &'a mut Stream {
     match channels.get(hash) {
-        Registered::Record(HomeChannel { stream: Some(stream), .. }) => stream,
+        Registered::Record(HomeChannel { stream: Some(stream), shards, .. }) => {
+            if !shards.is_empty() {
+                stream.hold(retention, now.tick);
+            }
+            stream
+        }
         _ => none.insert(Stream::new(epoch, retention, now.tick)),
     }
 }
@@ -510,8 +538,7 @@ fn record<'a>(
         };
         if let Some((shard, marks)) = single {
             channel.shards.push((shard, 1));
-            channel.encodings.protobuf = marks & mark::PROTOBUF != 0;
-            channel.encodings.json = !channel.encodings.protobuf;
+            channel.encodings = encodings_of(marks);
             if let Some(user) = user.filter(|_| marks & mark::PRESENCE != 0) {
                 channel.clients = 1;
                 channel.users.insert(user, 1);

@@ -17,9 +17,18 @@ impl Shard {
     /// Adds output to a connection; it leaves at the end of the turn, joined with whatever else comes.
     pub(crate) fn output(&mut self, slot: u32, add: impl FnOnce(&mut Outbox, Encoding)) {
         let limit = self.common.settings.client.queue_max_size;
-        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        let waiting = self.last_output(slot, add);
+        if waiting > limit && self.connections.0.get(slot as usize).is_some_and(|c| c.has(flag::CORKED)) {
+            self.disconnect(slot, DisconnectCode::Slow);
+        }
+    }
+
+    /// Adds output behind which nothing comes, whatever waits already (a frame begun may be longer than the limit).
+    /// Returns the bytes that wait now.
+    pub(crate) fn last_output(&mut self, slot: u32, add: impl FnOnce(&mut Outbox, Encoding)) -> usize {
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return 0 };
         if connection.phase == Phase::Closing {
-            return;
+            return 0;
         }
         let encoding = connection.encoding();
         let cold = self.cold.obtain(&mut connection.cold);
@@ -29,9 +38,7 @@ impl Shard {
             connection.set(flag::DIRTY, true);
             self.dirty.push(slot);
         }
-        if waiting > limit && connection.has(flag::CORKED) {
-            self.disconnect(slot, DisconnectCode::Slow);
-        }
+        waiting
     }
 
     /// The kernel takes output again.

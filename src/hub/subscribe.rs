@@ -164,10 +164,10 @@ impl Shard {
         Ok(Some(claims))
     }
 
-    /// Notes the subscription as pending and asks its home. `number` is the wait it answers, 0 for none.
+    /// Notes the subscription as pending and asks its home. The answer will carry `number`.
     pub(crate) fn ask_subscription(&mut self, slot: u32, number: u32, ask: NewSubscription) {
         let hash = self.locals.hash(&ask.channel);
-        self.join_local(slot, hash, &ask.channel, ask.flags | sub::PENDING);
+        self.join_local(slot, hash, &ask.channel, ask.flags | sub::PENDING, number);
         if (ask.info.is_some() || ask.expires.is_some())
             && let Some(handle) = self.locals.find_channel(hash, &ask.channel)
             && let Some(cold) = self.cold(slot)
@@ -207,7 +207,7 @@ impl Shard {
         slot: u32,
         id: u32,
         ttl: Option<u32>,
-        channel: &str,
+        handle: u32,
         granted: &Subscribed,
     ) {
         let views = subscribe_result::views(granted);
@@ -215,15 +215,17 @@ impl Shard {
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_subscribe(out, encoding, id, &result));
         });
-        self.activate(slot, channel);
+        self.activate_handle(slot, handle);
     }
 
     /// The home granted a subscription that the server API made: the client hears of it by a push.
-    pub(crate) fn subscribed_by_server(&mut self, slot: u32, channel: &str, granted: &Subscribed) {
-        let Some((handle, flags)) = self.find_subscription(slot, channel) else { return };
-        if flags & sub::PENDING == 0 {
-            return;
-        }
+    pub(crate) fn subscribed_by_server(
+        &mut self,
+        slot: u32,
+        handle: u32,
+        channel: &str,
+        granted: &Subscribed,
+    ) {
         let views = subscribe_result::views(granted);
         let result = subscribe_result::of(granted, &views, None);
         self.output(slot, |outbox, encoding| {
@@ -241,19 +243,27 @@ impl Shard {
 
     fn activate_handle(&mut self, slot: u32, handle: u32) {
         let Some(flags) = self.subscription_flags(slot, handle) else { return };
-        self.set_subscription_flags(slot, handle, flags & !sub::PENDING);
+        if flags & sub::PENDING == 0 {
+            return;
+        }
+        self.set_subscription_flags(slot, handle, flags & !(sub::PENDING | sub::REVOKED));
+        let mut place = NONE;
         if let ChannelRef::Many(index) = self.locals.channel(handle)
             && let Some(channel) = self.locals.many(index)
         {
-            let place = channel.add(slot);
-            self.set_subscription_place(slot, handle, place);
+            place = channel.add(slot);
         }
+        self.set_subscription_place(slot, handle, place);
         self.metrics.subscriptions += 1;
         if flags & sub::ANNOUNCED != 0 {
             self.announce(slot, handle);
         }
         if self.cold_if_any(slot).is_some_and(|cold| !cold.extras.is_empty()) {
             self.arm(slot);
+        }
+        if flags & sub::REVOKED != 0 {
+            let channel = self.locals.channel_name(handle).to_owned();
+            self.unsubscribe_with(slot, &channel, UnsubscribeCode::Server);
         }
     }
 
