@@ -9,6 +9,7 @@
 
 mod capacity;
 mod drain;
+mod heap;
 mod logging;
 
 use std::io;
@@ -90,16 +91,18 @@ struct Running {
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn serve(config: Config) -> Result<(), StartError> {
+pub fn serve(config: &Config) -> Result<(), StartError> {
+    heap::set_up();
     let _log_writer = logging::start(&config.log);
     let shutdown_timeout = config.server.shutdown_timeout;
     let signals = drain::Signals::register()?;
     let running = start(config)?;
+    heap::keep_house(&running.common)?;
     drain::wait(&signals, running, shutdown_timeout);
     Ok(())
 }
 
-fn start(config: Config) -> Result<Running, StartError> {
+fn start(config: &Config) -> Result<Running, StartError> {
     let plan = Plan::of(config.server.shards, config.settings.max_connections);
     let clock = Clock::start();
     let wakers = Arc::new(Wakers::new(plan.shards)?);
@@ -108,7 +111,7 @@ fn start(config: Config) -> Result<Running, StartError> {
     let mesh = Arc::new(Mesh::new(plan.shards, INBOX_LETTERS));
     let mut settings = config.settings.clone();
     settings.max_connections = plan.connections;
-    let mut control_settings = control_settings(&config);
+    let mut control_settings = control_settings(config);
     if config.demo {
         crate::control::demo::switch_on(&mut settings, &mut control_settings)?;
     }
@@ -130,12 +133,11 @@ fn start(config: Config) -> Result<Running, StartError> {
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
     }
-    let seed =
-        ShardSeed { config: &config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
+    let seed = ShardSeed { config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
     let handover = Arc::new(handover);
     let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
     let control = control.start()?;
-    report(&config, &plan);
+    report(config, &plan);
     Ok(Running { shards, control, mesh, wakers, common })
 }
 

@@ -8,7 +8,6 @@
 //! - Secrets come from a file or the environment, never from flags, and are never part of a message.
 
 mod build;
-mod demo;
 mod problem;
 mod reader;
 mod reference;

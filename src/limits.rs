@@ -58,3 +58,15 @@ pub const IDEMPOTENT_RESULTS: usize = 100_000;
 
 /// Answers of a shard to one `channels` call at most.
 pub const CHANNELS_PAGE: u32 = 10_000;
+
+/// Users one `presence.get` of a client may ask for; beyond: error 106. A reply stays below 64 KiB or so.
+pub const USERS_PER_LOOK: usize = 100;
+
+/// Members on one page of `presence` at most: 10,000 take about 1 MB of JSON and 5 ms.
+pub const PRESENCE_PAGE: u32 = 10_000;
+
+/// Sessions of one user that a shard lists for one `connections` call at most.
+pub const CONNECTIONS_LISTED: usize = 1000;
+
+/// Users one `user_presence` call of the server API may ask for.
+pub const USERS_PER_API_LOOK: usize = 1000;

@@ -210,3 +210,13 @@ fn serve_says_how_to_get_in() {
         run(&mut millpond(&["serve", "--listen", &address, "--internal-listen", "127.0.0.1:0"]));
     assert!(said.contains("openssl rand -hex 32"), "{said}");
 }
+
+#[test]
+fn the_demo_needs_no_key() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let arguments = ["serve", "--demo", "--listen", &address, "--internal-listen", "127.0.0.1:0"];
+    let (code, _, said) = run(&mut millpond(&arguments));
+    assert_eq!(code, 1);
+    assert!(!said.contains("openssl") && said.contains(&address), "{said}");
+}

@@ -41,8 +41,9 @@ fn shown(config: &Config) -> String {
 #[test]
 fn defaults_are_safe() {
     let config = load(&Layers::default()).unwrap();
-    assert_eq!(config.server.listen, ["127.0.0.1:8000".parse().unwrap()]);
-    assert_eq!(config.server.internal_listen, "127.0.0.1:8001".parse().unwrap());
+    let listen: Vec<_> = config.server.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["127.0.0.1:8000"]);
+    assert_eq!(config.server.internal_listen.to_string(), "127.0.0.1:8001");
     assert_eq!(config.server.shutdown_timeout, Duration::from_secs(30));
     let client = &config.settings.client;
     assert_eq!(
@@ -311,6 +312,33 @@ fn contradictions_are_refused() {
 }
 
 #[test]
+fn user_presence_needs_its_namespace_and_a_heartbeat() {
+    let config = |presence: &str, namespace: &str| {
+        let file = format!(
+            "[user_presence]\nenabled = true\n{presence}\n[[channel.namespaces]]\nname = \"presence\"\n{namespace}"
+        );
+        load_toml(&file)
+    };
+    let settings = config("", "").unwrap().settings.user_presence.unwrap();
+    assert_eq!(
+        (settings.namespace.as_str(), settings.away_after, settings.offline_after, settings.last_seen_users),
+        ("presence", Duration::from_secs(300), Duration::from_secs(60), 100_000)
+    );
+    assert!(load(&Layers::default()).unwrap().settings.user_presence.is_none());
+    let cases = [
+        ("namespace = \"who\"", "", "user_presence.namespace", "no namespace has this name"),
+        ("", "allow_publish_for_client = true", "user_presence.namespace", "no publications of clients"),
+        ("", "history_size = 1\nhistory_ttl = \"1m\"", "user_presence.namespace", "no history"),
+        ("offline_after = \"33s\"", "", "user_presence.offline_after", "client.pong_timeout"),
+    ];
+    for (presence, namespace, key, words) in cases {
+        let complaints = complaints(config(presence, namespace));
+        assert_eq!(complaints.len(), 1, "{complaints:?}");
+        assert!(complaints[0].contains(key) && complaints[0].contains(words), "{complaints:?}");
+    }
+}
+
+#[test]
 fn everything_wrong_is_told_at_once() {
     let text = "[client]\npin_interval = \"5s\"\nchannel_limit = 0\n[channel.without_namespace]\nforce_recovery = true\n";
     assert_eq!(complaints(load_toml(text)).len(), 3);
@@ -376,13 +404,8 @@ fn the_demo_works_on_loopback_only() {
         load(&Layers { demo: true, listen: vec![listen.parse().unwrap()], ..Layers::default() })
     };
     let config = demo("127.0.0.1:9000").unwrap();
-    assert!(config.demo && config.settings.client.allow_anonymous_connect_without_token);
-    assert!(config.settings.client.token.hmac_secret_key.is_some());
-    assert!(config.settings.channel.namespaces.contains_key("chat"));
-    let origins = &config.settings.http.allowed_origins;
-    assert!(
-        matches!(origins, OriginPolicy::Patterns(list) if list.contains(&"http://localhost:9000".to_owned()))
-    );
+    assert!(config.demo && config.settings.http.hand_over);
+    assert!(!config.settings.client.allow_anonymous_connect_without_token, "the demo makes tokens");
     let complaints = complaints(demo("0.0.0.0:9000"));
     assert!(
         complaints[0].contains("(flag --listen)") && complaints[0].contains("loopback"),

@@ -183,7 +183,7 @@ impl Replay<'_> {
         client: &mut Client,
     ) -> Result<(), String> {
         let (message, rest) = recorded.split_at(length);
-        self.variables.matches(message, &mask_version(actual))?;
+        self.variables.matches(&mask_version(message), &mask_version(actual))?;
         if rest.is_empty() {
             return Ok(());
         }
@@ -202,8 +202,8 @@ impl Replay<'_> {
     }
 }
 
-/// Puts the recorded server's version in place of ours into a Protobuf connect reply, with the lengths that belong to
-/// it; any other message comes back as it is.
+/// Takes the server's version out of a Protobuf connect reply, with the lengths that belong to it; any other message
+/// comes back as it is.
 fn mask_version(message: &[u8]) -> Vec<u8> {
     const CONNECT: u64 = 5 << 3 | 2;
     const VERSION: u64 = 2 << 3 | 2;
@@ -213,7 +213,7 @@ fn mask_version(message: &[u8]) -> Vec<u8> {
             let mut inner = read_fields(value);
             for (tag, value) in &mut inner {
                 if *tag == VERSION {
-                    *value = b"6.9.1 OSS".to_vec();
+                    *value = b"-".to_vec();
                 }
             }
             *value = write_fields(&inner);
@@ -321,7 +321,7 @@ mod checker {
     #[test]
     fn a_version_is_masked_with_the_lengths_around_it() {
         let ours = [&[8, 1, 0x2a, 9][..], b"\x0a\x02id\x12\x030.1"].concat();
-        let masked = [&[8, 1, 0x2a, 15][..], b"\x0a\x02id\x12\x096.9.1 OSS"].concat();
+        let masked = [&[8, 1, 0x2a, 7][..], b"\x0a\x02id\x12\x01-"].concat();
         assert_eq!(mask_version(&ours), masked);
         let other = [8, 3, 0x42, 0, 0x18, 0x96, 0x01];
         assert_eq!(mask_version(&other), other);

@@ -181,7 +181,7 @@ fn the_model_knows_every_class_of_fault() {
     // Guards the strategy: a fault that is never drawn would never be tested.
     let all: Vec<Violation> = Fault::samples().iter().filter_map(Fault::violation).collect();
     let codes: std::collections::HashSet<u16> = all.iter().map(|violation| violation.code()).collect();
-    assert_eq!(codes, [1002, 1007, 1009].into());
+    assert_eq!(codes, std::collections::HashSet::from([1002, 1007, 1009]));
     let distinct: std::collections::HashSet<Violation> = all.into_iter().collect();
     assert_eq!(distinct.len(), 11, "every violation but the one that is not the peer's");
     let script = Script { messages: vec![], fault: Fault::None, seed: 1 };

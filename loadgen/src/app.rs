@@ -1,8 +1,8 @@
 //! What each subcommand does, from parsed arguments to exit code.
 
-use std::process::ExitCode;
+use std::path::Path;
 
-use crate::cli::{CheckArgs, Cli, Command, IdleArgs, LoadArgs, OutputArgs, PeerArgs};
+use crate::cli::{CheckArgs, Cli, Command, CompareArgs, LoadArgs, OutputArgs, PeerArgs, ReportArgs, RunArgs};
 use crate::client::Client;
 use crate::clock;
 use crate::fleet::FleetError;
@@ -10,16 +10,21 @@ use crate::kernel;
 use crate::monitor;
 use crate::peer::{Faults, Peer, PeerSettings};
 use crate::plan::Plan;
-use crate::report::{self, Host, PhaseReport, Report, text};
+use crate::report::assert::{Condition, ConditionError};
+use crate::report::{self, Host, Report, compare, html, text};
 use crate::run::Conductor;
-use crate::run::idle::{self, HoldDemands};
+use crate::scenario::{Scenario, ScenarioError, Step, StepError};
 use crate::selfcheck::SelfCheck;
-use crate::target::{self, PlanError};
+use crate::target::PlanError;
 
-/// The server did not hold what was demanded.
-const NOT_HELD: u8 = 1;
-/// The run could not be made.
-const NOT_RUN: u8 = 2;
+/// Exit code: all that was demanded held.
+pub const HELD: u8 = 0;
+/// Exit code: something that was demanded did not hold.
+pub const NOT_HELD: u8 = 1;
+/// Exit code: the run could not be made.
+pub const NOT_RUN: u8 = 2;
+/// Exit code: the generator itself was the bottleneck.
+pub const VOID: u8 = 3;
 
 /// Why a run could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -27,99 +32,172 @@ pub enum AppError {
     /// The arguments make no plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The scenario cannot be read.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
     /// A worker failed.
     #[error(transparent)]
     Fleet(#[from] FleetError),
+    /// A phase failed.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// A condition cannot be checked.
+    #[error(transparent)]
+    Condition(#[from] ConditionError),
     /// The host is too small for what is wanted.
     #[error("this host cannot generate {wanted} connections; --force tries all the same")]
     TooSmall {
         /// What is wanted.
         wanted: u64,
     },
-    /// A report could not be written or read.
+    /// A report could not be written or read, or an address not be listened on.
     #[error("{0}: {1}")]
     File(String, std::io::Error),
 }
 
-/// Does what the command line says.
+/// Does what the command line says; the exit code.
 #[must_use]
-pub fn main(cli: &Cli) -> ExitCode {
+pub fn main(cli: &Cli) -> u8 {
+    let single =
+        |load: &LoadArgs, step: Step, output: &OutputArgs| conduct(&Scenario::single(load, step), output);
     let outcome = match &cli.command {
-        Command::Idle(args) => idle(args),
+        Command::Idle(args) => single(&args.load, Step::Hold(args.phase.clone()), &args.output),
+        Command::Fanout(args) => single(&args.load, Step::Fanout(args.phase.clone()), &args.output),
+        Command::Storm(args) => single(&args.load, Step::Storm(args.phase.clone()), &args.output),
+        Command::Chat(args) => single(&args.load, Step::Chat(args.phase.clone()), &args.output),
+        Command::Presence(args) => single(&args.load, Step::Presence(args.phase.clone()), &args.output),
+        Command::Slow(args) => single(&args.load, Step::Slow(args.phase.clone()), &args.output),
+        Command::Soak(args) => single(&args.load, Step::Soak(args.phase.clone()), &args.output),
+        Command::Run(args) => run(args),
+        Command::Compare(args) => compare(args),
+        Command::Report(args) => redraw(args),
         Command::Check(args) => check(args),
         Command::Peer(args) => peer(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("millpond-load: {error}");
-        ExitCode::from(NOT_RUN)
+        NOT_RUN
     })
 }
 
-fn idle(args: &IdleArgs) -> Result<ExitCode, AppError> {
-    let demands = HoldDemands { duration: args.hold, require_ping: args.require_ping, require_all: true };
-    conduct(&args.load, &args.output, |conductor, phases| {
-        phases.push(idle::ramp(conductor, args.load.connections, args.load.rate)?);
-        phases.push(idle::hold(conductor, &demands)?);
-        Ok(())
-    })
+fn run(args: &RunArgs) -> Result<u8, AppError> {
+    let mut scenario = Scenario::load(&args.scenario)?;
+    scenario.load.server_pids.extend(&args.server_pids);
+    if !args.url.is_empty() {
+        scenario.load.url.clone_from(&args.url);
+    }
+    conduct(&scenario, &args.output)
 }
 
-fn check(args: &CheckArgs) -> Result<ExitCode, AppError> {
-    let plan = target::plan(&args.load)?;
-    let check = self_check(&plan, &args.load);
+fn compare(args: &CompareArgs) -> Result<u8, AppError> {
+    let (before, after) = (load_report(&args.before)?, load_report(&args.after)?);
+    print!("{}", compare::render(&before, &after, args.threshold));
+    Ok(HELD)
+}
+
+fn redraw(args: &ReportArgs) -> Result<u8, AppError> {
+    let mut report = load_report(&args.report)?;
+    conclude(&mut report, &args.output, &[])
+}
+
+fn load_report(path: &Path) -> Result<Report, AppError> {
+    Report::load(path).map_err(|error| AppError::File(path.display().to_string(), error))
+}
+
+fn check(args: &CheckArgs) -> Result<u8, AppError> {
+    let plan = crate::target::plan(&args.load)?;
+    let check = self_check(&plan);
     println!("{check}");
-    Ok(if check.suffices() { ExitCode::SUCCESS } else { ExitCode::from(NOT_HELD) })
+    Ok(if check.suffices() { HELD } else { NOT_HELD })
 }
 
-fn peer(args: &PeerArgs) -> Result<ExitCode, AppError> {
+fn peer(args: &PeerArgs) -> Result<u8, AppError> {
     let _ = kernel::lift_descriptor_limit();
     let faults = Faults { lose: args.lose, double: args.double, swap: args.swap };
     let settings = PeerSettings { listen: args.listen, threads: args.threads, ping: args.ping, faults };
     let peer = Peer::start(&settings).map_err(|error| AppError::File(args.listen.to_string(), error))?;
     eprintln!("peer listens on {} as process {}", peer.address(), std::process::id());
     peer.wait();
-    Ok(ExitCode::SUCCESS)
+    Ok(HELD)
 }
 
-fn self_check(plan: &Plan, load: &LoadArgs) -> SelfCheck {
+fn self_check(plan: &Plan) -> SelfCheck {
     let local = plan.routes.destinations().iter().any(|to| to.ip().is_loopback());
-    SelfCheck::look(&plan.routes, load.connections, local, size_of::<Client>() as u64)
+    SelfCheck::look(&plan.routes, plan.connections, local, size_of::<Client>() as u64)
 }
 
 /// Checks the host, runs the phases, writes the reports.
-fn conduct(
-    load: &LoadArgs,
-    output: &OutputArgs,
-    phases: impl FnOnce(&mut Conductor, &mut Vec<PhaseReport>) -> Result<(), AppError>,
-) -> Result<ExitCode, AppError> {
-    let plan = target::plan(load)?;
-    let check = self_check(&plan, load);
+fn conduct(scenario: &Scenario, output: &OutputArgs) -> Result<u8, AppError> {
+    // A condition that cannot be read is better known before the run than after it.
+    scenario.asserts.iter().chain(&output.asserts).try_for_each(|text| Condition::parse(text).map(drop))?;
+    let plan = scenario.plan()?;
+    let check = self_check(&plan);
     if !output.quiet {
         eprintln!("{check}");
     }
-    if !check.suffices() && !load.force {
+    if !check.suffices() && !scenario.load.force {
         return Err(AppError::TooSmall { wanted: check.wanted });
     }
     let mut report = Report {
         format: report::FORMAT,
-        command: std::env::args().collect::<Vec<_>>().join(" "),
+        command: command_line(std::env::args()),
         started_unix: clock::unix_seconds(),
         host: host(),
         self_check: check.to_string(),
         ..Report::default()
     };
-    let mut conductor = Conductor::start(plan, &load.server_pids, output.quiet)?;
-    phases(&mut conductor, &mut report.phases)?;
+    let mut conductor = Conductor::start(plan, &scenario.load.server_pids, output.quiet)?;
+    for phase in &scenario.phases {
+        phase.run(&mut conductor, &scenario.load, &mut report.phases)?;
+    }
     report.samples = conductor.finish();
-    conclude(&report, output)
+    conclude(&mut report, output, &scenario.asserts)
 }
 
-fn conclude(report: &Report, output: &OutputArgs) -> Result<ExitCode, AppError> {
+/// Checks the conditions, writes what is wanted, and says how it went.
+fn conclude(report: &mut Report, output: &OutputArgs, asserts: &[String]) -> Result<u8, AppError> {
     print!("{}", text::render(report));
+    let save = |path: &Path, outcome: std::io::Result<()>| {
+        outcome.map_err(|error| AppError::File(path.display().to_string(), error))
+    };
     if let Some(path) = &output.json {
-        report.save(path).map_err(|error| AppError::File(path.display().to_string(), error))?;
+        save(path, report.save(path))?;
     }
-    Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::from(NOT_HELD) })
+    if let Some(path) = &output.html {
+        save(path, std::fs::write(path, html::render(report)))?;
+    }
+    let mut fails = Vec::new();
+    for text in asserts.iter().chain(&output.asserts) {
+        fails.extend(Condition::parse(text)?.check(report)?);
+    }
+    for fail in &fails {
+        println!("NOT HELD: {fail}");
+    }
+    Ok(match (report.holds() && fails.is_empty(), report.is_void() && !output.allow_void) {
+        (false, _) => NOT_HELD,
+        (true, true) => VOID,
+        (true, false) => HELD,
+    })
+}
+
+/// The command line as a report shows it: without secrets.
+fn command_line(arguments: impl Iterator<Item = String>) -> String {
+    const SECRETS: [&str; 2] = ["--token-key", "--api-key"];
+    let mut hide_next = false;
+    let shown = arguments.map(|argument| {
+        let hidden = std::mem::take(&mut hide_next);
+        let secret = SECRETS.iter().find(|secret| argument.starts_with(**secret));
+        match secret {
+            _ if hidden => "***".to_owned(),
+            Some(secret) if argument.contains('=') => format!("{secret}=***"),
+            Some(_) => {
+                hide_next = true;
+                argument
+            }
+            None => argument,
+        }
+    });
+    shown.collect::<Vec<_>>().join(" ")
 }
 
 fn host() -> Host {
@@ -128,5 +206,17 @@ fn host() -> Host {
         cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         memory: monitor::memory("MemTotal:").unwrap_or(0),
         kernel: release.trim().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_shows_no_secrets() {
+        let words = "load idle --token-key s3cret -n 5 --api-key=s3cret --url u".split(' ');
+        let shown = command_line(words.map(ToOwned::to_owned));
+        assert_eq!(shown, "load idle --token-key *** -n 5 --api-key=*** --url u");
     }
 }

@@ -79,6 +79,12 @@ impl Channels {
         self.families.iter().any(|family| family.server_side)
     }
 
+    /// How many channels the first template makes; they are numbered from 0.
+    #[must_use]
+    pub fn first_count(&self) -> u32 {
+        self.families.first().map_or(0, |family| family.groups)
+    }
+
     /// How many channels there are.
     #[must_use]
     pub fn count(&self) -> u32 {
@@ -98,6 +104,28 @@ impl Channels {
     #[must_use]
     pub fn channel_of(&self, number: u32, index: usize) -> Option<u32> {
         self.families.get(index).map(|family| family.base + self.group(family, number))
+    }
+
+    /// The first channel of client `number`, and its seat there: seats of a channel are numbered from 0.
+    #[must_use]
+    pub fn seat(&self, number: u32) -> (u32, u32) {
+        match self.families.first() {
+            Some(family) => {
+                let template = if family.server_side { &self.user } else { &family.template };
+                (family.base + template.group(number), template.seat(number))
+            }
+            None => (0, 0),
+        }
+    }
+
+    /// Seats per channel of the first template, with `clients` clients.
+    #[must_use]
+    pub fn seats(&self, clients: u32) -> u32 {
+        let template = self
+            .families
+            .first()
+            .map(|family| if family.server_side { &self.user } else { &family.template });
+        template.map_or(1, |template| template.seats(clients))
     }
 
     /// As which of its channels client `number` knows channel number `channel`; `None` if it is not in it.
@@ -142,5 +170,15 @@ mod tests {
         assert_eq!(channels.name(channels.channel_of(7, 3).unwrap()), "#u7");
         assert_eq!(channels.name(channels.channel_of(8, 1).unwrap()), "room2");
         assert_eq!(channels.index_of(4, 2 + 1), None, "room2 is not client 4's");
+    }
+
+    #[test]
+    fn no_two_clients_share_a_seat() {
+        for template in ["all", "room{i%3}", "room{i/4}", "own{i}"] {
+            let channels = Channels::plan(&[template.to_owned()], "u{i}", false, 10).unwrap();
+            let seats: std::collections::HashSet<_> = (0..10).map(|number| channels.seat(number)).collect();
+            assert_eq!(seats.len(), 10, "{template}");
+            assert!(seats.iter().all(|(_, seat)| *seat < channels.seats(10)), "{template}: {seats:?}");
+        }
     }
 }

@@ -80,6 +80,8 @@ counters! {
     lost,
     /// Connections that we closed on purpose.
     dropped,
+    /// Connections that we closed on purpose and that are not back yet (a gauge).
+    away,
     /// Pings read.
     pings,
     /// Deliveries read that carry a mark of this run.

@@ -6,12 +6,16 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use mio::{Poll, Waker};
 
 use crate::clock::Clock;
 use crate::counters::{Counters, Reasons, Totals};
+use crate::flow::Flow;
 use crate::plan::Plan;
-use crate::worker::{self, Census, News, Order, Seed, WAKER};
+use crate::proof;
+use crate::publisher::Door;
+use crate::worker::{self, Census, Finished, News, Order, Seed, WAKER};
 
 /// How long a worker may take to answer; it is busy at most with one turn of its loop, or with closing all it has.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,6 +26,8 @@ pub struct Fleet {
     news: Receiver<News>,
     plan: Arc<Plan>,
     thread_ids: Vec<i32>,
+    latency: Histogram<u64>,
+    door: Door,
 }
 
 struct Member {
@@ -49,16 +55,21 @@ impl Fleet {
     /// [`FleetError`] where one cannot start; the others end with the fleet.
     pub fn launch(plan: &Arc<Plan>, clock: Clock) -> Result<Self, FleetError> {
         let (to_us, news) = mpsc::channel();
-        let mut fleet = Self { members: Vec::new(), news, plan: Arc::clone(plan), thread_ids: Vec::new() };
+        let door = Door::new()?;
+        let mut fleet = Self {
+            members: Vec::new(),
+            news,
+            plan: Arc::clone(plan),
+            thread_ids: Vec::new(),
+            latency: proof::histogram(),
+            door,
+        };
         for id in 0..plan.workers {
             fleet.members.push(Member::start(id, plan, clock, to_us.clone())?);
         }
         while fleet.thread_ids.len() < fleet.members.len() {
-            match fleet.news.recv_timeout(PATIENCE) {
-                Ok(News::Running(thread)) => fleet.thread_ids.push(thread),
-                Ok(News::Broken(error)) => return Err(error.into()),
-                Ok(News::Census(_)) => {}
-                Err(_) => return Err(FleetError::Silent),
+            if let News::Running(thread) = fleet.next_news()? {
+                fleet.thread_ids.push(thread);
             }
         }
         Ok(fleet)
@@ -104,22 +115,84 @@ impl Fleet {
     ///
     /// # Errors
     /// [`FleetError`] where a worker has broken or does not answer.
-    pub fn census(&self) -> Result<Census, FleetError> {
+    pub fn census(&mut self) -> Result<Census, FleetError> {
         self.order(|_| Order::Census);
         let mut all: Option<Census> = None;
+        self.await_all(|news| match news {
+            News::Census(one) => {
+                all = Some(all.map_or(one, |all| all.merged(&one)));
+                true
+            }
+            _ => false,
+        })?;
+        all.ok_or(FleetError::Silent)
+    }
+
+    /// Opens the books of all workers over a flow, and waits until they are open.
+    ///
+    /// # Errors
+    /// [`FleetError`] where a worker has broken or does not answer.
+    pub fn begin(&mut self, flow: &Arc<Flow>) -> Result<(), FleetError> {
+        self.order(|_| Order::Begin(Arc::clone(flow)));
+        self.await_all(|news| matches!(news, News::Begun))
+    }
+
+    /// Closes the books of all workers.
+    ///
+    /// # Errors
+    /// [`FleetError`] where a worker has broken or does not answer.
+    pub fn finish(&mut self) -> Result<Finished, FleetError> {
+        self.order(|_| Order::Finish);
+        let mut all = Finished::default();
+        self.await_all(|news| match news {
+            News::Finished(one) => {
+                all.add(&one);
+                true
+            }
+            _ => false,
+        })?;
+        Ok(all)
+    }
+
+    /// The latencies that were handed over since the last call, in microseconds.
+    pub fn take_latency(&mut self) -> Histogram<u64> {
+        while let Ok(news) = self.news.try_recv() {
+            self.keep(&news);
+        }
+        std::mem::replace(&mut self.latency, proof::histogram())
+    }
+
+    /// Waits until every worker has given the answer that `is_answer` knows.
+    fn await_all(&mut self, mut is_answer: impl FnMut(News) -> bool) -> Result<(), FleetError> {
         let mut answers = 0;
         while answers < self.members.len() {
-            match self.news.recv_timeout(PATIENCE) {
-                Ok(News::Census(one)) => {
-                    answers += 1;
-                    all = Some(all.map_or(one, |all| all.merged(&one)));
-                }
-                Ok(News::Broken(error)) => return Err(error.into()),
-                Ok(News::Running(_)) => {}
-                Err(_) => return Err(FleetError::Silent),
-            }
+            let news = self.next_news()?;
+            answers += usize::from(is_answer(news));
         }
-        all.ok_or(FleetError::Silent)
+        Ok(())
+    }
+
+    fn next_news(&mut self) -> Result<News, FleetError> {
+        match self.news.recv_timeout(PATIENCE) {
+            Ok(News::Broken(error)) => Err(error.into()),
+            Ok(news) => {
+                self.keep(&news);
+                Ok(news)
+            }
+            Err(_) => Err(FleetError::Silent),
+        }
+    }
+
+    fn keep(&mut self, news: &News) {
+        if let News::Latency(latency) = news {
+            let _ = self.latency.add(latency);
+        }
+    }
+
+    /// The door to the publisher, which workers can knock at.
+    #[must_use]
+    pub fn door(&self) -> &Door {
+        &self.door
     }
 
     /// Kernel ids of the workers' threads.

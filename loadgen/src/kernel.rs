@@ -2,8 +2,11 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
 
 /// `IP_BIND_ADDRESS_NO_PORT`, of `linux/in.h`.
 const IP_BIND_ADDRESS_NO_PORT: libc::c_int = 24;
@@ -87,6 +90,55 @@ pub fn ticks_per_second() -> u64 {
     // SAFETY: sysconf takes a number and returns one.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     u64::try_from(ticks).ok().filter(|&ticks| ticks > 0).unwrap_or(100)
+}
+
+/// A timer with the precision of the kernel's; a poller alone counts in whole milliseconds.
+pub struct Timer {
+    descriptor: OwnedFd,
+}
+
+impl Timer {
+    /// A timer that raises events under `token`.
+    ///
+    /// # Errors
+    /// What the kernel answers, such as a full descriptor table.
+    pub fn new(registry: &Registry, token: Token) -> io::Result<Self> {
+        // SAFETY: timerfd_create takes no pointers.
+        let raw =
+            unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) };
+        if raw < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(raw) };
+        registry.register(&mut SourceFd(&raw), token, Interest::READABLE)?;
+        Ok(Self { descriptor })
+    }
+
+    /// Lets the timer fire once, after `delay`, and not at any time set before.
+    ///
+    /// # Errors
+    /// What `timerfd_settime(2)` answers.
+    pub fn set(&self, delay: Duration) -> io::Result<()> {
+        let delay = delay.max(Duration::from_nanos(1));
+        let value = libc::timespec {
+            tv_sec: i64::try_from(delay.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(delay.subsec_nanos()),
+        };
+        let once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let setting = libc::itimerspec { it_interval: once, it_value: value };
+        // SAFETY: `setting` is a valid itimerspec that outlives the call, and no old value is asked for.
+        check(unsafe {
+            libc::timerfd_settime(self.descriptor.as_raw_fd(), 0, &raw const setting, std::ptr::null_mut())
+        })
+    }
+
+    /// Takes note of having fired.
+    pub fn clear(&self) {
+        let mut fired = 0_u64;
+        // SAFETY: eight bytes of a local are handed over, as a timer wants them. That nothing was to be read is no fault.
+        let _ = unsafe { libc::read(self.descriptor.as_raw_fd(), (&raw mut fired).cast(), size_of::<u64>()) };
+    }
 }
 
 fn cpu_clock(id: libc::clockid_t) -> Duration {

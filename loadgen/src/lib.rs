@@ -8,6 +8,7 @@
 //! The generator shares no code with the server, so that one can prove the other.
 
 pub mod app;
+pub mod behaviour;
 pub mod channels;
 pub mod cli;
 pub mod client;
@@ -15,14 +16,18 @@ pub mod clock;
 pub mod counters;
 pub mod dialect;
 pub mod fleet;
+pub mod flow;
 pub mod kernel;
 pub mod marker;
 pub mod monitor;
 pub mod peer;
 pub mod plan;
 pub mod progress;
+pub mod proof;
+pub mod publisher;
 pub mod report;
 pub mod run;
+pub mod scenario;
 pub mod selfcheck;
 pub mod source;
 pub mod target;

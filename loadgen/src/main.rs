@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    millpond_load::app::main(&millpond_load::cli::Cli::parse())
+    millpond_load::app::main(&millpond_load::cli::Cli::parse()).into()
 }

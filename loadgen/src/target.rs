@@ -5,10 +5,11 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use tungstenite::http::Uri;
 
 use crate::channels::Channels;
-use crate::cli::{Encoding, LoadArgs, PlainArgs};
+use crate::cli::{Encoding, LoadArgs, PlainArgs, PublishArgs, PublishBy};
 use crate::dialect::{Dialect, plain::Plain};
 use crate::kernel;
 use crate::plan::{Plan, TokenPlan};
+use crate::publisher::{By, Pace, Publishing};
 use crate::selfcheck::workers_needed;
 use crate::source::Routes;
 use crate::template::{Template, TemplateError};
@@ -17,7 +18,7 @@ use crate::template::{Template, TemplateError};
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// Not a URL this generator can connect to.
-    #[error("`{0}` is no URL of the form ws://HOST:PORT/PATH")]
+    #[error("`{0}` is no URL of the form ws://HOST:PORT/PATH (or http:// for the API)")]
     Url(String),
     /// A name without an address.
     #[error("`{0}` has no address: {1}")]
@@ -31,6 +32,15 @@ pub enum PlanError {
     /// A header line without a colon, or with a line break.
     #[error("`{0}` is no header line")]
     Header(String),
+    /// Nothing to publish into.
+    #[error("there is no channel to publish into: give --channel-template or --personal")]
+    NoChannel,
+    /// A scenario that cannot do without.
+    #[error("this scenario needs publications: --publish-by is `http` or `client`")]
+    NothingPublished,
+    /// A rate or a number in flight of 0.
+    #[error("--publish-rate and --in-flight must be above 0")]
+    Pace,
 }
 
 /// Works the plan of a run out.
@@ -73,6 +83,39 @@ pub fn plan(args: &LoadArgs) -> Result<Plan, PlanError> {
     })
 }
 
+/// How to publish into the channels of the first template.
+///
+/// # Errors
+/// [`PlanError`], for the user to read.
+pub fn publishing(args: &PublishArgs, plan: &Plan) -> Result<Publishing, PlanError> {
+    let first = plan.channels.first_count();
+    let channels = 0..if args.publish_channels == 0 { first } else { args.publish_channels.min(first) };
+    if channels.is_empty() {
+        return Err(PlanError::NoChannel);
+    }
+    let by = match (args.publish_by, &args.api_url) {
+        (PublishBy::Nothing, _) => return Err(PlanError::NothingPublished),
+        (PublishBy::Client, _) => By::Client,
+        (PublishBy::Http, Some(url)) => {
+            let url = Url::parse_scheme(url, "http")?;
+            By::Http { address: url.address, host: url.host, path: url.target, key: args.api_key.clone() }
+        }
+        (PublishBy::Http, None) => By::Http {
+            address: *plan.routes.destinations().first().ok_or(PlanError::NoChannel)?,
+            host: plan.host.clone(),
+            path: "/api/publish".to_owned(),
+            key: args.api_key.clone(),
+        },
+    };
+    let pace = match args.in_flight {
+        Some(0) => return Err(PlanError::Pace),
+        Some(number) => Pace::InFlight(number),
+        None if args.publish_rate > 0.0 => Pace::Rate(args.publish_rate),
+        None => return Err(PlanError::Pace),
+    };
+    Ok(Publishing { by, pace, duration: args.duration, size: args.size, lanes: args.lanes.max(1), channels })
+}
+
 /// One destination.
 struct Url {
     address: SocketAddr,
@@ -82,9 +125,15 @@ struct Url {
 
 impl Url {
     fn parse(text: &str) -> Result<Self, PlanError> {
+        Self::parse_scheme(text, "ws")
+    }
+
+    fn parse_scheme(text: &str, scheme: &str) -> Result<Self, PlanError> {
         let bad = || PlanError::Url(text.to_owned());
         let uri: Uri = text.parse().map_err(|_| bad())?;
-        let (Some("ws"), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return Err(bad()) };
+        let Some(authority) = uri.authority().filter(|_| uri.scheme_str() == Some(scheme)) else {
+            return Err(bad());
+        };
         let port = authority.port_u16().unwrap_or(80);
         let name = authority.host().trim_start_matches('[').trim_end_matches(']');
         let mut addresses =

@@ -123,22 +123,45 @@ impl Template {
     /// The group of client `number`: clients of one group share one text.
     #[must_use]
     pub fn group(&self, number: u32) -> u32 {
-        let first = self.parts.iter().find_map(|part| match part {
-            Part::Number { divisor, modulus: 0 } => Some(number / divisor),
-            Part::Number { divisor, modulus } => Some(number / divisor % modulus),
+        match self.first_number() {
+            Some((divisor, 0)) => number / divisor,
+            Some((divisor, modulus)) => number / divisor % modulus,
+            None => 0,
+        }
+    }
+
+    /// Which of its group's members client `number` is, from 0.
+    #[must_use]
+    pub fn seat(&self, number: u32) -> u32 {
+        match self.first_number() {
+            Some((divisor, 0)) => number % divisor,
+            Some((divisor, modulus)) => number / (divisor * modulus),
+            None => number,
+        }
+    }
+
+    /// The most members that a group has among `clients` clients.
+    #[must_use]
+    pub fn seats(&self, clients: u32) -> u32 {
+        match self.first_number() {
+            Some((divisor, 0)) => divisor.min(clients),
+            Some((divisor, modulus)) => clients.div_ceil(divisor * modulus),
+            None => clients,
+        }
+    }
+
+    /// Divisor and modulus of the first number.
+    fn first_number(&self) -> Option<(u32, u32)> {
+        self.parts.iter().find_map(|part| match part {
+            Part::Number { divisor, modulus } => Some((*divisor, *modulus)),
             _ => None,
-        });
-        first.unwrap_or(0)
+        })
     }
 
     /// A client number that belongs to `group`, to name the channel of a group.
     #[must_use]
     pub fn member(&self, group: u32) -> u32 {
-        let divisor = self.parts.iter().find_map(|part| match part {
-            Part::Number { divisor, .. } => Some(*divisor),
-            _ => None,
-        });
-        group.saturating_mul(divisor.unwrap_or(1))
+        group.saturating_mul(self.first_number().map_or(1, |(divisor, _)| divisor))
     }
 }
 

@@ -3,10 +3,10 @@
 //! An entry is due at the first turn after its time, never earlier. Entries further off than one round stay in their
 //! slot and are looked at once a round.
 
-/// Milliseconds between two slots.
-const SLOT_MS: u32 = 8;
-/// Slots of one round, about four seconds.
-const SLOTS: u32 = 512;
+/// Milliseconds between two slots: as fine as a poller waits.
+const SLOT_MS: u32 = 1;
+/// Slots of one round, about a second.
+const SLOTS: u32 = 1024;
 
 /// A wheel of `T`s on a clock of milliseconds.
 pub struct Wheel<T> {
@@ -54,10 +54,14 @@ impl<T> Wheel<T> {
         self.len == 0
     }
 
-    /// The longest that a poller may sleep without being late by more than a slot, if anything waits.
+    /// How long a poller may sleep at most, if anything waits: until the next slot that holds something.
     #[must_use]
     pub fn patience_ms(&self) -> Option<u32> {
-        (self.len > 0).then_some(SLOT_MS)
+        if self.len == 0 {
+            return None;
+        }
+        let filled = |step: &u32| !self.slots[(self.cursor.wrapping_add(*step) % SLOTS) as usize].is_empty();
+        Some((0..SLOTS).find(filled).unwrap_or(0) * SLOT_MS)
     }
 
     /// Forgets all entries.

@@ -73,6 +73,15 @@ fn check_header(header: &FrameHeader, length: u64) -> Result<(), FrameFault> {
     if length > FRAME_LIMIT { Err(FrameFault::TooLong) } else { Ok(()) }
 }
 
+/// The code of a close frame; 1005 stands for none (RFC 6455 section 7.1.5).
+#[must_use]
+pub fn close_code(payload: &[u8]) -> u16 {
+    match payload {
+        [high, low, ..] => u16::from_be_bytes([*high, *low]),
+        _ => 1005,
+    }
+}
+
 /// Appends one masked frame.
 pub fn write_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8], mask: [u8; 4]) {
     let header = FrameHeader { opcode, mask: Some(mask), ..FrameHeader::default() };

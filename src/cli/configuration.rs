@@ -41,8 +41,8 @@ pub(super) fn check(args: ConfigArgs) -> Result<(), CliError> {
     Ok(print(&format!("{subject}: valid\n"))?)
 }
 
-/// What is permitted but should be known.
-pub(super) fn say_remarks(config: &Config) {
+/// What is permitted but should be known; the running gateway writes it to its log.
+fn say_remarks(config: &Config) {
     for notice in &config.notices {
         say(&format!("millpond: warning: {notice}"));
     }

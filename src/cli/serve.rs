@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-use super::configuration::say_remarks;
 use super::{CliError, ConfigArgs, now_unix, say};
 use crate::config::{Config, Layers, listen_address, load};
 use crate::hub::settings::ClientSettings;
@@ -51,13 +50,10 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), CliError> {
         ..args.config.layers()
     };
     let config = load(&layers)?;
-    say_remarks(&config);
     let client = &config.settings.client;
-    if !anybody_gets_in(client) {
+    // The demo has a key of its own.
+    if !config.demo && !anybody_gets_in(client) {
         say(&format!("millpond: {NO_KEY}"));
-    }
-    if config.demo {
-        say("millpond: demo: everybody on this host may connect; it listens on loopback only");
     }
     let now = now_unix();
     if !client.insecure && !PLAUSIBLE_CLOCK.contains(&now) {
@@ -67,7 +63,7 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), CliError> {
 }
 
 fn run(config: Config) -> Result<(), CliError> {
-    Ok(crate::app::serve(config)?)
+    Ok(crate::app::serve(&config)?)
 }
 
 fn anybody_gets_in(client: &ClientSettings) -> bool {

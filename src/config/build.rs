@@ -2,13 +2,14 @@
 
 mod channel;
 mod client;
+mod presence;
 mod server;
 
 use super::problem::{Problem, Problems, Rule};
 use super::reader::Reader;
 use super::sections::{HttpApi, Root};
 use super::tree::Tree;
-use super::{ApiConfig, Config, LogConfig, Notice, ServerConfig, demo};
+use super::{ApiConfig, Config, LogConfig, Notice, ServerConfig};
 use crate::hub::settings::{HttpSettings, Settings};
 
 use server::node_name;
@@ -24,12 +25,11 @@ pub(super) fn build(
     let mut reader = Reader::new(&tree.origins);
     reader.unserved = unserved;
     reader.problems = problems;
-    let mut root = super::sections::read_root(&mut reader, &tree.root);
+    let root = super::sections::read_root(&mut reader, &tree.root);
     let mut checks = Checks { reader, notices: Vec::new() };
     let server = checks.server(&root);
     if demo {
         checks.demo(&server.listen);
-        demo::apply(&mut root, &server.listen);
     }
     checks.paths(&root);
     let settings = checks.settings(&root, demo, &server);
@@ -91,6 +91,7 @@ impl Checks<'_> {
         let client = self.client(&root.client);
         let channel = self.channels(root);
         self.personal_channel(&root.client, &channel);
+        let user_presence = self.user_presence(&root.user_presence, &client, &channel);
         if client.connection_limit > root.server.max_connections.0 {
             self.notices.push(Notice::ConnectionLimit);
         }
@@ -105,6 +106,7 @@ impl Checks<'_> {
             },
             client,
             channel,
+            user_presence,
             version: concat!(env!("CARGO_PKG_VERSION"), " millpond").into(),
             node_name: node_name(&root.node.name.0, server),
             max_connections: root.server.max_connections.0,

@@ -36,6 +36,8 @@ section! {
         client: Client = Client::default(),
         /// Channels and their namespaces.
         channel: Channel = Channel::default(),
+        /// Who is online, away or offline.
+        user_presence: UserPresence = UserPresence::default(),
         /// The server API.
         http_api: HttpApi = HttpApi::default(),
         /// Health endpoint.
@@ -299,6 +301,26 @@ section! {
 }
 
 section! {
+    /// Section `user_presence`. The heartbeat is `client.ping_interval`.
+    UserPresence {
+        /// Keep who is online, away or offline. Signs of life are the user's commands and the answers to pings, so
+        /// `client.ping_interval` is the heartbeat.
+        enabled: bool = false,
+        /// Namespace of the channels that tell of a user: `namespace:user`. It must exist; its options say who may
+        /// subscribe.
+        namespace: Text = Text::from("presence"),
+        /// A session whose user sent no command for so long is away; 0s: never.
+        away_after: Span<0, { 30 * DAY }> = Span::seconds(300),
+        /// A session lost without goodbye counts until so long after its last sign of life. More than
+        /// `client.ping_interval` and `client.pong_timeout` together.
+        offline_after: Span<SECOND, DAY> = Span::seconds(60),
+        /// Offline users of whom is remembered when they were last seen (about 24 bytes each); of more, the oldest
+        /// are forgotten.
+        last_seen_users: Count<0, 100_000_000> = Count(100_000),
+    }
+}
+
+section! {
     /// Section `http_api`.
     HttpApi {
         /// Do not serve the API at all.
@@ -372,6 +394,7 @@ nested!(
     SubscriptionToken,
     Channel,
     Options,
+    UserPresence,
     HttpApi,
     Health,
     Prometheus,

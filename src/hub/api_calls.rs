@@ -9,7 +9,8 @@ use crate::hub::api::{
 use crate::hub::auth::ttl_seconds;
 use crate::hub::channel_name::{NameFault, ParsedChannel, parse};
 use crate::hub::connection::{NONE, Phase, sub};
-use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk};
+use crate::hub::home_pages::Cursor;
+use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk, Ticket};
 use crate::hub::permission::{Actor, Wishes, features};
 use crate::hub::publication::fits_format;
 use crate::hub::shard::Shard;
@@ -46,6 +47,9 @@ impl Shard {
             ApiCommand::Presence { channel } => {
                 return self.api_ask(id, &channel, |parsed| parsed.options.presence, HomeOp::Presence);
             }
+            ApiCommand::PresencePage { channel, limit, cursor } => {
+                return self.api_presence_page(id, &channel, limit, &cursor);
+            }
             ApiCommand::PresenceStats { channel } => {
                 return self.api_ask(id, &channel, |parsed| parsed.options.presence, HomeOp::PresenceStats);
             }
@@ -65,6 +69,11 @@ impl Shard {
                 return Some(self.api_channels(&pattern, limit, &after));
             }
             ApiCommand::Info => return Some(ApiAnswer::Info(self.info())),
+            ApiCommand::Connections { user } => {
+                self.listings.push((id, user));
+                return None;
+            }
+            ApiCommand::UserPresence { users } => return Some(self.api_user_presence(users)),
         };
         Some(done.map_or_else(ApiAnswer::Error, |()| ApiAnswer::Done))
     }
@@ -110,6 +119,21 @@ impl Shard {
         }
     }
 
+    fn api_presence_page(&mut self, id: u64, channel: &str, limit: u32, cursor: &str) -> Option<ApiAnswer> {
+        let checked = self.api_parse(channel).and_then(|parsed| {
+            let cursor = Cursor::parse(cursor).ok_or(ApiError::BadRequest)?;
+            parsed.options.presence.then_some(cursor).ok_or(ApiError::NotAvailable)
+        });
+        match checked {
+            Err(error) => Some(ApiAnswer::Error(error)),
+            Ok(cursor) => {
+                let limit = limit.clamp(1, limits::PRESENCE_PAGE);
+                self.homes.page(id, channel, limit, cursor, &mut self.post);
+                None
+            }
+        }
+    }
+
     fn api_parse<'a>(&'a self, channel: &'a str) -> Result<ParsedChannel<'a>, ApiError> {
         parse(&self.common.settings.channel, channel).map_err(|fault| match fault {
             NameFault::UnknownChannel => ApiError::UnknownChannel,
@@ -124,10 +148,9 @@ impl Shard {
                 self.set_subscription_flags(slot, handle, flags & !sub::REVOKED);
                 continue;
             }
-            let full = self.subscription_count(slot) >= self.common.settings.client.channel_limit as usize;
-            if !full && let Some(ask) = self.api_subscription(slot, call, call.overrides) {
-                let number = self.ticket_number();
-                self.ask_subscription(slot, number, ask);
+            if let Some(ask) = self.api_subscription(slot, call, call.overrides) {
+                let ticket = Ticket { key: self.key(slot), number: self.ticket_number() };
+                self.ask_subscription(slot, Origin::Connection(ticket), ask);
             }
         }
         Ok(())

@@ -7,6 +7,7 @@ use crate::base::tick::Tick;
 use crate::hub::connect::PendingConnect;
 use crate::hub::connection::{NONE, Subscription};
 use crate::hub::outbox::Outbox;
+use crate::hub::session_presence::PendingUsers;
 use crate::limits;
 use crate::wire::http::HeadScan;
 use crate::wire::message::Assembly;
@@ -15,7 +16,7 @@ use crate::wire::message::Assembly;
 const SECOND: u32 = 10;
 
 /// Emptied parts kept for reuse at most.
-const SPARE_LIMIT: usize = 64;
+const SPARE_LIMIT: usize = 16;
 
 /// The cold part of one connection.
 #[derive(Debug, Default)]
@@ -86,6 +87,8 @@ pub(crate) enum Wait {
         /// `expires` and `ttl` for the reply.
         ttl: Option<u32>,
     },
+    /// `presence.get`.
+    Users(Box<PendingUsers>),
     /// Publish, presence, presence stats or history.
     Command {
         /// Id of the command.

@@ -4,12 +4,14 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use crate::hub::activity::Activity;
 use crate::hub::api::{Overrides, Position};
 use crate::hub::auth::{ConnectionClaims, TokenFault, ttl_seconds};
 use crate::hub::channel_name::{NameFault, ParsedChannel, parse, personal};
 use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, Phase, flag, sub};
-use crate::hub::mail::{Mail, ReplyBody, Subscribed, UserAsk, UserOp};
+use crate::hub::depart::Farewell;
+use crate::hub::mail::{Mail, Origin, ReplyBody, Subscribed, Ticket, UserAsk, UserOp};
 use crate::hub::permission::{Actor, Wishes, features, may_subscribe};
 use crate::hub::shard::{Shard, ticks_of};
 use crate::hub::subscribe::{NewSubscription, subscribe_result};
@@ -75,20 +77,28 @@ impl Shard {
         let asks = self.initial_subscriptions(slot, &claims, &request.subs)?;
         self.enter(slot, &claims, ttl);
         let admission_ticket = self.needs_admission() && !claims.user.is_empty();
-        let missing = asks.len() as u32 + u32::from(admission_ticket);
-        let granted = Vec::with_capacity(asks.len());
+        let (waiting, certain): (Vec<_>, Vec<_>) = asks.into_iter().partition(NewSubscription::needs_answer);
+        let missing = waiting.len() as u32 + u32::from(admission_ticket);
+        let granted = certain.iter().map(|ask| (ask.channel.clone(), ask.certain_grant())).collect();
         let pending = PendingConnect { id, ttl, missing, admitted: !admission_ticket, granted };
         if missing == 0 {
             self.announce_user(slot, &claims.user, None);
+            self.ask_subscriptions(slot, Origin::Nobody, certain);
             self.finish_connect(slot, pending);
             return Ok(());
         }
         let number = self.block(slot, Wait::Connect(Box::new(pending)));
         self.announce_user(slot, &claims.user, admission_ticket.then_some(number));
-        for ask in asks {
-            self.ask_subscription(slot, number, ask);
-        }
+        let origin = Origin::Connection(Ticket { key: self.key(slot), number });
+        self.ask_subscriptions(slot, Origin::Nobody, certain);
+        self.ask_subscriptions(slot, origin, waiting);
         Ok(())
+    }
+
+    fn ask_subscriptions(&mut self, slot: u32, origin: Origin, asks: Vec<NewSubscription>) {
+        for ask in asks {
+            self.ask_subscription(slot, origin, ask);
+        }
     }
 
     fn authenticate(&mut self, token: &str) -> Result<ConnectionClaims, Refusal> {
@@ -197,7 +207,11 @@ impl Shard {
     fn enter(&mut self, slot: u32, claims: &ConnectionClaims, ttl: u32) {
         let grace = ticks_of(self.common.settings.client.expired_close_delay);
         let expires = self.now.tick.after(ttl.saturating_mul(10)).after(grace);
-        let user = if claims.user.is_empty() { NONE } else { self.locals.add_session(&claims.user, slot) };
+        let activity = Activity::at(self.now.tick);
+        let user = match claims.user.as_str() {
+            "" => NONE,
+            name => self.locals.add_session(name, slot, activity),
+        };
         if let Some(connection) = self.connection(slot) {
             connection.user = user;
             connection.phase = Phase::Connecting;
@@ -313,7 +327,7 @@ impl Shard {
 
     fn fail_connect(&mut self, slot: u32, id: u32, error: ErrorCode) {
         self.reply_error(slot, id, error);
-        self.leave_all(slot);
+        self.leave_all(slot, Farewell::Goodbye);
         if let Some(cold) = self.cold_if_any(slot) {
             cold.blocked = None;
         }

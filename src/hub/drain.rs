@@ -24,6 +24,7 @@ impl Shard {
         let until = self.now.tick.after(window_ticks);
         let cursor = self.draining.map_or(0, |drain| drain.cursor);
         self.draining = Some(Drain { until, cursor, last: Tick(0) });
+        self.homes.presence.stop();
     }
 
     /// One tick's share of a drain.

@@ -1,6 +1,7 @@
 //! From the first byte to the 101: the HTTP part of a connection.
 
 use crate::hub::connection::{Phase, flag};
+use crate::hub::depart::Farewell;
 use crate::hub::metrics::Refusal;
 use crate::hub::settings::OriginPolicy;
 use crate::hub::shard::Shard;
@@ -107,6 +108,6 @@ impl Shard {
         let mut response = Vec::with_capacity(192);
         reject.write(&mut response);
         self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &response));
-        self.depart(slot);
+        self.depart(slot, Farewell::Lost);
     }
 }

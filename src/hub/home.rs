@@ -13,10 +13,13 @@ use crate::base::ids::ShardId;
 use crate::base::tick::Now;
 use crate::hub::api::{ApiAnswer, ApiError, ApiPublish, Member, Position};
 use crate::hub::epoch::Epochs;
+use crate::hub::home_pages::Pages;
+use crate::hub::home_shards::{add, remove, spread};
+use crate::hub::home_users::HomeUser;
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
-    Answer, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk,
-    Subscribed, UnsubscribeAsk,
+    Answer, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk, Subscribed,
+    UnsubscribeAsk,
 };
 use crate::hub::post::Post;
 use crate::hub::publication::{Encodings, deliver_membership, deliver_publication, publisher, stored};
@@ -26,6 +29,7 @@ use crate::hub::stream::{
     Appended, Draft, Epoch, HistoryFault, HistoryQuery, Publication, RecoveryMode, Retention, Since, Stream,
     StreamPosition,
 };
+use crate::hub::user_presence::UserPresence;
 use crate::limits;
 use crate::protocol::ErrorCode;
 
@@ -69,12 +73,6 @@ struct HomeChannel {
     stream: Option<Box<Stream>>,
 }
 
-/// A user with more than one connection.
-#[derive(Debug, Default)]
-pub(crate) struct HomeUser {
-    pub(crate) shards: SmallVec<[(ShardId, u32); 2]>,
-}
-
 /// Members of a channel on their way here from the shards.
 #[derive(Debug)]
 struct Gather {
@@ -86,11 +84,13 @@ struct Gather {
 
 /// All names homed on one shard.
 pub(crate) struct Homes {
-    shard: ShardId,
+    pub(crate) shard: ShardId,
     pub(crate) common: Arc<Common>,
-    hasher: NameHash,
+    pub(crate) hasher: NameHash,
     channels: Registry<HomeChannel>,
     pub(crate) users: Registry<HomeUser>,
+    pub(crate) presence: UserPresence,
+    pub(crate) pages: Pages,
     gathers: Slab<Gather>,
     epochs: Epochs,
     /// Results of publications by idempotency key.
@@ -108,10 +108,12 @@ impl Homes {
         let (epochs, secret) = (Epochs::new(common.secret), common.secret);
         Self {
             shard,
+            presence: UserPresence::new(&common),
             common,
             hasher,
             channels: Registry::new(),
             users: Registry::new(),
+            pages: Pages::default(),
             gathers: Slab::new(),
             epochs,
             idempotency: Idempotency::new(secret, limits::IDEMPOTENT_RESULTS),
@@ -121,11 +123,6 @@ impl Homes {
             recovered: 0,
             not_recovered: 0,
         }
-    }
-
-    /// Users with sessions.
-    pub(crate) fn users(&self) -> usize {
-        self.users.len()
     }
 
     /// Channels with subscribers.
@@ -148,7 +145,8 @@ impl Homes {
             extra += channel.name.len() + 16 + channel.users.capacity() * 17;
             history += channel.stream.as_ref().map_or(0, |stream| stream.memory_bytes());
         }
-        (self.channels.memory_bytes() + extra, self.users.memory_bytes(), history)
+        let users = self.users.memory_bytes() + self.presence.memory_bytes();
+        (self.channels.memory_bytes() + extra, users, history)
     }
 
     /// Answers one ask.
@@ -156,8 +154,15 @@ impl Homes {
         let HomeAsk { channel, hash, namespace, origin, op } = ask;
         let place = Place { channel, hash, namespace };
         let body = match op {
-            HomeOp::Subscribe(ask) => self.subscribe(&place, *ask, now),
-            HomeOp::Unsubscribe(ask) => return self.unsubscribe(&place, &ask, now, post),
+            HomeOp::Subscribe(ask) => {
+                let mut body = self.subscribe(&place, *ask, now);
+                self.watch(&place.channel, hash, &mut body, now);
+                body
+            }
+            HomeOp::Unsubscribe(ask) => {
+                self.unsubscribe(&place, &ask, now, post);
+                return self.unwatch(&place.channel, now, post);
+            }
             HomeOp::Join(member) => return self.announce(&place, &member, true, post),
             HomeOp::Publish(ask) => return self.publish(place, *ask, origin, now, post),
             HomeOp::History { limit, cap, since, reverse } => {
@@ -225,8 +230,9 @@ impl Homes {
             Ok(granted) => ReplyBody::Subscribed(Box::new(granted)),
             Err(error) => ReplyBody::Failed(error),
         };
-        let alone = self.common.personal_user(&place.channel).map(|user| self.hasher.of(user.as_bytes()));
+        let alone = self.common.personal_user(&place.channel).map(|user| self.user_hash(user));
         if alone == Some(ask.user_hash)
+            && self.common.watched_user(&place.channel).is_none()
             && let Registered::Nothing = self.channels.get(place.hash)
         {
             let marks =
@@ -410,10 +416,23 @@ impl Homes {
                 let delivery = deliver_publication(&name, hash, publication, None, encodings_of(marks));
                 post.send(shard, Mail::Deliver(Arc::new(delivery)));
             }
-            Registered::Record(channel) => {
-                let delivery = deliver_publication(&channel.name, hash, publication, None, channel.encodings);
-                spread(&channel.shards, &Arc::new(delivery), post);
-            }
+            Registered::Record(_) => self.deliver_to_record(hash, publication, post),
+        }
+    }
+
+    /// A publication that no history keeps, for the subscribers of a channel with a record.
+    pub(crate) fn deliver_to_record(&mut self, hash: u64, publication: &Publication, post: &mut Post) {
+        if let Registered::Record(channel) = self.channels.get(hash) {
+            let delivery = deliver_publication(&channel.name, hash, publication, None, channel.encodings);
+            spread(&channel.shards, &Arc::new(delivery), post);
+        }
+    }
+
+    /// Name of a channel with subscribers and a record.
+    pub(crate) fn occupied_channel(&mut self, hash: u64) -> Option<Arc<str>> {
+        match self.channels.get(hash) {
+            Registered::Record(channel) if !channel.shards.is_empty() => Some(Arc::clone(&channel.name)),
+            _ => None,
         }
     }
 
@@ -458,13 +477,18 @@ impl Homes {
         ReplyBody::PresenceStats(clients, users)
     }
 
-    /// Asks every shard with subscribers for its members.
-    fn gather(&mut self, place: Place, origin: Origin, post: &mut Post) {
-        let shards: SmallVec<[ShardId; 4]> = match self.channels.get(place.hash) {
+    /// Shards with subscribers of a channel.
+    pub(crate) fn shards_of(&mut self, hash: u64) -> SmallVec<[ShardId; 4]> {
+        match self.channels.get(hash) {
             Registered::Nothing => SmallVec::new(),
             Registered::Single(shard, _) => SmallVec::from_iter([shard]),
             Registered::Record(channel) => channel.shards.iter().map(|(shard, _)| *shard).collect(),
-        };
+        }
+    }
+
+    /// Asks every shard with subscribers for its members.
+    fn gather(&mut self, place: Place, origin: Origin, post: &mut Post) {
+        let shards = self.shards_of(place.hash);
         if shards.is_empty() {
             return self.reply(origin, place.channel, ReplyBody::Presence(Vec::new()), post);
         }
@@ -548,30 +572,6 @@ fn record<'a>(
     })
 }
 
-fn spread(shards: &[(ShardId, u32)], delivery: &Arc<Delivery>, post: &mut Post) {
-    for (shard, _) in shards {
-        post.send(*shard, Mail::Deliver(Arc::clone(delivery)));
-    }
-}
-
-pub(crate) fn add(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
-    match shards.iter_mut().find(|(other, _)| *other == shard) {
-        Some((_, count)) => *count += 1,
-        None => shards.push((shard, 1)),
-    }
-}
-
-pub(crate) fn remove(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
-    let Some(at) = shards.iter().position(|(other, _)| *other == shard) else { return };
-    shards[at].1 -= 1;
-    if shards[at].1 == 0 {
-        shards.swap_remove(at);
-        if shards.is_empty() {
-            shards.shrink_to_fit();
-        }
-    }
-}
-
 fn api_answer(body: ReplyBody) -> ApiAnswer {
     match body {
         ReplyBody::Published => ApiAnswer::Done,
@@ -588,7 +588,7 @@ fn api_answer(body: ReplyBody) -> ApiAnswer {
         }
         ReplyBody::Failed(ErrorCode::BadRequest) => ApiAnswer::Error(ApiError::BadRequest),
         ReplyBody::Failed(ErrorCode::NotAvailable) => ApiAnswer::Error(ApiError::NotAvailable),
-        ReplyBody::Failed(_) | ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) => {
+        ReplyBody::Failed(_) | ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) | ReplyBody::Users(_) => {
             ApiAnswer::Error(ApiError::Internal)
         }
     }

@@ -16,6 +16,9 @@ use crate::wire::frame::{Opcode, frame_header, header_length};
 /// Messages joined into one frame at most (client-protocol.md 1.3).
 const MESSAGES_PER_FRAME: u8 = 16;
 
+/// Capacity that an emptied buffer keeps for its next user.
+const SPARE_CAPACITY: usize = 512;
+
 /// Room kept in front of an open frame's payload: the header of a payload up to 65,535 bytes.
 const RESERVED: usize = 4;
 
@@ -154,7 +157,7 @@ impl Outbox {
     pub(crate) fn clear(&mut self) {
         *self = Self { joined: std::mem::take(&mut self.joined), ..Self::default() };
         self.joined.clear();
-        self.joined.shrink_to(COPY_LIMIT);
+        self.joined.shrink_to(SPARE_CAPACITY);
     }
 
     /// Gives back the frames that are out, so that a reader who is never quite up to date does not let the queue grow.

@@ -56,9 +56,15 @@ impl Shard {
 
     /// Writes the output of this turn, one write per connection where the kernel takes it.
     pub(crate) fn flush(&mut self, io: &mut impl Sockets) {
+        let post = &self.post;
+        self.granted.retain(|(_, home)| post.waits(*home));
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
-            self.flush_one(slot, io);
+            if self.granted.iter().any(|(held, _)| *held == slot) {
+                self.dirty.push(slot);
+            } else {
+                self.flush_one(slot, io);
+            }
         }
         if self.dirty.is_empty() {
             self.dirty = dirty;

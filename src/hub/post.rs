@@ -12,6 +12,9 @@ use crate::hub::mail::{Answer, Mail};
 /// Letters to one shard that may wait before sources are held back.
 const CONGESTED_LETTERS: usize = 4096;
 
+/// Letters that an emptied queue keeps room for: a shard has one for each other shard.
+const KEPT_CAPACITY: usize = 32;
+
 /// Mail that has not left yet.
 #[derive(Debug)]
 pub struct Post {
@@ -63,8 +66,8 @@ impl Post {
         if before >= CONGESTED_LETTERS && after < CONGESTED_LETTERS {
             self.congested -= 1;
         }
-        if after == 0 && queue.capacity() > CONGESTED_LETTERS {
-            queue.shrink_to(64);
+        if after == 0 && queue.capacity() > KEPT_CAPACITY {
+            queue.shrink_to(KEPT_CAPACITY);
         }
         before - after
     }
@@ -89,6 +92,11 @@ impl Post {
             self.congested -= 1;
         }
         Some(mail)
+    }
+
+    /// True if letters to `to` have not left.
+    pub(crate) fn waits(&self, to: ShardId) -> bool {
+        !self.outgoing[to.0 as usize].is_empty()
     }
 
     /// Letters that wait, answers included.

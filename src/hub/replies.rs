@@ -7,7 +7,7 @@ use crate::hub::api::{Member, Position};
 use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
-use crate::hub::mail::{HomeReply, Mail, ReplyBody};
+use crate::hub::mail::{CollectPage, HomeReply, Mail, PageOf, ReplyBody};
 use crate::hub::publication::{client_info, view};
 use crate::hub::shard::Shard;
 use crate::hub::stream::Publication;
@@ -29,6 +29,7 @@ impl Shard {
         };
         match blocked.wait {
             Wait::Connect(_) => return self.connect_answer(key.slot, reply.channel, reply.body),
+            Wait::Users(_) => return self.users_answer(key.slot, reply.body),
             Wait::Subscribe { id, ttl } => self.subscribe_answer(key.slot, id, ttl, &reply),
             Wait::Command { id } => self.command_answer(key.slot, id, reply.body),
             Wait::Pause => return,
@@ -80,7 +81,7 @@ impl Shard {
                 });
             }),
             ReplyBody::Failed(error) => self.reply_error(slot, id, error),
-            ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) => {
+            ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) | ReplyBody::Users(_) => {
                 self.reply_error(slot, id, ErrorCode::Internal)
             }
         }
@@ -100,10 +101,40 @@ impl Shard {
         self.post.send(home, Mail::Collected { gather, members });
     }
 
+    /// Lists some of them, in the order of their slots.
+    pub(crate) fn collect_page(&mut self, ask: &CollectPage) {
+        let limit = ask.limit as usize;
+        let mut handle = None;
+        // The lowest slots, and one more that tells whether others follow. A scan, but no more memory than the page.
+        let mut lowest = std::collections::BinaryHeap::with_capacity(limit + 2);
+        if let Some((found, slots)) = self.member_slots(&ask.channel) {
+            handle = Some(found);
+            for slot in slots.into_iter().filter(|slot| ask.after.is_none_or(|after| *slot > after)) {
+                if lowest.len() <= limit || lowest.peek().is_some_and(|highest| slot < *highest) {
+                    lowest.push(slot);
+                }
+                if lowest.len() > limit + 1 {
+                    lowest.pop();
+                }
+            }
+        }
+        let mut slots = lowest.into_sorted_vec();
+        let more = slots.len() > limit;
+        slots.truncate(limit);
+        let members = slots.iter().map(|slot| self.member(*slot, handle)).collect();
+        let next = slots.last().copied().filter(|_| more);
+        let part = PageOf { page: ask.page, members, next };
+        self.post.send(ask.home, Mail::CollectedPage { shard: self.id, part });
+    }
+
     fn members(&mut self, channel: &str) -> Vec<Member> {
-        let Some(handle) = self.locals.find_channel(self.locals.hash(channel), channel) else {
-            return Vec::new();
-        };
+        let Some((handle, slots)) = self.member_slots(channel) else { return Vec::new() };
+        slots.into_iter().map(|slot| self.member(slot, Some(handle))).collect()
+    }
+
+    /// Handle of a channel, and the slots of its members here.
+    fn member_slots(&mut self, channel: &str) -> Option<(u32, Vec<u32>)> {
+        let handle = self.locals.find_channel(self.locals.hash(channel), channel)?;
         let slots: Vec<u32> = match self.locals.channel(handle) {
             ChannelRef::One(slot) => vec![slot],
             ChannelRef::Many(index) => self.locals.many(index).map_or_else(Vec::new, |channel| {
@@ -119,6 +150,6 @@ impl Shard {
             self.subscription_flags(*slot, handle)
                 .is_some_and(|flags| flags & sub::PRESENCE != 0 && flags & sub::PENDING == 0)
         };
-        slots.iter().filter(|slot| counts(slot)).map(|slot| self.member(*slot, Some(handle))).collect()
+        Some((handle, slots.into_iter().filter(counts).collect()))
     }
 }

@@ -174,6 +174,12 @@ impl Shard {
         if !matches!(command.body, Body::Pong) && !self.within_rate(slot, id) {
             return;
         }
+        if matches!(
+            command.body,
+            Body::Subscribe(_) | Body::Unsubscribe(_) | Body::Publish(_) | Body::Send(_)
+        ) {
+            self.touch(slot);
+        }
         match command.body {
             Body::Connect(connect) => self.connect(slot, id, &connect),
             Body::Subscribe(subscribe) => self.subscribe(slot, id, &subscribe),
@@ -182,7 +188,7 @@ impl Shard {
             Body::Presence(request) => self.presence(slot, id, &request.channel),
             Body::PresenceStats(request) => self.presence_stats(slot, id, &request.channel),
             Body::History(history) => self.history(slot, id, &history),
-            Body::Rpc(_) => self.reply_error(slot, id, ErrorCode::NotAvailable),
+            Body::Rpc(rpc) => self.rpc(slot, id, &rpc),
             Body::Send(_) => self.disconnect(slot, DisconnectCode::NotAvailable),
             Body::Refresh(refresh) => self.refresh(slot, id, &refresh.token),
             Body::SubRefresh(refresh) => self.sub_refresh(slot, id, &refresh),

@@ -38,6 +38,17 @@ pub(crate) struct NewSubscription {
 }
 
 impl NewSubscription {
+    /// True if only the home knows what to grant. Without a position there is nothing to know: the subscription is
+    /// granted here, and the home hears of it before the client does.
+    pub(crate) fn needs_answer(&self) -> bool {
+        self.flags & sub::POSITIONED != 0
+    }
+
+    /// What is granted without asking.
+    pub(crate) fn certain_grant(&self) -> Subscribed {
+        Subscribed { data: self.data.clone(), ..Subscribed::default() }
+    }
+
     /// The bits that stand for features.
     pub(crate) fn flags_of(features: &Features) -> u8 {
         let bit = |on: bool, bit: u8| if on { bit } else { 0 };
@@ -63,9 +74,15 @@ impl From<ErrorCode> for Refusal {
 impl Shard {
     pub(crate) fn subscribe(&mut self, slot: u32, id: u32, request: &Subscribe<'_>) {
         match self.check_subscribe(slot, request) {
-            Ok((ask, ttl)) => {
+            Ok((ask, ttl)) if ask.needs_answer() => {
                 let number = self.block(slot, Wait::Subscribe { id, ttl });
-                self.ask_subscription(slot, number, ask);
+                let origin = Origin::Connection(Ticket { key: self.key(slot), number });
+                self.ask_subscription(slot, origin, ask);
+            }
+            Ok((ask, ttl)) => {
+                let granted = ask.certain_grant();
+                let handle = self.ask_subscription(slot, Origin::Nobody, ask);
+                self.subscribed(slot, id, ttl, handle, &granted);
             }
             Err(Refusal::Error(error)) => self.reply_error(slot, id, error),
             Err(Refusal::Disconnect(code)) => self.disconnect(slot, code),
@@ -164,12 +181,12 @@ impl Shard {
         Ok(Some(claims))
     }
 
-    /// Notes the subscription as pending and asks its home. The answer will carry `number`.
-    pub(crate) fn ask_subscription(&mut self, slot: u32, number: u32, ask: NewSubscription) {
+    /// Notes the subscription as pending and tells its home, which answers `origin`. Returns its handle.
+    pub(crate) fn ask_subscription(&mut self, slot: u32, origin: Origin, ask: NewSubscription) -> u32 {
+        let number = if let Origin::Connection(ticket) = origin { ticket.number } else { 0 };
         let hash = self.locals.hash(&ask.channel);
-        self.join_local(slot, hash, &ask.channel, ask.flags | sub::PENDING, number);
+        let handle = self.join_local(slot, hash, &ask.channel, ask.flags | sub::PENDING, number);
         if (ask.info.is_some() || ask.expires.is_some())
-            && let Some(handle) = self.locals.find_channel(hash, &ask.channel)
             && let Some(cold) = self.cold(slot)
         {
             cold.extras.push(SubscriptionExtra { channel: handle, info: ask.info, expires: ask.expires });
@@ -185,8 +202,11 @@ impl Shard {
             reject_unrecovered: ask.reject_unrecovered,
             data: ask.data,
         }));
-        let origin = Origin::Connection(Ticket { key: self.key(slot), number });
+        if origin == Origin::Nobody {
+            self.granted.push((slot, self.home_of_channel(&ask.channel)));
+        }
         self.ask_home(ask.channel, hash, ask.namespace, origin, op);
+        handle
     }
 
     pub(crate) fn ask_home(

@@ -65,20 +65,21 @@ impl Shard {
     }
 
     /// Links a new subscription, not yet in the channel's list of those who get publications: it is pending until the
-    /// grant with this number.
-    pub(crate) fn join_local(&mut self, slot: u32, hash: u64, channel: &str, flags: u8, number: u32) {
+    /// grant with this number. Returns its handle.
+    pub(crate) fn join_local(&mut self, slot: u32, hash: u64, channel: &str, flags: u8, number: u32) -> u32 {
         let (handle, promoted) = self.locals.join(hash, channel, slot);
         if let Some((first, former)) = promoted {
             self.promote(first, former, handle);
         }
         let subscription = Subscription { channel: handle, index: number };
-        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return handle };
         if let Some(at) = connection.subscriptions.iter().position(|place| place.channel == NONE) {
             connection.subscriptions[at] = subscription;
             connection.subscription_flags[at] = flags;
         } else {
             self.cold.obtain(&mut connection.cold).more.push((subscription, flags));
         }
+        handle
     }
 
     /// Unlinks a subscription.

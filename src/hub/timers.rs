@@ -12,13 +12,13 @@ impl Shard {
     /// Arms the timer of a connection for whatever is due first.
     pub(crate) fn arm(&mut self, slot: u32) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
-        match self.next_due(connection) {
+        match self.next_due(slot, connection) {
             Some(due) => self.wheel.arm(&mut self.connections, slot, due),
             None => self.wheel.disarm(&mut self.connections, slot),
         }
     }
 
-    fn next_due(&self, connection: &Connection) -> Option<Tick> {
+    fn next_due(&self, slot: u32, connection: &Connection) -> Option<Tick> {
         let client = &self.common.settings.client;
         let since_accept = |delay| Some(connection.ping.after(ticks_of(delay)));
         match connection.phase {
@@ -30,7 +30,8 @@ impl Shard {
                 let ping = pings.then_some(connection.ping);
                 let expiry = (connection.expires != 0).then_some(Tick(connection.expires));
                 let cold = if connection.cold == NONE { None } else { self.cold.get(connection.cold) };
-                [ping, expiry, cold.and_then(Cold::next_due)].into_iter().flatten().min()
+                let colder = cold.and_then(Cold::next_due);
+                [ping, expiry, colder, self.idle_due(slot, connection)].into_iter().flatten().min()
             }
         }
     }
@@ -39,7 +40,7 @@ impl Shard {
     pub(crate) fn timer(&mut self, slot: u32) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
         let now = self.now.tick;
-        if self.next_due(connection).is_some_and(|due| due > now) {
+        if self.next_due(slot, connection).is_some_and(|due| due > now) {
             return self.arm(slot);
         }
         match connection.phase {
@@ -64,6 +65,7 @@ impl Shard {
         if connection.cold != NONE && !self.cold_timers(slot) {
             return;
         }
+        self.notice_idle(slot);
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         let pings = !self.common.settings.client.ping_interval.is_zero();
         if connection.ping <= now && (pings || connection.has(flag::AWAITING_PONG)) {

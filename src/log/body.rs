@@ -1,8 +1,10 @@
 //! What a record says: rkyv archives, checked by bytecheck before they are believed, copied out when read.
 
 use bytes::Bytes;
+use rkyv::api::high::{HighSerializer, to_bytes_in};
 use rkyv::rancor::Error as ArchiveError;
-use rkyv::{Archive, Deserialize, Serialize};
+use rkyv::ser::allocator::ArenaHandle;
+use rkyv::{Archive, Deserialize, Serialize, from_bytes};
 
 use super::record::{Class, Kind};
 
@@ -91,6 +93,8 @@ pub enum Body {
     Publication(Publication),
     /// Of [`Kind::Meta`].
     Meta(Meta),
+    /// Of [`Kind::Stub`].
+    Stub(Meta),
     /// Of [`Kind::Cursor`].
     Cursor(Cursor),
     /// Of [`Kind::Event`].
@@ -109,6 +113,7 @@ impl Body {
             Self::Message(_) => Kind::Message,
             Self::Publication(_) => Kind::Publication,
             Self::Meta(_) => Kind::Meta,
+            Self::Stub(_) => Kind::Stub,
             Self::Cursor(_) => Kind::Cursor,
             Self::Event(_) => Kind::Event,
             Self::Watermark => Kind::Watermark,
@@ -122,11 +127,23 @@ impl Body {
         match self {
             Self::Message(message) => &message.user,
             Self::Publication(publication) => &publication.channel,
-            Self::Meta(meta) => &meta.name,
+            Self::Meta(meta) | Self::Stub(meta) => &meta.name,
             Self::Cursor(cursor) => &cursor.name,
             Self::Event(event) => &event.queue,
             Self::Watermark | Self::Unknown(_) => "",
         }
+    }
+
+    /// What remains to be said once the message itself is not delivered any more.
+    #[must_use]
+    pub fn into_stub(self) -> Self {
+        let name = self.name().to_owned();
+        let epoch = match self {
+            Self::Publication(publication) => publication.epoch,
+            Self::Meta(meta) | Self::Stub(meta) => meta.epoch,
+            _ => String::new(),
+        };
+        Self::Stub(Meta { name, epoch })
     }
 
     /// The archive. An allocation that fails aborts, as everywhere; nothing else can go wrong.
@@ -134,15 +151,11 @@ impl Body {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
         let result = match self {
-            Self::Message(body) => {
-                rkyv::api::high::to_bytes_in::<_, ArchiveError>(body, &mut out).map(|_| ())
-            }
-            Self::Publication(body) => {
-                rkyv::api::high::to_bytes_in::<_, ArchiveError>(body, &mut out).map(|_| ())
-            }
-            Self::Meta(body) => rkyv::api::high::to_bytes_in::<_, ArchiveError>(body, &mut out).map(|_| ()),
-            Self::Cursor(body) => rkyv::api::high::to_bytes_in::<_, ArchiveError>(body, &mut out).map(|_| ()),
-            Self::Event(body) => rkyv::api::high::to_bytes_in::<_, ArchiveError>(body, &mut out).map(|_| ()),
+            Self::Message(body) => archive(body, &mut out),
+            Self::Publication(body) => archive(body, &mut out),
+            Self::Meta(body) | Self::Stub(body) => archive(body, &mut out),
+            Self::Cursor(body) => archive(body, &mut out),
+            Self::Event(body) => archive(body, &mut out),
             Self::Watermark => Ok(()),
             Self::Unknown(bytes) => {
                 out.extend_from_slice(bytes);
@@ -157,17 +170,25 @@ impl Body {
     #[must_use]
     pub fn decode(kind: Kind, bytes: &[u8]) -> Option<Self> {
         Some(match kind {
-            Kind::Message => Self::Message(rkyv::from_bytes::<Message, ArchiveError>(bytes).ok()?),
-            Kind::Publication => {
-                Self::Publication(rkyv::from_bytes::<Publication, ArchiveError>(bytes).ok()?)
-            }
-            Kind::Meta => Self::Meta(rkyv::from_bytes::<Meta, ArchiveError>(bytes).ok()?),
-            Kind::Cursor => Self::Cursor(rkyv::from_bytes::<Cursor, ArchiveError>(bytes).ok()?),
-            Kind::Event => Self::Event(rkyv::from_bytes::<Event, ArchiveError>(bytes).ok()?),
+            Kind::Message => Self::Message(from_bytes::<Message, ArchiveError>(bytes).ok()?),
+            Kind::Publication => Self::Publication(from_bytes::<Publication, ArchiveError>(bytes).ok()?),
+            Kind::Meta => Self::Meta(from_bytes::<Meta, ArchiveError>(bytes).ok()?),
+            Kind::Stub => Self::Stub(from_bytes::<Meta, ArchiveError>(bytes).ok()?),
+            Kind::Cursor => Self::Cursor(from_bytes::<Cursor, ArchiveError>(bytes).ok()?),
+            Kind::Event => Self::Event(from_bytes::<Event, ArchiveError>(bytes).ok()?),
             Kind::Watermark => Self::Watermark,
             Kind::Optional(_) | Kind::Unknown(_) => Self::Unknown(Bytes::copy_from_slice(bytes)),
         })
     }
+}
+
+type Archiver<'a, 'b> = HighSerializer<&'b mut Vec<u8>, ArenaHandle<'a>, ArchiveError>;
+
+fn archive<'b>(
+    body: &impl for<'a> Serialize<Archiver<'a, 'b>>,
+    out: &'b mut Vec<u8>,
+) -> Result<(), ArchiveError> {
+    to_bytes_in(body, out).map(|_| ())
 }
 
 /// Class of the streams that records of this kind belong to; cursors and meta records serve several.
@@ -212,6 +233,7 @@ mod tests {
                 published_at_ms: u64::MAX,
             }),
             Body::Meta(Meta { name: "n".to_owned(), epoch: "e".to_owned() }),
+            Body::Stub(Meta { name: String::new(), epoch: String::new() }),
             Body::Cursor(Cursor { name: "n".to_owned(), device: "phone".to_owned() }),
             Body::Event(Event { queue: "q".to_owned(), data: Bytes::from_static(b"{\"a\":1}") }),
             Body::Watermark,

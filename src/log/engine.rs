@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::compact::Maintenance;
 use super::error::{AppendError, OpenError, StorageError};
 use super::place::{Stamp, place};
 use super::reader::Reader;
@@ -20,6 +21,7 @@ use super::request::{Ack, AppendRequest, Appended, Prepared};
 use super::segment::{DATA_START, Marks, Segment, SegmentHeader, segment_name, temporary_name};
 use super::settings::{LogSettings, SyncPolicy};
 use super::shared::Shared;
+use super::snapshot::{self, Ending};
 use super::storage::{SECTOR_BYTES, Storage};
 use super::stream::Stream;
 
@@ -66,10 +68,12 @@ impl Engine {
     ) -> Result<(Self, RecoveryReport), OpenError> {
         settings.check().map_err(OpenError::Setting)?;
         storage.lock()?;
-        let recovered = recover::recover(storage.as_ref(), &settings.seed, now)?;
+        let recovered = recover::recover(storage.as_ref(), &settings.seed, now);
+        let recovered = recovered.inspect_err(|_| storage.unlock())?;
         let Recovered { segments, index, identity, next_id, next, noted_through, resume, report } = recovered;
         let active = resume.then(|| segments.last().cloned()).flatten();
         let shared = Arc::new(Shared::new(storage, identity, segments, index));
+        shared.set_durable_through(next.before());
         let engine = Self {
             shared,
             settings,
@@ -89,6 +93,12 @@ impl Engine {
     #[must_use]
     pub fn reader(&self) -> Reader {
         Reader::new(Arc::clone(&self.shared))
+    }
+
+    /// What keeps the log small.
+    #[must_use]
+    pub fn maintenance(&self) -> Maintenance {
+        Maintenance::new(Arc::clone(&self.shared), self.settings.clone())
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -151,7 +161,7 @@ impl Engine {
         let Some(segment) = &self.active else { return Ok(false) };
         match segment.file.sync_data() {
             Ok(()) => {
-                self.durable_through = self.next.before();
+                self.set_durable();
                 Ok(true)
             }
             Err(error) => {
@@ -189,7 +199,15 @@ impl Engine {
         self.sync()?;
         self.note_watermark(now);
         self.sync()?;
-        Ok(())
+        let segments = self.shared.segments();
+        let ending = Ending {
+            log_id: self.shared.identity.log_id,
+            next: self.next,
+            noted_through: self.noted_through,
+            segments: &segments,
+            index: &self.shared.index,
+        };
+        snapshot::write(self.shared.storage.as_ref(), &ending)
     }
 
     /// The segment that takes the request.
@@ -260,14 +278,19 @@ impl Engine {
         self.group.clear();
     }
 
+    fn set_durable(&mut self) {
+        self.durable_through = self.next.before();
+        self.shared.set_durable_through(self.durable_through);
+    }
+
     fn write_group(&mut self) -> Result<(), StorageError> {
-        let Some(segment) = &self.active else { return Err(StorageError::NotFound) };
+        let Some(segment) = self.active.clone() else { return Err(StorageError::NotFound) };
         let end = segment.end();
         segment.file.write_at(end, &self.group.bytes)?;
         if self.settings.sync == SyncPolicy::Always {
             segment.file.sync_data()?;
             self.noted_through = self.durable_through;
-            self.durable_through = self.next.before();
+            self.set_durable();
         } else {
             self.unsynced = true;
             self.noted_through = self.durable_through;
@@ -343,6 +366,12 @@ impl Engine {
         }
         let last = header.first_sequence.before();
         Ok(Arc::new(Segment::new(*header, file, Marks::default(), DATA_START, last, false)))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.storage.unlock();
     }
 }
 

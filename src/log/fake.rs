@@ -183,11 +183,6 @@ impl FakeDisk {
         self.lock_disk().capacity = bytes;
     }
 
-    /// Lets go of the lock, as the end of a process does.
-    pub fn unlock(&self) {
-        self.lock_disk().locked = false;
-    }
-
     /// Plays one recorded operation.
     pub fn play(&self, operation: &Operation) {
         let mut disk = self.lock_disk();
@@ -428,6 +423,10 @@ impl Storage for FakeDisk {
             return Err(OpenError::Locked);
         }
         Ok(())
+    }
+
+    fn unlock(&self) {
+        self.lock_disk().locked = false;
     }
 
     fn list(&self) -> Result<Vec<String>, StorageError> {

@@ -53,6 +53,13 @@ impl Directory {
         Ok(Self { path: path.to_owned(), handle, allow_volatile, lock: Mutex::new(None) })
     }
 
+    /// True if a process has the log open; says no if the directory cannot tell.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        let Ok(file) = File::open(self.path.join(LOCK_NAME)) else { return false };
+        matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock))
+    }
+
     /// Refuses what cannot keep data durably (bad-input.md S26).
     fn check_suitable(&self) -> Result<(), OpenError> {
         let mount = fstatvfs(&self.handle).map_err(StorageError::from)?;
@@ -96,6 +103,10 @@ impl Storage for Directory {
         }
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
         Ok(())
+    }
+
+    fn unlock(&self) {
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn list(&self) -> Result<Vec<String>, StorageError> {

@@ -45,6 +45,7 @@ pub(super) fn place(
         epoch: decision.epoch,
         written_at: stamp.now,
         kept: decision.kept,
+        ahead: decision.ahead,
     };
     if fresh {
         stream = Stream::beginning(&header);
@@ -64,6 +65,7 @@ struct Decision {
     previous: u64,
     epoch: u32,
     kept: u32,
+    ahead: u32,
 }
 
 fn decide(
@@ -73,7 +75,8 @@ fn decide(
     limits: &MailboxLimits,
 ) -> Result<Decision, AppendError> {
     let state = &mut stream.state;
-    let link = Decision { offset: state.last_offset, previous: state.head.0, epoch: state.epoch, kept: 0 };
+    let link =
+        Decision { offset: state.last_offset, previous: state.head.0, epoch: state.epoch, kept: 0, ahead: 0 };
     match request.plan {
         Plan::Next { limited } => {
             // What has expired makes room first.
@@ -86,7 +89,7 @@ fn decide(
             if epoch != state.epoch =>
         {
             let messages = u32::from(request.kind.is_message());
-            Ok(Decision { offset, previous: 0, epoch, kept: keep.min(messages) })
+            Ok(Decision { offset, previous: 0, epoch, kept: keep.min(messages), ahead: 0 })
         }
         Plan::Numbered { offset, keep, .. } => {
             let step = offset.checked_sub(state.last_offset).filter(|&step| step > 0);
@@ -100,7 +103,8 @@ fn decide(
         Plan::Acknowledge { device, through } => {
             let through = if through == Devices::FORGET { through } else { through.min(state.last_offset) };
             let kept = acknowledged(state, &stream.devices, device, through, limits)?;
-            Ok(Decision { offset: through, previous: device, kept, ..link })
+            let ahead = u32::try_from(state.last_offset.saturating_sub(through)).unwrap_or(u32::MAX);
+            Ok(Decision { offset: through, previous: device, kept, ahead, ..link })
         }
         Plan::Purge => Ok(link),
     }

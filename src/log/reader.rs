@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::body::Body;
 use super::error::ReadError;
-use super::record::{Class, Kind, Sequence, StreamKey};
+use super::record::{Class, Header, Kind, Sequence, StreamKey};
 use super::segment::{Place, Segment};
 use super::shared::{LogStatus, Shared};
 use super::stream::{Devices, StreamState};
@@ -60,6 +60,8 @@ pub struct Replay {
     position: StreamState,
     skipped_expired: u64,
     skipped_damaged: u64,
+    /// Damaged links and what lies below them.
+    bypassed: Vec<(Sequence, Option<Sequence>)>,
 }
 
 impl Reader {
@@ -87,6 +89,17 @@ impl Reader {
         Ok(Stored { sequence, offset: place.header.offset, expires_at: place.header.expires_at, body })
     }
 
+    /// The newest record of a stream's chain: its body names the epoch of a channel's stream, whether it is a
+    /// publication, a meta record, or the stub of one that has been compacted.
+    ///
+    /// # Errors
+    /// See [`ReadError`]; `None` if there is no such stream or it holds no link.
+    pub fn head(&self, class: Class, name: &str) -> Result<Option<Stored>, ReadError> {
+        let state = self.shared.index.get(self.shared.hasher.stream(class, name));
+        let Some(state) = state.filter(|state| state.head != Sequence(0)) else { return Ok(None) };
+        Ok(Some(self.record(state.head)?).filter(|stored| stored.body.name() == name))
+    }
+
     /// Begins a replay of the messages above `after` that have not expired at `now` (seconds since 1970), `page` at a
     /// time. `None` if there is no such stream.
     #[must_use]
@@ -105,7 +118,12 @@ impl Reader {
             position,
             skipped_expired: 0,
             skipped_damaged: 0,
+            bypassed: Vec::new(),
         };
+        if position.pending_at(now) == 0 {
+            replay.after = position.last_offset;
+            replay.count(u64::from(position.pending), 0);
+        }
         replay.survey();
         Some(replay)
     }
@@ -114,6 +132,10 @@ impl Reader {
     #[must_use]
     pub fn status(&self) -> LogStatus {
         self.shared.status.snapshot()
+    }
+
+    pub(super) fn note_maintenance_fault(&self) {
+        self.shared.status.maintenance_failed();
     }
 
     /// Number of streams, and bytes of memory that the index holds for them.
@@ -183,49 +205,94 @@ impl Replay {
     /// Walks back once and notes where the pages begin.
     fn survey(&mut self) {
         let mut at = self.position.head;
+        let mut below = self.position.last_offset.saturating_add(1);
         let mut in_page = 0_usize;
-        let mut waypoints = Vec::new();
-        while let Some((_, place)) = self.link(at) {
+        let (mut missing, mut expired) = (0_u64, 0_u64);
+        while below > self.after.saturating_add(1) {
+            let Some((_, place)) = self.link(at) else {
+                missing = missing.saturating_add(below.saturating_sub(self.after).saturating_sub(1));
+                break;
+            };
+            let offset = place.header.offset;
+            if at != place.header.sequence {
+                missing = missing.saturating_add(below.saturating_sub(offset).saturating_sub(1));
+            }
             at = Sequence(place.header.previous);
             if !place.header.kind.is_message() {
+                // A stub stands for a message that had expired when it was compacted.
+                let is_stub = place.header.kind == Kind::Stub && offset > self.after;
+                expired = expired.saturating_add(u64::from(is_stub));
+                below = below.min(offset.saturating_add(u64::from(!is_stub)));
                 continue;
             }
-            if in_page == 0 {
-                waypoints.push(place.header.sequence);
+            below = offset;
+            if offset > self.after && in_page == 0 {
+                self.waypoints.push(place.header.sequence);
             }
-            in_page = in_page.saturating_add(1);
-            if in_page == self.page {
-                in_page = 0;
-            }
+            in_page = in_page.saturating_add(1).checked_rem(self.page).unwrap_or(0);
         }
-        self.waypoints = waypoints;
+        self.count(expired, missing);
     }
 
     /// The messages of the page whose newest is `newest`, newest first.
-    fn page_places(&self, newest: Sequence) -> Vec<(Arc<Segment>, Place)> {
+    fn page_places(&mut self, newest: Sequence) -> Vec<(Arc<Segment>, Place)> {
         let mut places = Vec::new();
         let mut at = newest;
         while places.len() < self.page
             && let Some((segment, place)) = self.link(at)
         {
             at = Sequence(place.header.previous);
-            if place.header.kind.is_message() {
+            let offset = place.header.offset;
+            if place.header.kind.is_message() && offset > self.after {
                 places.push((segment, place));
+            }
+            if offset <= self.after.saturating_add(1) {
+                break;
             }
         }
         places
     }
 
-    /// The link of the chain at a sequence, or the newest one below it if it is damaged; `None` at the end.
-    fn link(&self, at: Sequence) -> Option<(Arc<Segment>, Place)> {
+    /// The link of the chain at a sequence, or if it is damaged the newest one below; `None` at the end.
+    fn link(&mut self, at: Sequence) -> Option<(Arc<Segment>, Place)> {
         if at == Sequence(0) {
             return None;
         }
-        let segment = self.shared.segment_of(at)?;
-        let place = segment.find(at).ok().filter(|place| place.header.key == self.key);
-        let place = place.filter(|place| place.header.epoch == self.position.epoch)?;
-        let wanted = if place.header.kind == Kind::Meta { place.header.previous != 0 } else { true };
-        (wanted && place.header.offset > self.after).then_some((segment, place))
+        let found = self.shared.segment_of(at).and_then(|segment| Some((segment.find(at).ok()?, segment)));
+        let found = found.filter(|(place, _)| place.header.key == self.key);
+        let (place, segment) = match found {
+            Some(found) => found,
+            None => {
+                let below = self.bypass(at)?;
+                let segment = self.shared.segment_of(below)?;
+                (segment.find(below).ok()?, segment)
+            }
+        };
+        (place.header.epoch == self.position.epoch).then_some((segment, place))
+    }
+
+    /// The newest link of the chain below a damaged one: found by reading the segments backwards, once for each.
+    fn bypass(&mut self, damaged: Sequence) -> Option<Sequence> {
+        if let Some(known) = self.bypassed.iter().find(|(from, _)| *from == damaged) {
+            return known.1;
+        }
+        let mut segments = self.shared.segments();
+        segments.retain(|segment| segment.header.first_sequence < damaged);
+        let found = segments.iter().rev().find_map(|segment| self.newest_below(segment, damaged));
+        self.bypassed.push((damaged, found));
+        found
+    }
+
+    fn newest_below(&self, segment: &Segment, limit: Sequence) -> Option<Sequence> {
+        let mut newest = None;
+        let mut visit = |_: u64, _: bool, header: &Header, _: &[u8]| {
+            if header.key == self.key && header.kind.is_link() && header.sequence < limit {
+                newest = Some(header.sequence);
+            }
+        };
+        // A file that cannot be read has nothing to add.
+        segment.scan(&mut visit).ok()?;
+        newest
     }
 
     fn is_mine(&self, body: &Body) -> bool {

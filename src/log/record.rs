@@ -22,7 +22,7 @@
 //! | 72 | 4 | epoch | incarnation of the stream |
 //! | 76 | 4 | written_at | seconds since 1970 |
 //! | 80 | 4 | kept | messages the stream still holds, counting this one |
-//! | 84 | 4 | reserved | 0 |
+//! | 84 | 4 | ahead | of a cursor: how far the end of the stream lay beyond its offset; else 0 |
 //!
 //! A header is believed only after its own CRC, so a torn length can not mislead. Every stream is a chain through
 //! `previous`, newest first, which is what lets an index of 48 bytes serve a mailbox of any length.
@@ -33,7 +33,7 @@ use std::hash::Hasher;
 use super::storage::SECTOR_BYTES;
 
 /// Place of a record in the log; 0 is before the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct Sequence(pub u64);
 
 impl std::fmt::Display for Sequence {
@@ -64,7 +64,8 @@ const OPTIONAL_KINDS: u16 = 0x8000;
 const ALIGNMENT: usize = 8;
 
 /// What a record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A message in a user's mailbox.
     Message,
@@ -78,6 +79,8 @@ pub enum Kind {
     Event,
     /// Carries `durable_through` only, written when the log falls idle.
     Watermark,
+    /// What compaction leaves of a message that is not delivered any more but holds its stream's place or chain.
+    Stub,
     /// Of a later version, and needless for this one.
     Optional(u16),
     /// Of a later version, and needed.
@@ -95,6 +98,7 @@ impl Kind {
             Self::Meta => 4,
             Self::Event => 5,
             Self::Watermark => 6,
+            Self::Stub => 7,
             Self::Optional(number) | Self::Unknown(number) => number,
         }
     }
@@ -109,6 +113,7 @@ impl Kind {
             4 => Self::Meta,
             5 => Self::Event,
             6 => Self::Watermark,
+            7 => Self::Stub,
             OPTIONAL_KINDS.. => Self::Optional(number),
             _ => Self::Unknown(number),
         }
@@ -120,15 +125,22 @@ impl Kind {
         matches!(self, Self::Message | Self::Publication | Self::Event)
     }
 
+    /// True if the record takes a number of its stream.
+    #[must_use]
+    pub fn is_numbered(self) -> bool {
+        self.is_message() || self == Self::Stub
+    }
+
     /// True if the record is a link of its stream's chain.
     #[must_use]
     pub fn is_link(self) -> bool {
-        self.is_message() || self == Self::Meta
+        self.is_message() || matches!(self, Self::Meta | Self::Stub)
     }
 }
 
 /// What a stream is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Class {
     /// The mailbox of a user.
     Mailbox,
@@ -247,6 +259,8 @@ pub struct Header {
     pub written_at: u32,
     /// Messages the stream still holds.
     pub kept: u32,
+    /// Of a cursor: how far the end of the stream lay beyond its offset; else 0.
+    pub ahead: u32,
 }
 
 impl Header {
@@ -274,6 +288,7 @@ impl Header {
         put(&mut rest, self.epoch.to_le_bytes());
         put(&mut rest, self.written_at.to_le_bytes());
         put(&mut rest, self.kept.to_le_bytes());
+        put(&mut rest, self.ahead.to_le_bytes());
         let crc = bytes.get(8..).map_or(0, crc32c::crc32c);
         if let Some(field) = bytes.get_mut(4..8) {
             field.copy_from_slice(&crc.to_le_bytes());
@@ -308,6 +323,7 @@ impl Header {
         let epoch = u32::from_le_bytes(take(&mut rest)?);
         let written_at = u32::from_le_bytes(take(&mut rest)?);
         let kept = u32::from_le_bytes(take(&mut rest)?);
+        let ahead = u32::from_le_bytes(take(&mut rest)?);
         let last_of_group = flags & LAST_OF_GROUP != 0;
         let key = StreamKey { hash, check };
         Some(Self {
@@ -325,6 +341,7 @@ impl Header {
             epoch,
             written_at,
             kept,
+            ahead,
         })
     }
 
@@ -392,6 +409,7 @@ mod tests {
             epoch: 8,
             written_at: 10,
             kept: 11,
+            ahead: 12,
         }
     }
 

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::error::{OpenError, StorageError};
+use super::files::LOCK_NAME;
 use super::index::Index;
 use super::record::{Header, Kind, Sequence};
 use super::scan::{Damage, DamageKind, Scan, Scanned, Tail, Window};
@@ -12,10 +13,11 @@ use super::segment::{
     DATA_START, FileName, HeaderState, Marks, Segment, SegmentHeader, quarantined_name, segment_name,
 };
 use super::shared::Identity;
+use super::snapshot::{self, Present, SNAPSHOT_NAME, Snapshot};
 use super::storage::{Storage, StorageFile};
 
 /// What recovery found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct RecoveryReport {
     /// The log had been closed in an orderly way and the index came from its snapshot: no record was read.
     pub clean: bool,
@@ -69,17 +71,38 @@ struct Found {
 
 /// Reads everything, then repairs.
 pub(super) fn recover(storage: &dyn Storage, seed: &[u8; 16], now: u32) -> Result<Recovered, OpenError> {
-    let mut recovered = read(storage, seed, now)?;
+    let mut recovered = read(storage, seed, now, Source::Snapshot)?;
     repair(storage, &mut recovered)?;
     Ok(recovered)
 }
 
+/// Where the index may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// From the snapshot if it fits, else from the records.
+    Snapshot,
+    /// From the records.
+    Records,
+}
+
 /// Reads a log and changes nothing.
-pub(super) fn read(storage: &dyn Storage, seed: &[u8; 16], now: u32) -> Result<Recovered, OpenError> {
+pub(super) fn read(
+    storage: &dyn Storage,
+    seed: &[u8; 16],
+    now: u32,
+    source: Source,
+) -> Result<Recovered, OpenError> {
     let mut report = RecoveryReport::default();
     let found = find_segments(storage, &mut report)?;
     let identity = identity_of(&found, seed, now)?;
     let next_id = found.last().map_or(1, |last| last.id.saturating_add(1));
+    if source == Source::Snapshot
+        && report.damage.is_empty()
+        && let Some(snapshot) = read_snapshot(storage, &found)
+    {
+        report.clean = true;
+        return Ok(conclude_clean(snapshot, identity, next_id, report));
+    }
     let mut recovered = Recovered {
         segments: Vec::new(),
         index: Index::default(),
@@ -99,17 +122,42 @@ pub(super) fn read(storage: &dyn Storage, seed: &[u8; 16], now: u32) -> Result<R
         let later = found.get(at.saturating_add(1)..).unwrap_or(&[]);
         read_segment(segment, later, &mut recovered)?;
     }
-    let report = &mut recovered.report;
-    report.segments = recovered.segments.len();
-    report.streams = recovered.index.len();
-    report.next = recovered.next;
-    report.quarantined =
-        recovered.segments.iter().filter(|s| s.is_quarantined()).map(|s| s.header.id).collect();
-    recovered.resume = recovered.segments.last().is_some_and(|last| {
-        let newest = last.header.id.saturating_add(1) == recovered.next_id;
-        newest && !last.header.is_sparse() && !last.is_quarantined()
-    });
+    recovered.sum_up();
     Ok(recovered)
+}
+
+fn read_snapshot(storage: &dyn Storage, found: &[Found]) -> Option<Snapshot> {
+    let present: Option<Vec<Present>> = found
+        .iter()
+        .map(|found| {
+            let (header, quarantined) = (found.header?, found.quarantined);
+            Some(Present { header, file: Arc::clone(&found.file), quarantined })
+        })
+        .collect();
+    snapshot::read(storage, &present?)
+}
+
+fn conclude_clean(snapshot: Snapshot, identity: Identity, next_id: u64, report: RecoveryReport) -> Recovered {
+    let Snapshot { next, noted_through, segments, index } = snapshot;
+    let mut recovered =
+        Recovered { segments, index, identity, next_id, next, noted_through, resume: false, report };
+    recovered.sum_up();
+    recovered
+}
+
+impl Recovered {
+    fn sum_up(&mut self) {
+        let report = &mut self.report;
+        report.segments = self.segments.len();
+        report.streams = self.index.len();
+        report.next = self.next;
+        let quarantined = self.segments.iter().filter(|segment| segment.is_quarantined());
+        report.quarantined = quarantined.map(|segment| segment.header.id).collect();
+        self.resume = self.segments.last().is_some_and(|last| {
+            let newest = last.header.id.saturating_add(1) == self.next_id;
+            newest && !last.header.is_sparse() && !last.is_quarantined()
+        });
+    }
 }
 
 fn find_segments(storage: &dyn Storage, report: &mut RecoveryReport) -> Result<Vec<Found>, OpenError> {
@@ -125,7 +173,7 @@ fn find_segments(storage: &dyn Storage, report: &mut RecoveryReport) -> Result<V
                 continue;
             }
             FileName::Other => {
-                if name != super::files::LOCK_NAME {
+                if name != LOCK_NAME && name != SNAPSHOT_NAME {
                     report.foreign.push(name);
                 }
                 continue;
@@ -195,7 +243,11 @@ fn read_segment(found: &Found, later: &[Found], recovered: &mut Recovered) -> Re
         // Kept under its id so that nothing reuses it; nothing in it can be read.
         return Ok(());
     };
-    let next = later.iter().find_map(|later| later.header);
+    // What a compaction has merged into this segment does not end it.
+    let next = later
+        .iter()
+        .filter_map(|later| later.header)
+        .find(|next| !header.is_sparse() || next.first_sequence > header.covers_through);
     let fence = next.map_or(Sequence(u64::MAX), |next| next.first_sequence.before());
     if header.first_sequence < recovered.next
         && recovered.segments.last().is_some_and(|s| s.header.is_sparse())
@@ -261,13 +313,16 @@ fn conclude(
     }
     recovered.next = recovered.next.max(next);
     let last = scanned.next.before();
-    let segment = Segment::new(*header, Arc::clone(&found.file), marks, scanned.end, last, quarantined);
+    // Of a file that was cut short the last sector may be missing in part.
+    let end = scanned.end.min(found.length);
+    let segment = Segment::new(*header, Arc::clone(&found.file), marks, end, last, quarantined);
     recovered.segments.push(Arc::new(segment));
 }
 
 /// Carries out what was concluded.
 fn repair(storage: &dyn Storage, recovered: &mut Recovered) -> Result<(), StorageError> {
     if recovered.resume
+        && !recovered.report.clean
         && let Some(last) = recovered.segments.last()
     {
         if let Some(tail) = &recovered.report.tail {
@@ -285,10 +340,16 @@ fn repair(storage: &dyn Storage, recovered: &mut Recovered) -> Result<(), Storag
             Err(error) => return Err(error),
         }
     }
+    // The snapshot speaks of a log to which nothing is appended.
+    let snapshot = match storage.remove(SNAPSHOT_NAME) {
+        Ok(()) => true,
+        Err(StorageError::NotFound) => false,
+        Err(error) => return Err(error),
+    };
     for name in &recovered.report.removed {
         storage.remove(name)?;
     }
-    if renamed || !recovered.report.removed.is_empty() {
+    if renamed || snapshot || !recovered.report.removed.is_empty() {
         storage.sync_directory()?;
     }
     Ok(())

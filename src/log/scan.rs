@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::error::StorageError;
 use super::record::{HEADER_BYTES, Header, Sequence};
-use super::segment::{DATA_START, SegmentHeader};
+use super::segment::{DATA_START, SegmentHeader, next_sector};
 use super::storage::StorageFile;
 
 /// Bytes read at once: fits the cache, so that checksums run from it.
@@ -20,7 +20,7 @@ const PAGE_BYTES: usize = 4096;
 const STEP: u64 = 8;
 
 /// A stretch of a segment in which records are missing that were durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Damage {
     /// Id of the segment.
     pub segment: u64,
@@ -37,7 +37,8 @@ pub struct Damage {
 }
 
 /// What is damaged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DamageKind {
     /// One copy of the segment's header; no record is lost.
     HeaderCopy,
@@ -52,7 +53,7 @@ pub enum DamageKind {
 }
 
 /// What ends the log: bytes that nobody was told are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Tail {
     /// Id of the segment.
     pub segment: u64,
@@ -155,13 +156,15 @@ impl Scan<'_> {
         let mut surveyed = None;
         let mut force_mark = false;
         while out.next <= self.limit && at < self.stop() {
-            if let Some(header) = self.record(at)?.filter(|header| self.follows(header, out.next)) {
+            if let Some((place, header)) = self.expected(at, out.next)? {
+                force_mark |= place != at;
+                at = place;
                 self.durable_through = self.durable_through.max(header.durable_through);
                 let body = self.window.get(at, header.record_bytes())?.get(HEADER_BYTES..).unwrap_or(&[]);
                 visit(at, force_mark, &header, body);
                 force_mark = false;
                 at = header.next_offset(at);
-                out.end = at;
+                out.end = next_sector(at);
                 out.next = header.sequence.next();
                 continue;
             }
@@ -170,6 +173,17 @@ impl Scan<'_> {
                 None => *surveyed.insert(self.survey(at)?),
             };
             self.durable_through = self.durable_through.max(survey.durable_through);
+            if let Some(header) = self.bodiless(at, out.next)? {
+                // Number and chain are known; only what it says is lost.
+                visit(at, force_mark, &header, &[]);
+                force_mark = false;
+                let length = header.record_bytes() as u64;
+                out.damage.push(self.damage(at, length, out.next, out.next));
+                at = header.next_offset(at);
+                out.end = next_sector(at);
+                out.next = header.sequence.next();
+                continue;
+            }
             let Some(resumed) = self.bridge(at, survey, &mut out)? else { break };
             at = resumed;
             force_mark = true;
@@ -180,8 +194,11 @@ impl Scan<'_> {
     /// Behind the place `at` where the next record should be: where the scan goes on, or `None` at the end.
     fn bridge(&mut self, at: u64, survey: Survey, out: &mut Scanned) -> Result<Option<u64>, StorageError> {
         if !self.segment.is_sparse() && out.next > self.durable_through {
-            let length = survey.last_nonzero.saturating_sub(at);
-            out.tail = Some(Tail { segment: self.segment.id, offset: at, length });
+            // What stays of a group that was cut short shares its last sector with the tail; that sector is whole,
+            // it is never written again, and the next group starts behind it.
+            let offset = next_sector(at);
+            let length = survey.last_nonzero.saturating_sub(offset);
+            out.tail = Some(Tail { segment: self.segment.id, offset, length });
             return Ok(None);
         }
         let resumed = self.resume(at, out.next)?;
@@ -189,16 +206,24 @@ impl Scan<'_> {
             Some((place, header)) => (place, header.sequence),
             None => (self.stop().min(self.window.length()), self.durable_end().next()),
         };
-        out.damage.push(Damage {
-            segment: self.segment.id,
-            kind: DamageKind::Records,
-            offset: at,
-            length: end.saturating_sub(at),
-            first: out.next,
-            last: next.before(),
-        });
+        out.damage.push(self.damage(at, end.saturating_sub(at), out.next, next.before()));
         out.next = next;
         Ok(resumed.map(|(place, _)| place))
+    }
+
+    fn damage(&self, offset: u64, length: u64, first: Sequence, last: Sequence) -> Damage {
+        Damage { segment: self.segment.id, kind: DamageKind::Records, offset, length, first, last }
+    }
+
+    /// The durable record at `at` whose header holds and whose body does not.
+    fn bodiless(&mut self, at: u64, next: Sequence) -> Result<Option<Header>, StorageError> {
+        let header = Header::decode(self.window.get(at, HEADER_BYTES)?);
+        let durable_end = self.durable_end();
+        Ok(header.filter(|header| {
+            let inside = at.saturating_add(header.record_bytes() as u64) <= self.window.length();
+            let durable = header.sequence <= durable_end && self.follows(header, next);
+            header.salt == self.segment.salt && inside && durable
+        }))
     }
 
     /// The next record behind `at` that continues the log: durable itself, or the first one that is not.
@@ -219,6 +244,18 @@ impl Scan<'_> {
     /// The last sequence of this segment that is known to be durable.
     fn durable_end(&self) -> Sequence {
         if self.segment.is_sparse() { self.limit } else { self.durable_through.min(self.limit) }
+    }
+
+    /// The record that continues the log at `at`, or at the next sector if a crash cut the group at `at` short.
+    fn expected(&mut self, at: u64, next: Sequence) -> Result<Option<(u64, Header)>, StorageError> {
+        if let Some(header) = self.record(at)?.filter(|header| self.follows(header, next)) {
+            return Ok(Some((at, header)));
+        }
+        let sector = next_sector(at);
+        if self.segment.is_sparse() || sector == at {
+            return Ok(None);
+        }
+        Ok(self.record(sector)?.filter(|header| self.follows(header, next)).map(|header| (sector, header)))
     }
 
     fn follows(&self, header: &Header, expected: Sequence) -> bool {

@@ -14,6 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::body::Body;
 use super::error::{OpenError, ReadError, StorageError};
 use super::record::{HEADER_BYTES, Header, Sequence, put, take};
+use super::scan::{Scan, Scanned, Visit, Window};
 use super::storage::{SECTOR_BYTES, StorageFile, View};
 
 /// Where the first record starts.
@@ -291,6 +292,8 @@ pub(super) struct Segment {
     end: AtomicU64,
     last: AtomicU64,
     quarantined: AtomicBool,
+    /// Nothing has been published yet.
+    resumed: AtomicBool,
 }
 
 /// A record in a segment: its header and where it starts.
@@ -317,6 +320,7 @@ impl Segment {
             end: AtomicU64::new(end),
             last: AtomicU64::new(last.0),
             quarantined: AtomicBool::new(quarantined),
+            resumed: AtomicBool::new(true),
         }
     }
 
@@ -346,9 +350,11 @@ impl Segment {
     /// Opens what a group added to readers.
     pub(super) fn publish(&self, records: &[(Sequence, u64)], end: u64) {
         {
+            // The group before the first one of this run may have been cut short by a crash: no hop leads here.
+            let mut force = self.resumed.swap(false, Ordering::Relaxed);
             let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
             for &(sequence, offset) in records {
-                marks.note(self.header.first_sequence, sequence, offset, false);
+                marks.note(self.header.first_sequence, sequence, offset, std::mem::take(&mut force));
             }
         }
         self.end.store(end, Ordering::Release);
@@ -386,31 +392,22 @@ impl Segment {
         let Some(mark) = mark else { return Err(self.missing(sequence)) };
         let end = self.end();
         let view = self.view()?;
-        let mut offset = u64::from(mark.offset);
-        loop {
-            // One window covers the hops to the next mark; only a longer record needs another.
-            let window = view.bytes(offset, window_length(offset, end))?;
-            let mut at = 0_usize;
-            while let Some(header) = window.get(at..).and_then(Header::decode) {
-                if header.salt != self.header.salt || header.sequence > sequence {
-                    return Err(self.missing(sequence));
-                }
-                let start = offset.saturating_add(at as u64);
-                if header.sequence == sequence {
-                    return Ok(Place { header, offset: start });
-                }
-                let next = header.next_offset(start);
-                at = usize::try_from(next.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut at = u64::from(mark.offset);
+        // One window covers the hops to the next mark; only a longer record needs another.
+        let mut window = (at, view.bytes(at, window_length(at, end))?);
+        while at < end {
+            if at.saturating_add(HEADER_BYTES as u64) > window.0.saturating_add(window.1.len() as u64) {
+                window = (at, view.bytes(at, window_length(at, end))?);
             }
-            // Either the next header lies beyond the window, or the bytes at `at` are no header.
-            if at == 0 || at.saturating_add(HEADER_BYTES) <= window.len() {
-                return Err(self.missing(sequence));
-            }
-            offset = offset.saturating_add(at as u64);
-            if offset >= end {
-                return Err(self.missing(sequence));
+            let inside = usize::try_from(at.saturating_sub(window.0)).unwrap_or(usize::MAX);
+            let header = window.1.get(inside..).and_then(Header::decode);
+            match header.filter(|header| header.salt == self.header.salt) {
+                Some(header) if header.sequence == sequence => return Ok(Place { header, offset: at }),
+                Some(header) if header.sequence < sequence => at = header.next_offset(at),
+                _ => break,
             }
         }
+        Err(self.missing(sequence))
     }
 
     /// Reads and checks the body of a record.
@@ -436,6 +433,13 @@ impl Segment {
         Ok(bytes)
     }
 
+    /// Reads all records of the segment from the file.
+    pub(super) fn scan(&self, visit: &mut Visit<'_>) -> Result<Scanned, StorageError> {
+        let limit = self.covers();
+        let window = Window::new(Arc::clone(&self.file))?;
+        Scan { segment: &self.header, window, limit, durable_through: limit }.run(visit)
+    }
+
     fn missing(&self, sequence: Sequence) -> ReadError {
         // A sparse segment has gaps by design.
         if self.header.is_sparse() && !self.is_quarantined() {
@@ -443,6 +447,11 @@ impl Segment {
         }
         ReadError::Damaged(sequence)
     }
+}
+
+/// The next sector boundary: where a group starts if the one before it was cut short by a crash.
+pub(super) fn next_sector(offset: u64) -> u64 {
+    offset.checked_next_multiple_of(SECTOR_BYTES as u64).unwrap_or(u64::MAX)
 }
 
 fn window_length(offset: u64, end: u64) -> usize {

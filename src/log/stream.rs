@@ -44,8 +44,8 @@ impl StreamState {
     pub fn beginning(header: &Header) -> Self {
         let before = match header.kind {
             Kind::Cursor if header.offset == Devices::FORGET => 0,
-            kind if kind.is_message() => header.offset.saturating_sub(1),
-            _ => header.offset,
+            kind if kind.is_numbered() => header.offset.saturating_sub(1),
+            _ => header.offset.saturating_add(u64::from(header.ahead)),
         };
         Self { last_offset: before, epoch: header.epoch, ..Self::default() }
     }
@@ -59,13 +59,14 @@ impl StreamState {
             return;
         }
         match header.kind {
-            Kind::Message | Kind::Publication | Kind::Event => self.apply_message(header),
+            Kind::Message | Kind::Publication | Kind::Event | Kind::Stub => self.apply_message(header),
             Kind::Meta => {
-                self.shrink(header.kept);
-                self.last_offset = self.last_offset.max(header.offset);
+                self.advance(header.offset, header.kept);
                 self.head = header.sequence;
             }
-            Kind::Cursor => self.shrink(header.kept),
+            Kind::Cursor if header.offset == Devices::FORGET => self.shrink(header.kept),
+            // The end is known already, unless damage took the newest messages: then it comes from here.
+            Kind::Cursor => self.advance(header.offset.saturating_add(u64::from(header.ahead)), header.kept),
             Kind::Watermark | Kind::Optional(_) | Kind::Unknown(_) => return,
         }
         self.touched = header.written_at;
@@ -85,15 +86,22 @@ impl StreamState {
         }
     }
 
+    /// Moves the end forward, to `offset` unless it is there, with `kept` messages held then.
+    fn advance(&mut self, offset: u64, kept: u32) {
+        let step = u32::try_from(offset.saturating_sub(self.last_offset)).unwrap_or(u32::MAX);
+        self.shrink(kept.saturating_sub(step));
+        self.pending = self.pending.saturating_add(step).min(kept);
+        self.last_offset = self.last_offset.max(offset);
+    }
+
     fn apply_message(&mut self, header: &Header) {
-        let step = u32::try_from(header.offset.saturating_sub(self.last_offset)).unwrap_or(u32::MAX);
-        self.shrink(header.kept.saturating_sub(step));
-        self.pending = self.pending.saturating_add(step).min(header.kept);
+        self.advance(header.offset, header.kept);
         self.bytes = self.bytes.saturating_add(header.length);
-        self.last_offset = header.offset;
         self.head = header.sequence;
-        let expires_at = if header.expires_at == 0 { u32::MAX } else { header.expires_at };
-        self.expires_at = self.expires_at.max(expires_at);
+        if header.kind.is_message() {
+            let expires_at = if header.expires_at == 0 { u32::MAX } else { header.expires_at };
+            self.expires_at = self.expires_at.max(expires_at);
+        }
     }
 }
 
@@ -185,6 +193,11 @@ impl Devices {
         }
     }
 
+    /// Takes a cursor over from a snapshot.
+    pub(super) fn restore(&mut self, device: u64, through: u64) {
+        self.cursors.push(DeviceCursor { device, through });
+    }
+
     /// What every device has acknowledged.
     #[must_use]
     pub fn floor(&self) -> Option<u64> {
@@ -213,6 +226,7 @@ mod tests {
             epoch: 5,
             written_at: 1,
             kept,
+            ahead: 0,
         }
     }
 

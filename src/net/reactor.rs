@@ -38,6 +38,9 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Token of the waker; listeners count down from the one below. No slot reaches it (slabs hold less than 2^32).
 const WAKE: Token = Token(usize::MAX);
 
+/// Takes the figures of a shard and of its shell.
+pub type PublishMetrics = Box<dyn FnMut(&mut Shard, ShellFigures) + Send>;
+
 /// What a shard's thread needs to run.
 pub struct ReactorParts {
     /// The state machine.
@@ -57,7 +60,7 @@ pub struct ReactorParts {
     /// Where answers for the control plane go.
     pub answers: Box<dyn Fn(Answer) + Send>,
     /// Where figures go, once a second.
-    pub publish_metrics: Box<dyn FnMut(&mut Shard, ShellFigures) + Send>,
+    pub publish_metrics: PublishMetrics,
     /// Where sockets for the control plane go.
     pub handover: Option<Arc<HandoverSender>>,
     /// The process's clock.
@@ -143,6 +146,8 @@ impl Reactor {
             }
             self.accept();
             let more_mail = self.take_mail();
+            self.parts.shard.settle();
+            self.send_mail();
             let outlook = self.parts.shard.finish(&mut self.sockets);
             self.send_mail();
             self.refresh_metrics();

@@ -38,13 +38,14 @@ impl HeadScan {
     /// Goes on over `bytes`, all that have arrived; the length of the head once it is whole.
     pub(super) fn advance(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Reject> {
         let allowed = bytes.get(..limits.head).unwrap_or(bytes);
-        let fresh = allowed.get(self.scanned as usize..).unwrap_or_default();
-        for byte in fresh {
-            if self.phase == Phase::Done {
-                break;
-            }
+        let mut fresh = allowed.get(self.scanned as usize..).unwrap_or_default();
+        while self.phase != Phase::Done {
+            let inside = self.skip_inside(fresh, limits)?;
+            self.scanned = self.scanned.saturating_add(u32::try_from(inside).unwrap_or(u32::MAX));
+            let Some((byte, rest)) = fresh.get(inside..).and_then(<[u8]>::split_first) else { break };
             self.scanned = self.scanned.saturating_add(1);
             self.step(*byte, limits)?;
+            fresh = rest;
         }
         let scanned = self.scanned as usize;
         match self.phase {
@@ -55,15 +56,29 @@ impl HeadScan {
         }
     }
 
+    /// How many of `fresh` are the inside of the target or of a line, which is most of a head: only their ends need a step.
+    /// What stands inside a line is left to httparse.
+    fn skip_inside(&mut self, fresh: &[u8], limits: &HeadLimits) -> Result<usize, Reject> {
+        match self.phase {
+            Phase::Line => Ok(memchr::memchr2(b'\r', b'\n', fresh).unwrap_or(fresh.len())),
+            Phase::Target => {
+                let inside = fresh.iter().position(|byte| !byte.is_ascii_graphic()).unwrap_or(fresh.len());
+                self.count = self.count.saturating_add(u16::try_from(inside).unwrap_or(u16::MAX));
+                if usize::from(self.count) > limits.target { Err(Reject::TargetTooLong) } else { Ok(inside) }
+            }
+            _ => Ok(0),
+        }
+    }
+
     fn step(&mut self, byte: u8, limits: &HeadLimits) -> Result<(), Reject> {
         match self.phase {
             Phase::Method => self.method(byte),
-            Phase::Target => self.target(byte, limits),
+            Phase::Target => self.target_end(byte),
             Phase::Version => self.version(byte),
             Phase::LineStart => self.line_start(byte, limits),
-            Phase::Line => self.line(byte),
-            Phase::LineEnd => self.line_feed(byte, Phase::LineStart),
-            Phase::HeadEnd => self.line_feed(byte, Phase::Done),
+            Phase::Line => self.expect(byte, b'\r', Phase::LineEnd),
+            Phase::LineEnd => self.expect(byte, b'\n', Phase::LineStart),
+            Phase::HeadEnd => self.expect(byte, b'\n', Phase::Done),
             Phase::Done => Ok(()),
         }
     }
@@ -89,13 +104,8 @@ impl HeadScan {
         }
     }
 
-    fn target(&mut self, byte: u8, limits: &HeadLimits) -> Result<(), Reject> {
-        match byte {
-            b' ' if self.count > 0 => self.enter(Phase::Version),
-            b'!'..=b'~' if usize::from(self.count) < limits.target => self.counted(),
-            b'!'..=b'~' => Err(Reject::TargetTooLong),
-            _ => Err(Reject::Malformed),
-        }
+    fn target_end(&mut self, byte: u8) -> Result<(), Reject> {
+        if byte == b' ' && self.count > 0 { self.enter(Phase::Version) } else { Err(Reject::Malformed) }
     }
 
     /// `HTTP/1.0` or `HTTP/1.1`, and the line end.
@@ -133,18 +143,9 @@ impl HeadScan {
         Ok(())
     }
 
-    /// The rest of a line; bytes from 0x80 may stand in values (obs-text), control bytes nowhere.
-    fn line(&mut self, byte: u8) -> Result<(), Reject> {
-        match byte {
-            b'\r' => self.phase = Phase::LineEnd,
-            b'\t' | b' '..=b'~' | 0x80.. => {}
-            _ => return Err(Reject::Malformed),
-        }
-        Ok(())
-    }
-
-    fn line_feed(&mut self, byte: u8, next: Phase) -> Result<(), Reject> {
-        if byte != b'\n' {
+    /// The next byte of a line end: a bare CR or LF is neither.
+    fn expect(&mut self, byte: u8, expected: u8, next: Phase) -> Result<(), Reject> {
+        if byte != expected {
             return Err(Reject::Malformed);
         }
         self.phase = next;

@@ -52,14 +52,12 @@ pub fn check_upgrade<'a>(head: &RequestHead<'a>) -> Result<Upgrade<'a>, Reject> 
     let subprotocol = [PROTOBUF_SUBPROTOCOL, JSON_SUBPROTOCOL]
         .into_iter()
         .find(|name| tokens(head, "sec-websocket-protocol").any(|offered| offered == name.as_bytes()));
-    let query_is = |name, value| head.query_param(name).is_some_and(|given| given == value);
+    let query = QueryOptions::of(head);
     Ok(Upgrade {
         key,
-        protobuf: subprotocol == Some(PROTOBUF_SUBPROTOCOL)
-            || query_is("format", "protobuf")
-            || query_is("cf_protocol", "protobuf"),
+        protobuf: subprotocol == Some(PROTOBUF_SUBPROTOCOL) || query.protobuf,
         subprotocol,
-        native_ping: query_is("cf_ws_frame_ping_pong", "true"),
+        native_ping: query.native_ping,
         deflate: offers_deflate(head),
     })
 }
@@ -80,6 +78,27 @@ impl Upgrade<'_> {
     }
 }
 
+/// What the query asks for; unknown parameters are ignored.
+#[derive(Default)]
+struct QueryOptions {
+    protobuf: bool,
+    native_ping: bool,
+}
+
+impl QueryOptions {
+    fn of(head: &RequestHead<'_>) -> Self {
+        let mut options = Self::default();
+        for (name, value) in head.query_params() {
+            match (&*name, &*value) {
+                ("format" | "cf_protocol", "protobuf") => options.protobuf = true,
+                ("cf_ws_frame_ping_pong", "true") => options.native_ping = true,
+                _ => {}
+            }
+        }
+        options
+    }
+}
+
 /// `Upgrade` must be `websocket` and nothing else; `Connection` must name it, among others and in any of its lines.
 fn check_upgrade_headers(head: &RequestHead<'_>) -> Result<(), Reject> {
     let is_named = |name, token: &[u8]| tokens(head, name).any(|given| given.eq_ignore_ascii_case(token));
@@ -97,18 +116,15 @@ fn single<'a>(head: &RequestHead<'a>, name: &str) -> Result<Option<&'a [u8]>, Re
     if values.next().is_some() { Err(Reject::BadUpgrade) } else { Ok(first) }
 }
 
-/// The elements of a comma-separated header over all its lines; empty ones do not count (RFC 9110 section 5.6.1).
+/// The elements of a comma-separated header over all its lines; empty ones are as good as none (RFC 9110 section 5.6.1).
 fn tokens<'a>(head: &RequestHead<'a>, name: &str) -> impl Iterator<Item = &'a [u8]> {
-    head.header_values(name)
-        .flat_map(|value| value.split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|token| !token.is_empty())
+    head.header_values(name).flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
 
-/// 16 bytes in canonical base64.
+/// 16 bytes in canonical base64, so 24 characters.
 fn is_key(key: &[u8]) -> bool {
     let mut nonce = [0; 18];
-    key.len() == 24 && STANDARD.decode_slice(key, &mut nonce) == Ok(16)
+    STANDARD.decode_slice(key, &mut nonce) == Ok(16)
 }
 
 fn offers_deflate(head: &RequestHead<'_>) -> bool {

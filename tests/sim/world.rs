@@ -22,25 +22,26 @@ pub(crate) const BIRTH: u64 = 1_800_000_000;
 /// Most bytes read at once.
 const READ: usize = 64 * 1024;
 
-/// Letters that one pair of shards may have under way, as a bounded queue.
-const QUEUE: usize = 64;
+/// Letters that an inbox takes: few, so that it is often full.
+const QUEUE: usize = 8;
 
 /// All shards of a process.
 pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) tick: u32,
-    turn: u64,
     pub(crate) shards: Vec<Shard>,
     pub(crate) nets: Vec<Net>,
-    /// Mail from shard to shard, with the turn at which it arrives.
-    links: BTreeMap<(usize, usize), VecDeque<(u64, Mail)>>,
+    /// One inbox for each shard, as the mesh has it: what one shard sends before another is handled before it.
+    inboxes: Vec<VecDeque<Mail>>,
     pub(crate) common: Arc<Common>,
     pub(crate) hasher: NameHash,
     answers: BTreeMap<u64, ApiAnswer>,
     next_api: u64,
     next_socket: i32,
-    /// Most turns a letter is under way.
+    /// A shard sits out at most so many turns of the others, as a busy one does.
     pub(crate) lag: u32,
+    /// Turns that each shard still sits out.
+    busy: Vec<u32>,
 }
 
 impl World {
@@ -59,16 +60,16 @@ impl World {
         Self {
             rng: Rng::new(seed),
             tick: 10,
-            turn: 0,
             shards: (0..shards).map(shard).collect(),
             nets: (0..shards).map(|_| Net::default()).collect(),
-            links: BTreeMap::new(),
+            inboxes: (0..shards).map(|_| VecDeque::new()).collect(),
             hasher: NameHash::new(secret),
             common,
             answers: BTreeMap::new(),
             next_api: 0,
             next_socket: 100,
-            lag: 4,
+            lag: 0,
+            busy: vec![0; usize::from(shards)],
         }
     }
 
@@ -89,11 +90,16 @@ impl World {
 
     /// One turn of every shard, in random order.
     pub(crate) fn turn(&mut self) {
-        self.turn += 1;
         let count = self.shards.len();
         let first = self.rng.below(count as u32) as usize;
         for at in 0..count {
-            self.turn_of((first + at) % count);
+            let at = (first + at) % count;
+            if self.busy[at] > 0 {
+                self.busy[at] -= 1;
+            } else {
+                self.turn_of(at);
+                self.busy[at] = self.rng.below(self.lag + 1);
+            }
         }
     }
 
@@ -113,12 +119,15 @@ impl World {
         }
     }
 
-    /// Turns until no letter is under way and no shard has more to do.
+    /// Turns until every shard had one and no letter is under way.
     pub(crate) fn settle(&mut self) {
-        for _ in 0..10_000 {
+        for count in 0..10_000 {
             self.turn();
-            let mail: usize = self.links.values().map(VecDeque::len).sum();
-            if mail == 0 && self.shards.iter_mut().all(|shard| shard.post().is_empty()) {
+            if count < self.lag {
+                continue;
+            }
+            let is_empty = self.inboxes.iter().all(VecDeque::is_empty);
+            if is_empty && self.shards.iter_mut().all(|shard| shard.post().is_empty()) {
                 return;
             }
         }
@@ -127,9 +136,7 @@ impl World {
 
     /// Sends a letter as the control plane or the application does.
     pub(crate) fn tell(&mut self, shard: usize, mail: Mail) {
-        let now = self.now();
-        self.shards[shard].begin(now);
-        self.shards[shard].receive(mail);
+        self.inboxes[shard].push_back(mail);
     }
 
     /// Starts a call of the server API on one shard; its number is for [`Self::answer`].
@@ -169,6 +176,8 @@ impl World {
             self.events(at, socket);
         }
         self.mail(at);
+        self.shards[at].settle();
+        self.post(at);
         self.shards[at].finish(&mut self.nets[at]);
         self.post(at);
     }
@@ -216,31 +225,24 @@ impl World {
     }
 
     fn mail(&mut self, at: usize) {
-        for from in 0..self.shards.len() {
-            let Some(link) = self.links.get_mut(&(from, at)) else { continue };
-            while !self.shards[at].is_saturated()
-                && let Some((due, _)) = link.front()
-                && *due <= self.turn
-                && let Some((_, mail)) = link.pop_front()
-            {
-                self.shards[at].receive(mail);
-            }
+        while !self.shards[at].is_saturated()
+            && let Some(mail) = self.inboxes[at].pop_front()
+        {
+            self.shards[at].receive(mail);
         }
     }
 
     fn post(&mut self, at: usize) {
-        let Self { shards, links, rng, turn, lag, answers, .. } = self;
+        let Self { shards, inboxes, answers, .. } = self;
         let count = shards.len();
         let post = shards[at].post();
         for to in (0..count).filter(|to| *to != at) {
-            let link = links.entry((at, to)).or_default();
-            let mut due = link.back().map_or(0, |(due, _)| *due);
+            let inbox = &mut inboxes[to];
             post.drain_to(ShardId(to as u16), |mail| {
-                if link.len() >= QUEUE {
+                if inbox.len() >= QUEUE {
                     return Err(mail);
                 }
-                due = due.max(*turn + u64::from(rng.below(*lag + 1)));
-                link.push_back((due, mail));
+                inbox.push_back(mail);
                 Ok(())
             });
         }

@@ -68,6 +68,7 @@ pub(crate) fn settings() -> Settings {
         version: "test".into(),
         node_name: "test".into(),
         max_connections: 1_000_000,
+        user_presence: None,
     }
 }
 

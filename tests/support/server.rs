@@ -26,6 +26,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     internal: SocketAddr,
     folder: TempDir,
+    /// Open descriptors while nobody is connected.
+    idle_descriptors: usize,
 }
 
 impl Server {
@@ -40,6 +42,8 @@ impl Server {
         config["http_server"] =
             json!({ "internal_address": internal.ip(), "internal_port": internal.port() });
         config["http_api"] = json!({ "key": API_KEY });
+        // Fits every descriptor limit, so that a test may choose its number of shards.
+        config["server"] = json!({ "max_connections": 5000 });
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.json");
         std::fs::write(&file, config.to_string()).unwrap();
@@ -57,8 +61,10 @@ impl Server {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut server = Self { child, address, internal, folder };
+        let mut server = Self { child, address, internal, folder, idle_descriptors: usize::MAX };
         server.wait_until_it_answers();
+        until("the server holds no connection", || server.connections() == 0);
+        server.idle_descriptors = server.descriptors();
         server
     }
 
@@ -114,9 +120,11 @@ impl Server {
         whole(self.metric("millpond_shard_connections", ""))
     }
 
-    /// Waits until the server's own figures say that no socket is left.
+    /// Waits until no socket of a client is left: as the kernel sees it, and by the server's own figures, which may be
+    /// a second old.
     pub(crate) fn wait_until_empty(&self) {
-        until("the server holds no connection", || self.connections() == 0);
+        until("all descriptors are closed", || self.descriptors() <= self.idle_descriptors);
+        until("the server counts no connection", || self.connections() == 0);
     }
 
     /// Resident memory in bytes.
@@ -136,7 +144,7 @@ impl Server {
     }
 
     /// Open descriptors, over the private tables of all threads.
-    pub(crate) fn descriptors(&self) -> usize {
+    fn descriptors(&self) -> usize {
         let threads =
             std::fs::read_dir(self.proc("task")).unwrap().map(|thread| thread.unwrap().path().join("fd"));
         threads.filter_map(|table| Some(std::fs::read_dir(table).ok()?.count())).sum()

@@ -14,11 +14,28 @@ pub(crate) struct Program {
 }
 
 /// `cargo xtask bench NAME`.
-pub(crate) const BENCHES: &[Program] = &[Program {
-    name: "fanout",
-    about: "CPU per delivery of one publication to 18,000 subscribers, beside the raw write loop",
-    cargo_args: &["bench", "--package", "millpond", "--bench", "fanout"],
-}];
+pub(crate) const BENCHES: &[Program] = &[
+    Program {
+        name: "base",
+        about: "tables, wheel, queues and other data structures at a million entries",
+        cargo_args: &["bench", "--package", "millpond", "--bench", "base"],
+    },
+    Program {
+        name: "codec",
+        about: "WebSocket frames beside tungstenite's own codec and the floor",
+        cargo_args: &["bench", "--package", "millpond", "--bench", "codec"],
+    },
+    Program {
+        name: "protocol",
+        about: "commands decoded and publications encoded, in both encodings",
+        cargo_args: &["bench", "--package", "millpond", "--bench", "protocol"],
+    },
+    Program {
+        name: "token",
+        about: "one verification of a token, by algorithm",
+        cargo_args: &["bench", "--package", "millpond", "--bench", "token"],
+    },
+];
 
 /// `cargo xtask soak NAME`.
 pub(crate) const SOAKS: &[Program] = &[Program {

@@ -194,9 +194,12 @@ struct PushBody<'a> {
 /// Hands every message of a text frame to `take`.
 pub(super) fn read(payload: &[u8], places: bool, take: &mut dyn FnMut(Incoming)) {
     let payload = payload.strip_suffix(b"\n").unwrap_or(payload);
-    for line in payload.split(|&byte| byte == b'\n') {
-        take(read_line(line, places));
+    let mut start = 0;
+    for end in memchr::memchr_iter(b'\n', payload) {
+        take(read_line(&payload[start..end], places));
+        start = end + 1;
     }
+    take(read_line(&payload[start..], places));
 }
 
 fn read_line(line: &[u8], places: bool) -> Incoming {

@@ -3,6 +3,10 @@
 //! Every figure of a phase is a number under a name that ends in its unit (`latency_p99_ms`, `server_rss_b`), so that
 //! comparing and asserting need to know no phase in particular.
 
+pub mod assert;
+pub mod compare;
+pub mod html;
+mod plot;
 pub mod text;
 
 use std::collections::BTreeMap;

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::Conductor;
-use crate::fleet::FleetError;
+use super::{Conductor, RunError};
 use crate::progress::Progress;
 use crate::report::PhaseReport;
 use crate::worker::Order;
@@ -11,13 +10,18 @@ use crate::worker::Order;
 /// Brings the first `connections` clients up and waits until each is ready or has failed.
 ///
 /// # Errors
-/// [`FleetError`] where a worker broke.
-pub fn ramp(conductor: &mut Conductor, connections: u32, rate: f64) -> Result<PhaseReport, FleetError> {
+/// [`RunError`] where a worker broke.
+pub fn ramp(
+    conductor: &mut Conductor,
+    name: &str,
+    connections: u32,
+    rate: f64,
+) -> Result<PhaseReport, RunError> {
     let start = conductor.mark();
     let wanted = u64::from(connections);
     let begun_before = start.totals.became_ready + start.totals.failed;
     let already = start.totals.started;
-    let mut progress = Progress::new("ramp", wanted, conductor.quiet);
+    let mut progress = Progress::new(name, wanted, conductor.quiet);
     conductor.fleet.ramp(connections, rate);
     loop {
         let totals = conductor.look();
@@ -27,7 +31,7 @@ pub fn ramp(conductor: &mut Conductor, connections: u32, rate: f64) -> Result<Ph
             break;
         }
     }
-    let mut report = conductor.report("ramp", "ramp", &start);
+    let mut report = conductor.report(name, "ramp", &start);
     let became_ready = conductor.fleet.totals().became_ready - start.totals.became_ready;
     let seconds = report.seconds;
     report.set("connects_per_s", became_ready as f64 / seconds);
@@ -60,11 +64,11 @@ pub struct HoldDemands {
 /// Keeps the connections for a while.
 ///
 /// # Errors
-/// [`FleetError`] where a worker broke.
-pub fn hold(conductor: &mut Conductor, demands: &HoldDemands) -> Result<PhaseReport, FleetError> {
+/// [`RunError`] where a worker broke.
+pub fn hold(conductor: &mut Conductor, name: &str, demands: &HoldDemands) -> Result<PhaseReport, RunError> {
     conductor.fleet.order(|_| Order::ResetPings);
     let start = conductor.mark();
-    let mut progress = Progress::new("hold", demands.duration.as_secs(), conductor.quiet);
+    let mut progress = Progress::new(name, demands.duration.as_secs(), conductor.quiet);
     loop {
         let totals = conductor.look();
         let held = conductor.clock.elapsed().as_secs_f64() - start.at_s;
@@ -74,7 +78,7 @@ pub fn hold(conductor: &mut Conductor, demands: &HoldDemands) -> Result<PhaseRep
             break;
         }
     }
-    let mut report = conductor.report("hold", "hold", &start);
+    let mut report = conductor.report(name, "hold", &start);
     let census = conductor.fleet.census()?;
     report.set("pings_fewest", f64::from(census.fewest_pings));
     report.set("pings_most", f64::from(census.most_pings));

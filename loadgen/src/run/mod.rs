@@ -1,18 +1,31 @@
 //! The conductor: runs the phases one after another, samples every second, and collects the report.
 
+pub mod chat;
+pub mod fanout;
 pub mod idle;
+mod latency;
+pub mod presence;
+pub mod slow;
+pub mod soak;
+pub mod storm;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
+
 use crate::clock::{self, Clock};
 use crate::counters::{Reasons, Totals};
 use crate::fleet::{Fleet, FleetError};
+use crate::flow::Flow;
 use crate::kernel;
 use crate::monitor::{self, ProcessWatch, Usage};
 use crate::plan::Plan;
+use crate::proof;
+use crate::publisher::LaneError;
 use crate::report::{PhaseReport, Sample};
+use crate::worker::Finished;
 
 /// How often the conductor looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -22,6 +35,27 @@ const SLAB_EVERY_S: f64 = 5.0;
 const SLAB_FLOOR: u64 = 512 << 10;
 /// A worker that runs for a larger share of the time has no slack, and its clients wait for it.
 const BUSY_SHARE: f64 = 0.9;
+
+/// A phase could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A worker failed.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+    /// The publisher failed.
+    #[error(transparent)]
+    Publisher(#[from] LaneError),
+    /// A room has more members than the proof can follow.
+    #[error(
+        "a room of {seats} clients is too large for a chat; {most} is the most: use a template such as room{{i/20}}"
+    )]
+    RoomTooLarge {
+        /// Clients in a room.
+        seats: u32,
+        /// The most that a room may have.
+        most: u32,
+    },
+}
 
 /// Runs phases on a fleet.
 pub struct Conductor {
@@ -38,6 +72,9 @@ pub struct Conductor {
     samples: Vec<Sample>,
     last: Mark,
     last_slab_s: f64,
+    /// Latencies of the present phase, in microseconds.
+    phase_latency: Histogram<u64>,
+    runs: u32,
 }
 
 /// How things stood before the first connection.
@@ -82,6 +119,8 @@ impl Conductor {
             samples: Vec::new(),
             last: Mark::default(),
             last_slab_s: f64::NEG_INFINITY,
+            phase_latency: proof::histogram(),
+            runs: 0,
         };
         conductor.last = conductor.mark();
         Ok(conductor)
@@ -105,13 +144,15 @@ impl Conductor {
         clock::rest(LOOK_EVERY);
         if self.clock.elapsed().as_secs_f64() - self.last.at_s >= 1.0 {
             let now = self.mark();
-            self.sample(&now);
+            let latency = self.fleet.take_latency();
+            self.sample(&now, &latency);
+            self.phase_latency.add(&latency).unwrap_or_default();
             self.last = now;
         }
         self.fleet.totals()
     }
 
-    fn sample(&mut self, now: &Mark) {
+    fn sample(&mut self, now: &Mark, latency: &Histogram<u64>) {
         let seconds = now.at_s - self.last.at_s;
         let new = now.totals.since(&self.last.totals);
         let cpu = |mark: &Mark| mark.server.map_or(0.0, |usage| usage.cpu_s);
@@ -125,6 +166,7 @@ impl Conductor {
             server: now.server,
             server_cores: (cpu(now) - cpu(&self.last)) / seconds,
             generator_cores: (now.own_cpu_s - self.last.own_cpu_s) / seconds,
+            latency_ms: latency::of_second(latency),
             ..Sample::default()
         };
         if now.at_s - self.last_slab_s >= SLAB_EVERY_S {
@@ -132,6 +174,31 @@ impl Conductor {
             sample.slab = monitor::growth(&self.base.slab, &monitor::slab(), SLAB_FLOOR);
         }
         self.samples.push(sample);
+    }
+
+    /// Opens the books over a new flow with `lanes` sequences per channel.
+    ///
+    /// # Errors
+    /// [`FleetError`] where a worker broke.
+    pub fn begin_flow(&mut self, lanes: u32) -> Result<Arc<Flow>, FleetError> {
+        self.runs += 1;
+        let waker = Arc::clone(&self.fleet.door().waker);
+        let flow = Arc::new(Flow::new(self.runs, self.plan.channels.count(), lanes, Some(waker)));
+        let _ = self.fleet.take_latency();
+        self.phase_latency = proof::histogram();
+        self.fleet.begin(&flow)?;
+        Ok(flow)
+    }
+
+    /// Closes the books: what they came to, and all latencies of the phase.
+    ///
+    /// # Errors
+    /// [`FleetError`] where a worker broke.
+    pub fn finish_flow(&mut self) -> Result<(Finished, Histogram<u64>), FleetError> {
+        let finished = self.fleet.finish()?;
+        let mut latency = std::mem::replace(&mut self.phase_latency, proof::histogram());
+        latency.add(self.fleet.take_latency()).unwrap_or_default();
+        Ok((finished, latency))
     }
 
     /// The live figures of the last second, for the progress bar.
@@ -147,6 +214,20 @@ impl Conductor {
         }
         line.push_str(&format!(", generator {:.0} % CPU", sample.generator_cores * 100.0));
         line
+    }
+
+    /// The live figures of a flow.
+    #[must_use]
+    pub fn live_flow(&self, totals: &Totals, flow: &Flow) -> String {
+        let sample = self.samples.last().cloned().unwrap_or_default();
+        let (p50, p99, _) = sample.latency_ms.unwrap_or_default();
+        let missing = flow.expected().saturating_sub(flow.delivered());
+        let rate = sample.deliveries_per_s;
+        format!(
+            "{rate:.0} deliveries/s, p50 {p50:.2} ms, p99 {p99:.2} ms, {missing} under way, {} ready, server {:.0} % CPU",
+            totals.ready,
+            sample.server_cores * 100.0
+        )
     }
 
     /// What all phases have in common, from the mark at their start.
@@ -194,6 +275,12 @@ impl Conductor {
                 report.slab_growth.values().sum::<u64>() as f64 / ready as f64,
             );
         }
+    }
+
+    /// The samples so far.
+    #[must_use]
+    pub fn samples(&self) -> &[Sample] {
+        &self.samples
     }
 
     /// Ends the run: closes all connections and hands over the samples.

@@ -10,7 +10,7 @@ use mio::{Interest, Token};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::Worker;
-use crate::client::{Client, Stage};
+use crate::client::{Client, Manner, Stage};
 use crate::counters::Reason;
 use crate::dialect::Opening;
 use crate::kernel;
@@ -112,6 +112,7 @@ impl Worker {
         self.settle(local, Stage::Ready);
         let client = &mut self.clients[local as usize];
         client.since_ms = self.now_ms;
+        self.returned(local);
     }
 
     /// A connection ended, and not by our doing.
@@ -127,6 +128,7 @@ impl Worker {
         self.counters.note(reason);
         self.settle(local, Stage::Away);
         self.forget(local);
+        self.try_again(local);
     }
 
     /// Closes every connection, by reset: a million sockets in TIME_WAIT would keep their ports for a minute.
@@ -141,10 +143,11 @@ impl Worker {
     }
 
     /// Gives back what an ended connection held. Closing the descriptor takes it out of the poller.
-    fn forget(&mut self, local: u32) {
+    pub(super) fn forget(&mut self, local: u32) {
         let client: &mut Client = &mut self.clients[local as usize];
         client.socket = None;
         client.awaiting = 0;
+        client.manner = Manner::Prompt;
         self.spills.release(client);
     }
 }

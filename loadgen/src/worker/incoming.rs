@@ -61,10 +61,7 @@ impl Worker {
         if self.clients[local as usize].stage == Stage::Joining {
             return self.opening_reply(local, reply);
         }
-        self.counters.replies.add(1);
-        if matches!(reply.body, ReplyBody::Error(_)) {
-            self.counters.errors.add(1);
-        }
+        self.answered(local, &reply);
         Ok(())
     }
 
@@ -112,11 +109,17 @@ impl Worker {
         }
     }
 
-    fn delivery(&mut self, local: u32, marker: &Marker, place: Option<&PublicationPlace>) {
-        self.counters.deliveries.add(1);
-        let Some(place) = place else { return };
+    pub(super) fn delivery(&mut self, local: u32, marker: &Marker, place: Option<&PublicationPlace>) {
         let number = self.number(local);
-        let Some(index) = self.plan.channels.index_of(number, marker.channel) else { return };
+        let Some(index) = self.plan.channels.index_of(number, marker.channel) else {
+            return self.counters.strays.add(1);
+        };
+        if self.books.take(local, index, marker) {
+            self.counters.deliveries.add(1);
+        } else {
+            self.counters.strays.add(1);
+        }
+        let Some(place) = place else { return };
         if let Some(position) = self.position(local, index) {
             position.offset = place.offset;
             if let Some(epoch) = &place.epoch {

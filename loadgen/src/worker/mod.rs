@@ -3,10 +3,14 @@
 //! Orders come through a channel and a waker; figures go out through counters and, once a second, a message. Nothing
 //! else is shared. A worker never blocks but in its poller.
 
+mod books;
 mod connect;
 mod incoming;
 mod ramp;
 mod read;
+mod returns;
+mod slow;
+mod talk;
 mod write;
 
 use std::collections::VecDeque;
@@ -16,18 +20,25 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use mio::{Events, Poll, Token};
 
+use crate::behaviour::{Chat, Churn, Departure, Slowness};
 use crate::client::{Client, SpillPool};
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::dialect::{Dialect, Position};
+use crate::flow::Flow;
 use crate::kernel;
 use crate::plan::Plan;
+use crate::proof::{self, Findings};
 use crate::token::Minter;
 use crate::wheel::Wheel;
 use crate::ws::Upgrade;
+use books::Books;
 use ramp::Ramp;
+use returns::Returns;
+use talk::Talk;
 
 /// The token of the waker; clients have their index.
 pub const WAKER: Token = Token(usize::MAX);
@@ -50,6 +61,20 @@ pub enum Order {
     ResetPings,
     /// Say how the clients fare.
     Census,
+    /// Keep books over this flow from now on; clients that are ready now count.
+    Begin(Arc<Flow>),
+    /// Close the books.
+    Finish,
+    /// Some clients leave and come back.
+    Depart(Departure),
+    /// Clients talk, or fall silent.
+    Chat(Option<Chat>),
+    /// Clients join and leave, or stay.
+    Churn(Option<Churn>),
+    /// Ask for the presence of channels and compare it with what it must be.
+    AskPresence,
+    /// Some clients are slow, or all prompt again.
+    Slow(Slowness),
     /// Close all connections and end.
     Stop,
 }
@@ -63,6 +88,51 @@ pub enum News {
     Broken(io::Error),
     /// Thread id, once the worker runs.
     Running(i32),
+    /// The books of [`Order::Begin`] are open.
+    Begun,
+    /// Latencies of the last second or so, in microseconds.
+    Latency(Histogram<u64>),
+    /// The answer to [`Order::Finish`].
+    Finished(Box<Finished>),
+}
+
+/// What a worker's books came to.
+#[derive(Debug)]
+pub struct Finished {
+    /// What was lost, doubled and reordered.
+    pub findings: Findings,
+    /// How long messages lay in the generator before they were looked at, at most, in microseconds.
+    pub lag: Histogram<u64>,
+    /// How long clients took to come back, in microseconds.
+    pub returns: Histogram<u64>,
+    /// How long commands took to be answered, in microseconds.
+    pub commands: Histogram<u64>,
+    /// Presence counts that were right, and that were not.
+    pub presence: (u64, u64),
+    /// Commands that were not answered.
+    pub unanswered: u64,
+}
+
+impl Default for Finished {
+    fn default() -> Self {
+        let [lag, returns, commands] = std::array::from_fn(|_| proof::histogram());
+        Self { findings: Findings::default(), lag, returns, commands, presence: (0, 0), unanswered: 0 }
+    }
+}
+
+impl Finished {
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Self) {
+        self.findings.add(&other.findings);
+        self.presence.0 += other.presence.0;
+        self.presence.1 += other.presence.1;
+        self.unanswered += other.unanswered;
+        let histograms = [&mut self.lag, &mut self.returns, &mut self.commands];
+        for (all, one) in histograms.into_iter().zip([&other.lag, &other.returns, &other.commands]) {
+            // They grow as needed, so that adding cannot fail.
+            let _ = all.add(one);
+        }
+    }
 }
 
 /// How the clients of a worker fare.
@@ -100,6 +170,17 @@ pub struct Seed {
     pub news: Sender<News>,
 }
 
+/// What comes due for a client.
+#[derive(Debug, Clone, Copy)]
+enum Due {
+    /// Come back.
+    Return(u32),
+    /// Say something, which was due at this millisecond.
+    Say(u32, u32),
+    /// One byte more.
+    Drip(u32),
+}
+
 pub(crate) struct Worker {
     id: u32,
     plan: Arc<Plan>,
@@ -110,6 +191,7 @@ pub(crate) struct Worker {
     clock: Clock,
     /// The time of this turn, in milliseconds.
     now_ms: u32,
+    books: Books,
     poll: Poll,
     clients: Vec<Client>,
     /// One entry per client and channel, if positions are tracked.
@@ -124,7 +206,9 @@ pub(crate) struct Worker {
     ramp: Ramp,
     /// Handshakes in the order in which they began.
     handshakes: VecDeque<(u32, u32)>,
-    wheel: Wheel<u32>,
+    wheel: Wheel<Due>,
+    returns: Returns,
+    talk: Talk,
     counters: Arc<Counters>,
     orders: Receiver<Order>,
     news: Sender<News>,
@@ -157,6 +241,7 @@ impl Worker {
             minter: plan.token.as_ref().map(|token| Minter::new(&token.secret, token.lifetime_seconds)),
             clock,
             now_ms: 0,
+            books: Books::default(),
             poll,
             clients: Vec::new(),
             positions: Vec::new(),
@@ -168,6 +253,8 @@ impl Worker {
             ramp: Ramp::new(plan.outstanding),
             handshakes: VecDeque::new(),
             wheel: Wheel::new(0),
+            returns: Returns::default(),
+            talk: Talk::default(),
             counters,
             orders,
             news,
@@ -179,29 +266,48 @@ impl Worker {
     fn turn_until_stopped(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         while !self.stopping {
+            let polled_ns = self.clock.nanos();
             match self.poll.poll(&mut events, Some(self.patience())) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
-            self.now_ms = u32::try_from(self.clock.elapsed().as_millis()).unwrap_or(u32::MAX);
+            self.begin_turn(polled_ns);
             for event in &events {
                 if event.token() != WAKER {
                     let local = u32::try_from(event.token().0).unwrap_or(u32::MAX);
                     self.on_event(local, event);
                 }
             }
+            self.end_turn();
             self.take_orders();
             self.expire_handshakes();
             self.turn_wheel();
+            self.churn_on();
+            self.open_returning();
             self.ramp_up();
         }
         self.close_all();
         Ok(())
     }
 
+    fn begin_turn(&mut self, polled_ns: u64) {
+        let now_ns = self.clock.nanos();
+        self.now_ms = u32::try_from(now_ns / 1_000_000).unwrap_or(u32::MAX);
+        self.books.begin_turn(polled_ns, now_ns);
+    }
+
+    /// Tells the others what this turn brought.
+    fn end_turn(&mut self) {
+        if let Some(latency) = self.books.end_turn() {
+            let _ = self.news.send(News::Latency(latency));
+        }
+    }
+
     fn patience(&self) -> Duration {
-        let wheel = self.wheel.patience_ms().unwrap_or(100);
-        Duration::from_millis(u64::from(if self.ramp.is_waiting_for_time() { wheel.min(4) } else { wheel }))
+        const WATCHFUL_MS: u32 = 4;
+        let wheel = self.wheel.patience_ms().unwrap_or(100).min(100);
+        let watchful = self.ramp.is_waiting_for_time() || self.talk.is_churning();
+        Duration::from_millis(u64::from(if watchful { wheel.min(WATCHFUL_MS) } else { wheel }))
     }
 
     fn on_event(&mut self, local: u32, event: &mio::event::Event) {
@@ -221,6 +327,13 @@ impl Worker {
                 Order::Census => {
                     let _ = self.news.send(News::Census(self.census()));
                 }
+                Order::Begin(flow) => self.begin_books(flow),
+                Order::Finish => self.finish_books(),
+                Order::Depart(departure) => self.depart(&departure),
+                Order::Chat(chat) => self.set_chat(chat),
+                Order::Churn(churn) => self.set_churn(churn),
+                Order::AskPresence => self.ask_presence(),
+                Order::Slow(slowness) => self.set_slowness(&slowness),
                 Order::Stop => self.stopping = true,
             }
         }
@@ -229,8 +342,12 @@ impl Worker {
     fn turn_wheel(&mut self) {
         let mut due = Vec::new();
         self.wheel.turn(self.now_ms, &mut due);
-        for local in due {
-            self.open(local);
+        for due in due {
+            match due {
+                Due::Return(local) => self.return_due(local),
+                Due::Say(local, due_ms) => self.say(local, due_ms),
+                Due::Drip(local) => self.drip(local),
+            }
         }
     }
 

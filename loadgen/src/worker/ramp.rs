@@ -51,6 +51,11 @@ impl Ramp {
         allowed.saturating_sub(self.begun - self.begun_before)
     }
 
+    /// Whether another handshake may begin.
+    pub(super) fn has_room(&self) -> bool {
+        self.pending < self.limit
+    }
+
     /// Whether connections are due that only time holds back.
     pub(super) fn is_waiting_for_time(&self) -> bool {
         self.begun < self.target && self.pending < self.limit

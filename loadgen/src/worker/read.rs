@@ -19,7 +19,8 @@ impl Worker {
     /// The socket has bytes, or has ended.
     pub(super) fn readable(&mut self, local: u32, to_the_end: bool) {
         let Some(client) = self.clients.get(local as usize) else { return };
-        if client.socket.is_none() || matches!(client.manner, Manner::Stuck | Manner::DripRead) {
+        let reads = matches!(client.manner, Manner::Prompt | Manner::DripWrite);
+        if client.socket.is_none() || !reads {
             return;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -52,6 +53,7 @@ impl Worker {
             Ok(0) => Err(Reason::Eof),
             Ok(read) => {
                 self.counters.bytes_in.add(read as u64);
+                self.books.reading(self.clock);
                 Ok(read)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
@@ -67,22 +69,23 @@ impl Worker {
         let held = self.spills.get(client).map(|spilled| std::mem::take(&mut spilled.input));
         let Some(mut held) = held.filter(|held| !held.is_empty()) else {
             let used = self.consume(local, bytes)?;
-            return self.keep(local, bytes[used..].to_vec());
+            self.keep(local, bytes[used..].to_vec());
+            return Ok(());
         };
         held.extend_from_slice(bytes);
         let used = self.consume(local, &held)?;
         held.drain(..used);
-        self.keep(local, held)
+        self.keep(local, held);
+        Ok(())
     }
 
-    fn keep(&mut self, local: u32, rest: Vec<u8>) -> Result<(), Reason> {
+    fn keep(&mut self, local: u32, rest: Vec<u8>) {
         let client = &mut self.clients[local as usize];
         if !rest.is_empty() && client.socket.is_some() {
             self.spills.of(client).input = rest;
         } else {
             self.spills.tidy(client);
         }
-        Ok(())
     }
 
     /// Takes whole heads and frames; how many bytes they were.
@@ -113,7 +116,7 @@ impl Worker {
                 ws::write_frame(&mut answer, ws::PONG, frame.payload, self.random.u32(..).to_ne_bytes());
                 self.send(local, &answer)
             }
-            OpCode::Control(Control::Close) => Err(Reason::Closed(close_code(frame.payload))),
+            OpCode::Control(Control::Close) => Err(Reason::Closed(ws::close_code(frame.payload))),
             OpCode::Control(_) => Ok(()),
             OpCode::Data(data) => self.data(local, data, frame),
         }
@@ -146,12 +149,5 @@ impl Worker {
     fn hold_message(&mut self, local: u32, opcode: OpCode, message: Vec<u8>) {
         let client = &mut self.clients[local as usize];
         self.spills.of(client).message = Some((opcode, message));
-    }
-}
-
-fn close_code(payload: &[u8]) -> u16 {
-    match payload {
-        [high, low, ..] => u16::from_be_bytes([*high, *low]),
-        _ => 1005,
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use socket2::SockRef;
 
 use super::Worker;
-use crate::client::Stage;
+use crate::client::{Manner, Stage};
 use crate::counters::Reason;
 
 impl Worker {
@@ -13,7 +13,7 @@ impl Worker {
     pub(super) fn send(&mut self, local: u32, frames: &[u8]) -> Result<(), Reason> {
         let client = &self.clients[local as usize];
         let waiting = self.spills.get(client).is_some_and(|spilled| !spilled.output.is_empty());
-        if waiting {
+        if waiting || client.manner == Manner::DripWrite {
             self.queue(local, frames);
             return Ok(());
         }
@@ -43,6 +43,7 @@ impl Worker {
         let Some(client) = self.clients.get(local as usize) else { return };
         let outcome = match (client.stage, client.spill) {
             (Stage::Connecting, _) => self.request_upgrade(local),
+            _ if client.manner == Manner::DripWrite => return,
             (_, Some(_)) => self.flush(local),
             _ => return,
         };
@@ -68,7 +69,7 @@ impl Worker {
     }
 
     /// One write; how much the socket took.
-    fn write(&self, local: u32, bytes: &[u8]) -> Result<usize, Reason> {
+    pub(super) fn write(&self, local: u32, bytes: &[u8]) -> Result<usize, Reason> {
         let Some(socket) = &self.clients[local as usize].socket else { return Ok(bytes.len()) };
         match SockRef::from(socket).send(bytes) {
             Ok(sent) => {

@@ -10,6 +10,7 @@ mod execute;
 mod method;
 mod params;
 mod results;
+mod users;
 #[cfg(test)]
 mod tests;
 
@@ -116,6 +117,8 @@ async fn run(api: &Api, method: Method, body: &[u8]) -> Result<Outcome, serde_js
             executor.info().await
         }
         Method::Rpc => Executor::rpc(&parse(body)?),
+        Method::UserPresence => executor.user_presence(parse(body)?).await,
+        Method::Connections => executor.connections(parse(body)?).await,
         Method::Batch => batch::run(executor, parse(body)?).await,
         Method::NotOffered => {
             let _: serde::de::IgnoredAny = parse(body)?;

@@ -183,12 +183,24 @@ impl RefreshParams<'_> {
     }
 }
 
-/// `presence`, `presence_stats`, `history_remove`.
+/// `presence_stats`, `history_remove`.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 pub(super) struct ChannelParams {
     #[serde(deserialize_with = "or_default")]
     pub(super) channel: String,
+}
+
+/// `presence`; `limit` and `cursor` are ours: with neither, all members in one answer.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct PresenceParams {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) channel: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) limit: u32,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) cursor: String,
 }
 
 /// `history`.
@@ -237,6 +249,22 @@ pub(super) struct ChannelsParams {
 #[serde(default)]
 pub(super) struct InfoParams {}
 
+/// `user_presence`.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct UserPresenceParams {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) users: Vec<String>,
+}
+
+/// `connections`.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct ConnectionsParams {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) user: String,
+}
+
 /// `rpc`.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
@@ -267,7 +295,7 @@ pub(super) struct BatchCommand<'a> {
     pub(super) subscribe: Option<Box<SubscribeParams<'a>>>,
     pub(super) unsubscribe: Option<Box<UnsubscribeParams>>,
     pub(super) disconnect: Option<Box<DisconnectParams>>,
-    pub(super) presence: Option<ChannelParams>,
+    pub(super) presence: Option<Box<PresenceParams>>,
     pub(super) presence_stats: Option<ChannelParams>,
     pub(super) history: Option<Box<HistoryParams>>,
     pub(super) history_remove: Option<ChannelParams>,
@@ -276,6 +304,8 @@ pub(super) struct BatchCommand<'a> {
     #[serde(borrow)]
     pub(super) refresh: Option<Box<RefreshParams<'a>>>,
     pub(super) channels: Option<Box<ChannelsParams>>,
+    pub(super) user_presence: Option<Box<UserPresenceParams>>,
+    pub(super) connections: Option<Box<ConnectionsParams>>,
 }
 
 #[derive(Default, serde::Deserialize)]

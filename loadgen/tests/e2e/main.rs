@@ -1,0 +1,7 @@
+//! The generator end to end against its own peer, in this process.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
+
+mod fanout;
+mod idle;
+mod scenarios;
+mod support;
