@@ -94,7 +94,7 @@ impl Shard {
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         connection.phase = Phase::Closing;
         connection.ping = deadline;
-        connection.set(flag::BLOCKED | flag::PAUSED, false);
+        connection.set(flag::BLOCKED, false);
         if let Some(cold) = self.cold.get_mut(connection.cold) {
             cold.keep_output_only();
         }
@@ -146,7 +146,7 @@ impl Shard {
     /// `single_connection`: a newer session of the user stays, the others go.
     pub(crate) fn close_others(&mut self, user: &str, keep: ConnKey) {
         for slot in self.locals.sessions_of(user) {
-            if self.key(slot) != keep {
+            if self.key(slot) != keep && !self.awaits_admission(slot) {
                 self.disconnect(slot, DisconnectCode::ConnectionLimit);
             }
         }
@@ -163,9 +163,8 @@ impl Shard {
         }
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         connection.phase = Phase::Closing;
-        if !self.doomed.iter().any(|(doomed, _)| *doomed == slot) {
-            self.doomed.push((slot, reset));
-        }
+        // It may stand there already: the first entry frees the slot, and nobody moves in before the next turn.
+        self.doomed.push((slot, reset));
     }
 
     fn leave_user(&mut self, user: u32, key: ConnKey, leave: Leave) {

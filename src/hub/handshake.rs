@@ -37,7 +37,7 @@ impl Shard {
                     cold.head_scan = scan;
                 }
             }
-            Ok(Some(Route::ControlPlane)) => self.handed.push((slot, bytes.to_vec())),
+            Ok(Some(Route::ControlPlane)) => self.hand_over(slot, bytes),
             Ok(Some(Route::Upgraded { protobuf, native_ping, response, head_length })) => {
                 self.upgrade(slot, protobuf, native_ping, &response);
                 let rest = bytes.get_mut(head_length..).unwrap_or_default();
@@ -71,6 +71,14 @@ impl Shard {
         upgrade.write_response(&mut response);
         let (protobuf, native_ping) = (upgrade.protobuf, upgrade.native_ping);
         Ok(Some(Route::Upgraded { protobuf, native_ping, response, head_length: head.length() }))
+    }
+
+    /// Gives the socket to the control plane at the end of the turn; what it holds by then is read there.
+    fn hand_over(&mut self, slot: u32, bytes: &[u8]) {
+        if let Some(connection) = self.connection(slot) {
+            connection.set(flag::BLOCKED, true);
+        }
+        self.handed.push((slot, bytes.to_vec()));
     }
 
     fn is_origin_allowed(&self, head: &RequestHead<'_>) -> bool {

@@ -18,9 +18,8 @@ impl Shard {
     /// limit that the kernel does not take ends the connection.
     pub(crate) fn output(&mut self, slot: u32, add: impl FnOnce(&mut Outbox, Encoding)) {
         let limit = self.common.settings.client.queue_max_size;
-        if self.last_output(slot, add) > limit
-            && self.connections.0.get(slot as usize).is_some_and(|connection| connection.has(flag::CORKED))
-        {
+        let waiting = self.last_output(slot, add);
+        if waiting > limit && self.connections.0.get(slot as usize).is_some_and(|c| c.has(flag::CORKED)) {
             self.disconnect(slot, DisconnectCode::Slow);
         }
     }
@@ -58,9 +57,15 @@ impl Shard {
 
     /// Writes the output of this turn, one write per connection where the kernel takes it.
     pub(crate) fn flush(&mut self, io: &mut impl Sockets) {
+        let post = &self.post;
+        self.granted.retain(|(_, home)| post.waits(*home));
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
-            self.flush_one(slot, io);
+            if self.granted.iter().any(|(held, _)| *held == slot) {
+                self.dirty.push(slot);
+            } else {
+                self.flush_one(slot, io);
+            }
         }
         if self.dirty.is_empty() {
             self.dirty = dirty;

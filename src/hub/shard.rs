@@ -103,6 +103,8 @@ pub struct Shard {
     pub(crate) deferred: VecDeque<HomeAsk>,
     /// Connections with output to flush this turn.
     pub(crate) dirty: Vec<u32>,
+    /// Connections that were granted a subscription of which its home has yet to hear: output waits until it has.
+    pub(crate) granted: Vec<(u32, ShardId)>,
     /// Connections whose socket is to be closed this turn; true = with RST.
     pub(crate) doomed: Vec<(u32, bool)>,
     /// Sockets that go to the control plane this turn, with what was read.
@@ -164,6 +166,7 @@ impl Shard {
             post: Post::new(common.shards as usize),
             deferred: VecDeque::new(),
             dirty: Vec::new(),
+            granted: Vec::new(),
             doomed: Vec::new(),
             handed: Vec::new(),
             sweeping: VecDeque::new(),

@@ -82,9 +82,9 @@ impl Shard {
                 self.ask_subscription(slot, origin, ask);
             }
             Ok((ask, ttl)) => {
-                let (channel, granted) = (ask.channel.clone(), ask.certain_grant());
-                self.ask_subscription(slot, Origin::Nobody, ask);
-                self.subscribed(slot, id, ttl, &channel, &granted);
+                let granted = ask.certain_grant();
+                let handle = self.ask_subscription(slot, Origin::Nobody, ask);
+                self.subscribed(slot, id, ttl, handle, &granted);
             }
             Err(Refusal::Error(error)) => self.reply_error(slot, id, error),
             Err(Refusal::Disconnect(code)) => self.disconnect(slot, code),
@@ -183,12 +183,12 @@ impl Shard {
         Ok(Some(claims))
     }
 
-    /// Notes the subscription as pending and tells its home, which answers `origin`.
-    pub(crate) fn ask_subscription(&mut self, slot: u32, origin: Origin, ask: NewSubscription) {
+    /// Notes the subscription as pending and tells its home, which answers `origin`. Returns its handle.
+    pub(crate) fn ask_subscription(&mut self, slot: u32, origin: Origin, ask: NewSubscription) -> u32 {
+        let number = if let Origin::Connection(ticket) = origin { ticket.number } else { 0 };
         let hash = self.locals.hash(&ask.channel);
-        self.join_local(slot, hash, &ask.channel, ask.flags | sub::PENDING);
+        let handle = self.join_local(slot, hash, &ask.channel, ask.flags | sub::PENDING, number);
         if (ask.info.is_some() || ask.expires.is_some())
-            && let Some(handle) = self.locals.find_channel(hash, &ask.channel)
             && let Some(cold) = self.cold(slot)
         {
             cold.extras.push(SubscriptionExtra { channel: handle, info: ask.info, expires: ask.expires });
@@ -204,7 +204,11 @@ impl Shard {
             reject_unrecovered: ask.reject_unrecovered,
             data: ask.data,
         }));
+        if origin == Origin::Nobody {
+            self.granted.push((slot, self.home_of_channel(&ask.channel)));
+        }
         self.ask_home(ask.channel, hash, ask.namespace, origin, op);
+        handle
     }
 
     pub(crate) fn ask_home(
@@ -225,7 +229,7 @@ impl Shard {
         slot: u32,
         id: u32,
         ttl: Option<u32>,
-        channel: &str,
+        handle: u32,
         granted: &Subscribed,
     ) {
         let views = subscribe_result::views(granted);
@@ -233,15 +237,17 @@ impl Shard {
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_subscribe(out, encoding, id, &result));
         });
-        self.activate(slot, channel);
+        self.activate_handle(slot, handle);
     }
 
     /// The home granted a subscription that the server API made: the client hears of it by a push.
-    pub(crate) fn subscribed_by_server(&mut self, slot: u32, channel: &str, granted: &Subscribed) {
-        let Some((handle, flags)) = self.find_subscription(slot, channel) else { return };
-        if flags & sub::PENDING == 0 {
-            return;
-        }
+    pub(crate) fn subscribed_by_server(
+        &mut self,
+        slot: u32,
+        handle: u32,
+        channel: &str,
+        granted: &Subscribed,
+    ) {
         let views = subscribe_result::views(granted);
         let result = subscribe_result::of(granted, &views, None);
         self.output(slot, |outbox, encoding| {
@@ -259,19 +265,27 @@ impl Shard {
 
     fn activate_handle(&mut self, slot: u32, handle: u32) {
         let Some(flags) = self.subscription_flags(slot, handle) else { return };
-        self.set_subscription_flags(slot, handle, flags & !sub::PENDING);
+        if flags & sub::PENDING == 0 {
+            return;
+        }
+        self.set_subscription_flags(slot, handle, flags & !(sub::PENDING | sub::REVOKED));
+        let mut place = NONE;
         if let ChannelRef::Many(index) = self.locals.channel(handle)
             && let Some(channel) = self.locals.many(index)
         {
-            let place = channel.add(slot);
-            self.set_subscription_place(slot, handle, place);
+            place = channel.add(slot);
         }
+        self.set_subscription_place(slot, handle, place);
         self.metrics.subscriptions += 1;
         if flags & sub::ANNOUNCED != 0 {
             self.announce(slot, handle);
         }
         if self.cold_if_any(slot).is_some_and(|cold| !cold.extras.is_empty()) {
             self.arm(slot);
+        }
+        if flags & sub::REVOKED != 0 {
+            let channel = self.locals.channel_name(handle).to_owned();
+            self.unsubscribe_with(slot, &channel, UnsubscribeCode::Server);
         }
     }
 
