@@ -11,6 +11,7 @@ mod capacity;
 mod drain;
 mod heap;
 mod logging;
+mod refusals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -133,10 +134,10 @@ fn start(config: &Config) -> Result<Running, StartError> {
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
     }
-    let seed =
-        ShardSeed { config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
+    let seed = ShardSeed { config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
     let handover = Arc::new(handover);
     let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
+    refusals::sample(&figures)?;
     let control = control.start()?;
     report(config, &plan);
     Ok(Running { shards, control, mesh, wakers, common })
