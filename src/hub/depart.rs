@@ -50,10 +50,8 @@ impl Shard {
         if connection.phase == Phase::Closing {
             return;
         }
-        if connection.phase >= Phase::Live {
-            self.metrics.disconnect(code);
-        }
         if connection.phase > Phase::Handshake {
+            self.metrics.disconnect(code);
             let mut frame = Vec::with_capacity(reason.len() + 4);
             write_close(&mut frame, code, reason);
             self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
