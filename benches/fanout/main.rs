@@ -144,7 +144,7 @@ fn main() {
     let count = options.subscribers.min(stage::sockets_at_most());
     let (stage, subscribers) = stage::open(count);
     let mut bench = Bench { stage, subscribers, frames: Frames::new(MESSAGE_BYTES) };
-    println!("{count} subscribers, {MESSAGE_BYTES} B a message, {} frames in flight", IN_FLIGHT);
+    println!("{count} subscribers, {MESSAGE_BYTES} B a message, {IN_FLIGHT} frames in flight");
     if let Some(only) = &options.only {
         return profile(&mut bench, only, &options);
     }

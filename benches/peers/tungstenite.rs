@@ -75,6 +75,10 @@ async fn next(subscription: &mut Option<Receiver<Utf8Bytes>>) -> Result<Utf8Byte
     }
 }
 
+fn subscribe(channels: &Channels, name: &str) -> Receiver<Utf8Bytes> {
+    channels.borrow_mut().entry(name.to_owned()).or_insert_with(|| channel(BACKLOG).0).subscribe()
+}
+
 async fn obey(
     text: &str,
     channels: &Channels,
@@ -82,10 +86,7 @@ async fn obey(
     socket: &mut WebSocketStream<TcpStream>,
 ) -> Result<(), Error> {
     if let Some(name) = text.strip_prefix("subscribe ") {
-        let mut channels = channels.borrow_mut();
-        let sender = channels.entry(name.to_owned()).or_insert_with(|| channel(BACKLOG).0);
-        *subscription = Some(sender.subscribe());
-        drop(channels);
+        *subscription = Some(subscribe(channels, name));
         return socket.send(Message::text("ok")).await;
     }
     if let Some((name, payload)) = text.strip_prefix("publish ").and_then(|rest| rest.split_once(' '))

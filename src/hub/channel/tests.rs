@@ -39,11 +39,11 @@ struct Expecting {
 }
 
 fn encoding_of(slot: u32) -> Encoding {
-    if slot % 2 == 0 { Encoding::Json } else { Encoding::Protobuf }
+    if slot.is_multiple_of(2) { Encoding::Json } else { Encoding::Protobuf }
 }
 
 fn wants_join_leave(slot: u32) -> bool {
-    slot % 3 == 0
+    slot.is_multiple_of(3)
 }
 
 struct Model {
@@ -132,8 +132,8 @@ impl Model {
         assert_eq!(portion.unfit(), unfit);
     }
 
-    fn act(&mut self, act: Act) {
-        match act {
+    fn act(&mut self, act: &Act) {
+        match *act {
             Act::Push(length, encodings) => {
                 self.push(length, encodings != 1, encodings != 2, false);
             }
@@ -142,7 +142,7 @@ impl Model {
             Act::Skip => self.channel.skip(),
             Act::Add => self.add(),
             Act::Remove(_) if self.expecting.is_empty() => {}
-            Act::Remove(which) => {
+            Act::Remove(ref which) => {
                 let gone = self.expecting.swap_remove(which.index(self.expecting.len()));
                 self.channel.remove(gone.place);
                 assert_eq!(self.channel.active(), self.expecting.len());
@@ -165,7 +165,7 @@ proptest! {
     ) {
         let mut model = Model::new(first_number);
         for act in acts {
-            model.act(act);
+            model.act(&act);
         }
         let most = 3 * (model.channel.subscribers.len() + 1);
         let steps = (0..=most).take_while(|_| model.step()).count();
