@@ -31,7 +31,7 @@ pub struct Storm {
     pub patience: Duration,
     /// What is published meanwhile.
     pub publishing: Option<Publishing>,
-    /// How long to wait for the last deliveries.
+    /// How long no delivery may come before those still missing count as lost.
     pub drain: Duration,
 }
 
