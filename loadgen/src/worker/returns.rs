@@ -44,11 +44,15 @@ impl Worker {
         }
         // Starting anywhere, so that a repeated departure does not always take the same.
         let (start, step) = (self.random.usize(..ready.len()), (ready.len() / count as usize).max(1));
+        let chosen = |index: u32| ready[(start + index as usize * step) % ready.len()];
         for index in 0..count {
-            let local = ready[(start + index as usize * step) % ready.len()];
+            self.leave(chosen(index), departure.close);
+        }
+        // Closing many takes a while; the time to come back counts from when all are gone.
+        let gone_ms = self.clock.millis();
+        for index in 0..count {
             let delay = departure.jitter.delay_ms(departure.within_ms, index, count, &mut self.random);
-            self.leave(local, departure.close);
-            self.await_return(local, self.now_ms.saturating_add(delay));
+            self.await_return(chosen(index), gone_ms.saturating_add(delay));
         }
     }
 
