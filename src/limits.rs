@@ -28,11 +28,17 @@ pub const ASSEMBLY_TICKS: u32 = 300;
 /// WebSocket control frames one connection may send a second (P06).
 pub const CONTROL_FRAMES_PER_SECOND: u8 = 20;
 
-/// Commands over the rate in a row that are answered with error 111 before reading stops for a second.
+/// The second in which they are counted.
+pub const CONTROL_TICKS: u32 = 10;
+
+/// Commands over the rate that are answered with error 111; from here on each one also stops reading for a second.
 pub const RATE_STRIKES_TO_PAUSE: u8 = 8;
 
-/// Commands over the rate in a row before disconnect 3013.
-pub const RATE_STRIKES_TO_CLOSE: u8 = 64;
+/// Commands over the rate before disconnect 3013: a client that does not slow down for eight pauses.
+pub const RATE_STRIKES_TO_CLOSE: u8 = 16;
+
+/// Without a command over the rate for so long (3 s), a client starts anew. Longer than a pause.
+pub const RATE_CALM_TICKS: u32 = 30;
 
 /// Longest user id in bytes.
 pub const USER_ID_BYTES: usize = 1000;

@@ -8,6 +8,7 @@ use crate::hub::connect::PendingConnect;
 use crate::hub::connection::{NONE, Subscription};
 use crate::hub::outbox::Outbox;
 use crate::hub::session_presence::PendingUsers;
+use crate::limits;
 use crate::wire::http::HeadScan;
 use crate::wire::message::Assembly;
 
@@ -35,11 +36,15 @@ pub(crate) struct Cold {
     pub(crate) more: Vec<(Subscription, u8)>,
     /// Info and expiry of subscriptions that have them.
     pub(crate) extras: Vec<SubscriptionExtra>,
-    /// Rate violations in a row, and the tick at which a paused connection reads again.
+    /// Commands over the rate, until the client has been calm for [`limits::RATE_CALM_TICKS`].
     pub(crate) strikes: u8,
+    /// The last of them.
+    pub(crate) struck_at: Tick,
     /// End of the pause in reading.
     pub(crate) paused_until: Option<Tick>,
-    /// What was read behind the command that made reading pause.
+    /// The rest of the frame in which the command stood that made reading pause.
+    pub(crate) paused_commands: Vec<u8>,
+    /// What was read behind that frame.
     pub(crate) paused_input: Vec<u8>,
     /// Control frames since `control_since`.
     pub(crate) control_frames: u8,
@@ -102,9 +107,27 @@ impl Cold {
             && self.more.is_empty()
             && self.extras.is_empty()
             && self.paused_until.is_none()
+            && self.paused_commands.is_empty()
             && self.paused_input.is_empty()
             && self.strikes == 0
             && self.control_frames == 0
+    }
+
+    /// When the counts of control frames and of commands over the rate may be forgotten, if there are any.
+    pub(crate) fn forget_at(&self) -> Option<Tick> {
+        let control = (self.control_frames > 0).then(|| self.control_since.after(limits::CONTROL_TICKS));
+        let strikes = (self.strikes > 0).then(|| self.struck_at.after(limits::RATE_CALM_TICKS));
+        control.into_iter().chain(strikes).min()
+    }
+
+    /// Forgets the counts whose time is over.
+    pub(crate) fn forget_counts(&mut self, now: Tick) {
+        if now.since(self.control_since) >= limits::CONTROL_TICKS {
+            self.control_frames = 0;
+        }
+        if now.since(self.struck_at) >= limits::RATE_CALM_TICKS {
+            self.strikes = 0;
+        }
     }
 
     /// Drops everything but what is still to be written.
@@ -122,6 +145,8 @@ impl Cold {
                 .blocked
                 .as_ref()
                 .map_or(0, |b| size_of::<Blocked>() + b.commands.capacity() + b.input.capacity())
+            + self.paused_commands.capacity()
+            + self.paused_input.capacity()
             + self.info.as_ref().map_or(0, Bytes::len)
             + self.more.capacity() * size_of::<(Subscription, u8)>()
             + self.extras.capacity() * size_of::<SubscriptionExtra>()

@@ -115,19 +115,27 @@ impl Shard {
     fn control_frame(&mut self, slot: u32) -> bool {
         let now = self.now.tick;
         let Some(cold) = self.cold(slot) else { return false };
-        if now.since(cold.control_since) >= 10 {
-            (cold.control_since, cold.control_frames) = (now, 0);
+        if now.since(cold.control_since) >= limits::CONTROL_TICKS {
+            cold.control_frames = 0;
+        }
+        if cold.control_frames == 0 {
+            cold.control_since = now;
         }
         cold.control_frames += 1;
-        if cold.control_frames > limits::CONTROL_FRAMES_PER_SECOND {
-            self.close_with(slot, 1008, "too many control frames");
-            return false;
+        match cold.control_frames {
+            // When the second is over, the count is forgotten and its memory with it.
+            1 => self.arm(slot),
+            2..=limits::CONTROL_FRAMES_PER_SECOND => {}
+            _ => {
+                self.close_with(slot, 1008, "too many control frames");
+                return false;
+            }
         }
         true
     }
 
     /// The commands of one frame, until one blocks.
-    fn commands(&mut self, slot: u32, frame: &[u8]) {
+    pub(crate) fn commands(&mut self, slot: u32, frame: &[u8]) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
         let mut commands = commands(connection.encoding(), frame);
         while self.wants_input(slot) {
@@ -138,10 +146,14 @@ impl Shard {
             }
         }
         let rest = commands.rest();
-        if !rest.is_empty()
-            && let Some(blocked) = self.cold_if_any(slot).and_then(|cold| cold.blocked.as_mut())
-        {
+        if rest.is_empty() {
+            return;
+        }
+        let Some(cold) = self.cold_if_any(slot) else { return };
+        if let Some(blocked) = &mut cold.blocked {
             blocked.commands = rest.to_vec();
+        } else if cold.paused_until.is_some() {
+            cold.paused_commands = rest.to_vec();
         }
     }
 
@@ -194,12 +206,11 @@ impl Shard {
         let (rate, now) = (self.command_rate, self.now.tick);
         let Some(connection) = self.connection(slot) else { return false };
         if connection.rate.take(rate, now) {
-            if let Some(cold) = self.cold_if_any(slot) {
-                cold.strikes = 0;
-            }
             return true;
         }
         let Some(cold) = self.cold(slot) else { return false };
+        cold.forget_counts(now);
+        cold.struck_at = now;
         cold.strikes = cold.strikes.saturating_add(1);
         let strikes = cold.strikes;
         self.metrics.commands_over_rate += 1;
@@ -212,6 +223,8 @@ impl Shard {
         }
         if strikes >= limits::RATE_STRIKES_TO_PAUSE {
             self.pause(slot);
+        } else if strikes == 1 {
+            self.arm(slot);
         }
         false
     }

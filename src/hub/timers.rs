@@ -31,7 +31,8 @@ impl Shard {
                 let cold = if connection.cold == NONE { None } else { self.cold.get(connection.cold) };
                 let colder = cold.and_then(|cold| {
                     let extras = cold.extras.iter().filter_map(|extra| extra.expires).min();
-                    [extras, cold.paused_until, cold.assembly_deadline].into_iter().flatten().min()
+                    let deadlines = [extras, cold.paused_until, cold.assembly_deadline, cold.forget_at()];
+                    deadlines.into_iter().flatten().min()
                 });
                 [ping, expiry, colder, self.idle_due(slot, connection)].into_iter().flatten().min()
             }
@@ -114,6 +115,7 @@ impl Shard {
             self.close_with(slot, 1008, "message took too long");
             return false;
         }
+        cold.forget_counts(now);
         let due: Vec<u32> = cold
             .extras
             .iter()
@@ -123,15 +125,21 @@ impl Shard {
         if cold.paused_until.is_some_and(|until| until <= now) {
             self.end_pause(slot);
         }
-        due.into_iter().all(|handle| self.subscription_expired(slot, handle))
+        let goes_on = due.into_iter().all(|handle| self.subscription_expired(slot, handle));
+        self.release_cold(slot);
+        goes_on
     }
 
     fn end_pause(&mut self, slot: u32) {
         let Some(cold) = self.cold_if_any(slot) else { return };
         cold.paused_until = None;
+        let commands = std::mem::take(&mut cold.paused_commands);
         let mut input = std::mem::take(&mut cold.paused_input);
         if let Some(connection) = self.connection(slot) {
             connection.set(flag::PAUSED, false);
+        }
+        if !commands.is_empty() {
+            self.commands(slot, &commands);
         }
         self.frames(slot, &mut input);
         self.resumed.push(slot);
