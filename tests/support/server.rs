@@ -17,14 +17,15 @@ use tempfile::TempDir;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// The key of the server API in every configuration made here.
-const API_KEY: &str = "test-api-key";
+pub(crate) const API_KEY: &str = "test-api-key";
 
 /// A running server; dropping it kills it.
 pub(crate) struct Server {
     child: Child,
     /// Where clients connect.
     pub(crate) address: SocketAddr,
-    internal: SocketAddr,
+    /// Where backends and operators connect.
+    pub(crate) internal: SocketAddr,
     folder: TempDir,
     /// Open descriptors while nobody is connected.
     idle_descriptors: usize,
