@@ -85,7 +85,7 @@ impl Shard {
         if missing == 0 {
             self.announce_user(slot, &claims.user, None);
             self.ask_subscriptions(slot, Origin::Nobody, certain);
-            self.finish_connect(slot, pending);
+            self.finish_connect(slot, &pending);
             return Ok(());
         }
         let number = self.block(slot, Wait::Connect(Box::new(pending)));
@@ -270,11 +270,11 @@ impl Shard {
         }
         let empty = PendingConnect { id: 0, ttl: 0, missing: 0, admitted: true, granted: Vec::new() };
         let pending = std::mem::replace(&mut **pending, empty);
-        self.finish_connect(slot, pending);
+        self.finish_connect(slot, &pending);
         self.resume(slot);
     }
 
-    fn finish_connect(&mut self, slot: u32, pending: PendingConnect) {
+    fn finish_connect(&mut self, slot: u32, pending: &PendingConnect) {
         self.go_live(slot);
         let client = self.client_id(slot);
         let common = std::sync::Arc::clone(&self.common);

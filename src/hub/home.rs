@@ -161,7 +161,7 @@ impl Homes {
                 if ask.presence {
                     self.announcements.returns(hash, ask.user_hash);
                 }
-                let mut body = self.subscribe(&place, *ask, now);
+                let mut body = self.subscribe(&place, &ask, now);
                 self.watch(&place.channel, hash, &mut body, now);
                 body
             }
@@ -239,8 +239,8 @@ impl Homes {
 
     /// Registers a subscriber, also one that is refused: until its shard takes it back. So every subscribe has its
     /// unsubscribe, whatever became of the connection in between.
-    fn subscribe(&mut self, place: &Place, ask: SubscribeAsk, now: Now) -> ReplyBody {
-        let granted = match self.grant(place, &ask, now) {
+    fn subscribe(&mut self, place: &Place, ask: &SubscribeAsk, now: Now) -> ReplyBody {
+        let granted = match self.grant(place, ask, now) {
             Ok(granted) => ReplyBody::Subscribed(Box::new(granted)),
             Err(error) => ReplyBody::Failed(error),
         };

@@ -111,7 +111,7 @@ impl Homes {
             count
         };
         if let Some(name) = alone {
-            self.close_others(hash, name, key, post);
+            self.close_others(hash, &name, key, post);
         }
         if let Some(number) = ticket {
             let admitted = limit == 0 || count < limit;
@@ -151,10 +151,10 @@ impl Homes {
         }
     }
 
-    fn close_others(&mut self, hash: u64, name: Box<str>, keep: ConnKey, post: &mut Post) {
+    fn close_others(&mut self, hash: u64, name: &str, keep: ConnKey, post: &mut Post) {
         if let Registered::Record(user) = self.users.get(hash) {
             for (shard, _) in &user.shards {
-                post.send(*shard, Mail::CloseOthers { user: name.clone(), keep });
+                post.send(*shard, Mail::CloseOthers { user: name.into(), keep });
             }
         }
     }

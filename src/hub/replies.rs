@@ -43,7 +43,7 @@ impl Shard {
         if let Some(handle) = pending {
             match &reply.body {
                 ReplyBody::Subscribed(granted) => {
-                    self.subscribed_by_server(slot, handle, &reply.channel, granted)
+                    self.subscribed_by_server(slot, handle, &reply.channel, granted);
                 }
                 _ => self.leave(slot, handle),
             }
@@ -70,7 +70,7 @@ impl Shard {
                 outbox.message(encoding, |out| encode_empty(out, encoding, id, EmptyKind::Publish));
             }),
             ReplyBody::History(publications, position) => {
-                self.history_reply(slot, id, &publications, &position)
+                self.history_reply(slot, id, &publications, &position);
             }
             ReplyBody::PresenceStats(clients, users) => self.output(slot, |outbox, encoding| {
                 outbox.message(encoding, |out| encode_presence_stats(out, encoding, id, clients, users));
@@ -82,7 +82,7 @@ impl Shard {
             }),
             ReplyBody::Failed(error) => self.reply_error(slot, id, error),
             ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) | ReplyBody::Users(_) => {
-                self.reply_error(slot, id, ErrorCode::Internal)
+                self.reply_error(slot, id, ErrorCode::Internal);
             }
         }
     }

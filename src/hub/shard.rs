@@ -358,7 +358,7 @@ impl Shard {
         let mut due = std::mem::take(&mut self.due);
         let expiry =
             self.wheel.expire(self.now.tick, limits::EXPIRIES_PER_TURN, &mut self.connections, |slot| {
-                due.push(slot)
+                due.push(slot);
             });
         self.timers_due = expiry.more;
         for slot in due.drain(..) {

@@ -317,7 +317,7 @@ impl Shard {
         }
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| {
-                encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason())
+                encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason());
             });
         });
     }

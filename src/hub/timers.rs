@@ -49,7 +49,7 @@ impl Shard {
                 self.doom(slot, false);
             }
             Phase::Upgraded | Phase::Connecting | Phase::Failed => {
-                self.disconnect(slot, DisconnectCode::Stale)
+                self.disconnect(slot, DisconnectCode::Stale);
             }
             Phase::Closing => self.doom(slot, true),
             Phase::Live => self.live_timer(slot),
