@@ -95,6 +95,8 @@ impl Play {
         settings.client.personal_channel = Some(personal).filter(|_| rng.below(3) == 0);
         let mut world = World::new(seed, shards, settings);
         world.lag = rng.below(5);
+        // Few, so that inboxes are often full; for a crowd that would be standstill.
+        world.room = if seed % 100 == 99 { 1000 } else { [8, 50, 1000][rng.below(3) as usize] };
         let most = if rng.below(5) == 0 { 40 } else { 12 };
         // Enough for sweeps that take more than a turn.
         let is_crowd = seed % 100 == 99;

@@ -22,9 +22,6 @@ pub(crate) const BIRTH: u64 = 1_800_000_000;
 /// Most bytes read at once.
 const READ: usize = 64 * 1024;
 
-/// Letters that an inbox takes: few, so that it is often full.
-const QUEUE: usize = 8;
-
 /// All shards of a process.
 pub(crate) struct World {
     pub(crate) rng: Rng,
@@ -38,6 +35,8 @@ pub(crate) struct World {
     answers: BTreeMap<u64, ApiAnswer>,
     next_api: u64,
     next_socket: i32,
+    /// Letters that an inbox takes.
+    pub(crate) room: usize,
     /// A shard sits out at most so many turns of the others, as a busy one does.
     pub(crate) lag: u32,
     /// Turns that each shard still sits out.
@@ -68,6 +67,7 @@ impl World {
             answers: BTreeMap::new(),
             next_api: 0,
             next_socket: 100,
+            room: 1000,
             lag: 0,
             busy: vec![0; usize::from(shards)],
         }
@@ -233,13 +233,13 @@ impl World {
     }
 
     fn post(&mut self, at: usize) {
-        let Self { shards, inboxes, answers, .. } = self;
+        let Self { shards, inboxes, answers, room, .. } = self;
         let count = shards.len();
         let post = shards[at].post();
         for to in (0..count).filter(|to| *to != at) {
             let inbox = &mut inboxes[to];
             post.drain_to(ShardId(to as u16), |mail| {
-                if inbox.len() >= QUEUE {
+                if inbox.len() >= *room {
                     return Err(mail);
                 }
                 inbox.push_back(mail);
