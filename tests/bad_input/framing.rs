@@ -64,7 +64,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         id: "F08",
         what: "60 MiB announced, 10 bytes sent",
-        run: Now(|server| closes(server, &[(b"\x82\xff\0\0\0\0\x03\xc0\0\0\0\0\0\00123456789", 1009)])),
+        run: Now(|server| closes(server, &[(b"\x82\xff\0\0\0\0\x03\xc0\0\0\0\0\0\x000123456789", 1009)])),
     },
     Row { id: "F09", what: "header split at each place", run: Now(split_headers) },
     Row {
