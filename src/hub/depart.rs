@@ -74,10 +74,12 @@ impl Shard {
     pub fn hang_up(&mut self, slot: u32) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
         let waits = self.cold.get(connection.cold).is_some_and(|cold| !cold.outbox.is_empty());
-        if connection.phase == Phase::Closing || !waits {
-            return self.doom_as(slot, false, Farewell::Heard);
+        match (waits, connection.phase) {
+            (false, _) => self.doom_as(slot, false, Farewell::Heard),
+            // It is told again with every event of the socket; the timer bounds the wait.
+            (true, Phase::Closing) => {}
+            (true, _) => self.depart(slot, Farewell::Heard),
         }
-        self.depart(slot, Farewell::Heard);
     }
 
     /// The connection is broken.

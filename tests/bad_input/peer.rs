@@ -108,6 +108,16 @@ impl Peer {
         Self { stream }
     }
 
+    /// Connected, but able to take little that it does not read.
+    pub(crate) fn with_small_window(address: SocketAddr) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&address.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { stream }
+    }
+
     /// Connects and sends; the server may end the connection meanwhile.
     pub(crate) fn sending(address: SocketAddr, bytes: &[u8]) -> Self {
         let mut peer = Self::silent(address);

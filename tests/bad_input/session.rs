@@ -26,6 +26,11 @@ pub(crate) const ROWS: &[Row] = &[
     Row { id: "P06", what: "ping flood", run: Now(ping_flood) },
     Row { id: "P06b", what: "ping flood that never reads, 25 MB", run: Now(ping_flood_unread) },
     Row { id: "P07", what: "half-close by the peer", run: Now(half_close) },
+    Row {
+        id: "P07b",
+        what: "half-close with output that the kernel does not take",
+        run: Now(half_close_unread),
+    },
     Row { id: "P08", what: "empty messages", run: Now(empty_messages) },
     Row {
         id: "P08b",
@@ -173,6 +178,26 @@ fn half_close(server: &Server) {
     let answer = String::from_utf8_lossy(&peer.ending().bytes).into_owned();
     assert_eq!(answer.matches(r#""publish":{}"#).count(), 30, "{answer}");
     assert_eq!(history(server, "p07").as_array().map(Vec::len), Some(10));
+}
+
+/// What waits for a slow reader is not cut off: it is there in whole frames, or the reader is told 3008.
+fn half_close_unread(server: &Server) {
+    const ASKED: usize = 6;
+    let publication = json!({ "channel": "p07b", "data": "x".repeat(60_000) }).to_string();
+    (0..10).for_each(|_| drop(server.api("publish", &publication)));
+    let ask = text(r#"{"id":2,"history":{"channel":"p07b","limit":-1}}"#).repeat(ASKED);
+    for end in [Vec::new(), frame(CLOSE, &GOODBYE)] {
+        let mut peer = Peer::with_small_window(server.address);
+        peer.send(&[upgrade(), text(r#"{"id":1,"connect":{}}"#), ask.clone(), end.clone()].concat());
+        peer.finish();
+        std::thread::sleep(Duration::from_millis(200));
+        let bytes = peer.ending().bytes;
+        let answers = bytes.windows(10).filter(|window| window == br#""history":"#).count();
+        let is_slow = bytes.ends_with(b"slow");
+        assert!(answers == ASKED || is_slow, "{answers} answers in {} bytes", bytes.len());
+        assert!(is_slow || bytes.ends_with(if end.is_empty() { b"}}" } else { &GOODBYE }), "cut off");
+    }
+    server.api("history_remove", r#"{"channel":"p07b"}"#);
 }
 
 fn empty_messages(server: &Server) {
