@@ -1,4 +1,5 @@
 //! Section F: frames of RFC 6455, where Autobahn's test suite would look, too.
+#![allow(clippy::semicolon_if_nothing_returned, reason = "a row is one expression")]
 
 use std::time::Duration;
 
