@@ -31,6 +31,8 @@ pub(crate) struct Cold {
     pub(crate) assembly_deadline: Option<Tick>,
     /// Output that is not in the kernel yet.
     pub(crate) outbox: Outbox,
+    /// The peer has sent its FIN: once the output is out, nothing is left to wait for.
+    pub(crate) has_hung_up: bool,
     /// The command that waits for another shard, and the input behind it.
     pub(crate) blocked: Option<Box<Blocked>>,
     /// Connection info from the token (`conn_info`).

@@ -80,6 +80,9 @@ impl Shard {
             (true, Phase::Closing) => {}
             (true, _) => self.depart(slot, Farewell::Heard),
         }
+        if waits && let Some(cold) = self.cold_if_any(slot) {
+            cold.has_hung_up = true;
+        }
     }
 
     /// The connection is broken.
