@@ -23,6 +23,7 @@ use millpond::log::request::{Append, AppendRequest};
 use millpond::log::settings::LogSettings;
 use millpond::log::stream::StreamState;
 use millpond::log::{AckReceiver, Appender, Log};
+use rustix::time::{ClockId, clock_gettime};
 
 const NOW: u32 = 1;
 const WAIT: Duration = Duration::from_secs(60);
@@ -34,9 +35,13 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(parent).unwrap()
 }
 
-/// CPU time of this process.
-fn cpu_time() -> Duration {
-    let usage = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+/// CPU time of the log's threads: of this process without this thread.
+fn log_cpu_time() -> Duration {
+    cpu_time(ClockId::ProcessCPUTime).saturating_sub(cpu_time(ClockId::ThreadCPUTime))
+}
+
+fn cpu_time(clock: ClockId) -> Duration {
+    let usage = clock_gettime(clock);
     Duration::new(usage.tv_sec.unsigned_abs(), u32::try_from(usage.tv_nsec).unwrap())
 }
 
@@ -116,7 +121,9 @@ fn summary() {
     println!(
         "durable appends of {DATA_BYTES}-byte messages, against a raw write + fdatasync loop of the same sizes"
     );
-    println!("outstanding  messages/group  messages/s    raw loop/s    ratio  CPU/message  CPU/message raw");
+    println!(
+        "outstanding  messages/group  messages/s    raw loop/s    ratio  CPU/message: writer  appender  raw loop"
+    );
     for outstanding in GROUPS {
         let outstanding = outstanding as u64;
         let home = directory();
@@ -126,33 +133,35 @@ fn summary() {
         let count = (outstanding * 40).clamp(2_000, 60_000);
         let (mut log_time, mut raw_time) = (Duration::ZERO, Duration::ZERO);
         let (mut messages, mut groups) = (0, 0);
-        let (mut log_cpu, mut raw_cpu) = (Duration::ZERO, Duration::ZERO);
+        let [mut log_cpu, mut own_cpu, mut raw_cpu] = [Duration::ZERO; 3];
         append(&door, 0, count, outstanding, &data);
         for round in 1..=8 {
             let before = log.reader().status();
-            let (start, cpu) = (Instant::now(), cpu_time());
+            let (start, cpu, own) = (Instant::now(), log_cpu_time(), cpu_time(ClockId::ThreadCPUTime));
             append(&door, round * count, count, outstanding, &data);
             log_time += start.elapsed();
-            log_cpu += cpu_time() - cpu;
+            log_cpu += log_cpu_time() - cpu;
+            own_cpu += cpu_time(ClockId::ThreadCPUTime) - own;
             let after = log.reader().status();
             let made = after.groups - before.groups;
             let length = (after.bytes - before.bytes) / made;
-            let (start, cpu) = (Instant::now(), cpu_time());
+            let (start, cpu) = (Instant::now(), cpu_time(ClockId::ThreadCPUTime));
             for _ in 0..made {
                 raw.group(usize::try_from(length).unwrap());
             }
             raw_time += start.elapsed();
-            raw_cpu += cpu_time() - cpu;
+            raw_cpu += cpu_time(ClockId::ThreadCPUTime) - cpu;
             messages += count;
             groups += made;
         }
         println!(
-            "{outstanding:11}  {:14.1}  {:10.0}  {:12.0}  {:7.2}  {:11.2?}  {:15.2?}",
+            "{outstanding:11}  {:14.1}  {:10.0}  {:12.0}  {:7.2}  {:19.2?}  {:8.2?}  {:8.2?}",
             messages as f64 / groups as f64,
             messages as f64 / log_time.as_secs_f64(),
             messages as f64 / raw_time.as_secs_f64(),
             raw_time.as_secs_f64() / log_time.as_secs_f64(),
             log_cpu / u32::try_from(messages).unwrap(),
+            own_cpu / u32::try_from(messages).unwrap(),
             raw_cpu / u32::try_from(messages).unwrap(),
         );
     }
