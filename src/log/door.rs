@@ -3,6 +3,7 @@
 //! Requests come over one bounded queue from any number of appenders to the writer thread; answers go to the appenders'
 //! sinks. No appender waits for the writer, and the writer waits for no appender.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -49,7 +50,9 @@ pub struct Appender {
 /// Takes acknowledgements out of a queue that holds as many as may be outstanding.
 #[derive(Debug)]
 pub struct AckReceiver {
-    acks: Receiver<Ack>,
+    /// A group's acknowledgements come together, so that they wake the receiver once.
+    groups: Receiver<Vec<Ack>>,
+    taken: VecDeque<Ack>,
     lane: Arc<Lane>,
 }
 
@@ -153,10 +156,10 @@ impl Log {
     /// A door for requests with a queue for their acknowledgements, which releases them as they are taken out.
     #[must_use]
     pub fn channel(&self, allowance: usize) -> (Appender, AckReceiver) {
-        let (sender, acks) = bounded(allowance.max(1));
+        let (sender, groups) = bounded(allowance.max(1));
         let appender = self.appender(Box::new(AckQueue { sender }), allowance.max(1));
         let lane = Arc::clone(&appender.lane);
-        (appender, AckReceiver { acks, lane })
+        (appender, AckReceiver { groups, taken: VecDeque::new(), lane })
     }
 
     /// A reader of the durable records.
@@ -208,9 +211,6 @@ impl Appender {
         if self.closed.load(Ordering::SeqCst) {
             return Err(RefuseError::Closed);
         }
-        if self.queue.is_full() {
-            return Err(RefuseError::Full);
-        }
         let before = self.lane.outstanding.fetch_add(1, Ordering::Relaxed);
         let sent = if before >= self.lane.allowance { Err(RefuseError::Full) } else { self.send(request) };
         if sent.is_err() {
@@ -236,28 +236,36 @@ impl Appender {
 impl AckReceiver {
     /// The next acknowledgement, if there is one.
     #[must_use]
-    pub fn try_recv(&self) -> Option<Ack> {
-        self.acks.try_recv().ok().inspect(|_| self.lane.release(1))
+    pub fn try_recv(&mut self) -> Option<Ack> {
+        if self.taken.is_empty() {
+            self.taken.extend(self.groups.try_recv().ok()?);
+        }
+        self.next()
     }
 
     /// Waits for the next acknowledgement; `None` once the log is gone and all have been taken, or after `timeout`.
     #[must_use]
-    pub fn recv_timeout(&self, timeout: Duration) -> Option<Ack> {
-        self.acks.recv_timeout(timeout).ok().inspect(|_| self.lane.release(1))
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Option<Ack> {
+        if self.taken.is_empty() {
+            self.taken.extend(self.groups.recv_timeout(timeout).ok()?);
+        }
+        self.next()
+    }
+
+    fn next(&mut self) -> Option<Ack> {
+        self.taken.pop_front().inspect(|_| self.lane.release(1))
     }
 }
 
 #[derive(Debug)]
 struct AckQueue {
-    sender: Sender<Ack>,
+    sender: Sender<Vec<Ack>>,
 }
 
 impl AckSink for AckQueue {
     fn acknowledge(&self, acks: &[Ack]) {
-        for ack in acks {
-            // Full is impossible within the allowance; disconnected means that nobody wants to know.
-            let _ = self.sender.try_send(*ack);
-        }
+        // Full is impossible within the allowance; disconnected means that nobody wants to know.
+        let _ = self.sender.try_send(acks.to_vec());
     }
 }
 

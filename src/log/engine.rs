@@ -1,13 +1,15 @@
 //! The log without threads: open, commit a group, sync, close. The writer thread drives it; tests drive it directly.
 //!
 //! A group is staged (numbered and encoded), written at the end of the active segment from a fresh sector on, synced,
-//! and only then shown to readers and acknowledged. While one group is in flight the next can be staged. Invariants:
+//! and only then shown to readers and acknowledged. While one group is in flight the next can be staged and handed over.
+//! Invariants:
 //! * no durable sector is ever written again;
 //! * whatever fails while writing or syncing, the segment is given up: the next group goes to a new one, whose header
 //!   voids everything from its first sequence on in the older ones, so that what was not acknowledged never comes back
 //!   behind something else (S11, S12);
 //! * a failed sync is never tried again.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::compact::Maintenance;
@@ -44,8 +46,10 @@ pub struct Engine {
     unsynced: bool,
     /// What is being staged.
     group: Group,
-    /// What is being written.
-    flight: Option<Group>,
+    /// What is being written, in order.
+    flights: VecDeque<Group>,
+    /// Counts the failures: a write of an earlier attempt is void.
+    attempt: u64,
     /// The memory of a finished group, for the one after the next.
     spare: Group,
 }
@@ -87,7 +91,8 @@ impl Engine {
             active,
             unsynced: false,
             group: Group::default(),
-            flight: None,
+            flights: VecDeque::new(),
+            attempt: 0,
             spare: Group::default(),
         };
         Ok((engine, report))
@@ -134,14 +139,14 @@ impl Engine {
     pub(super) fn commit(&mut self, requests: &[Prepared], now: u32, acks: &mut Vec<Ack>) {
         let mut rest = requests;
         while !rest.is_empty() {
-            let staged = self.stage(rest, now, acks);
+            let staged = self.stage(rest.iter(), now, acks);
             rest = rest.get(staged..).unwrap_or(&[]);
             self.write(acks);
         }
     }
 
-    /// As [`append`](Self::append), in groups of at most `most` requests, each staged while the one before is in
-    /// flight, as the writer thread does; for tests.
+    /// As [`append`](Self::append), in groups of at most `most` requests, each staged and handed over while the one
+    /// before is in flight, as the writer thread does; for tests.
     ///
     /// # Errors
     /// The first request that is too large; then none is appended.
@@ -153,21 +158,30 @@ impl Engine {
     ) -> Result<Vec<Ack>, RefuseError> {
         let requests = self.prepare(requests)?;
         let mut acks = Vec::new();
-        let mut rest = requests.as_slice();
-        let mut flight = None;
-        while !rest.is_empty() || flight.is_some() {
-            let next = rest.get(..most.max(1)).unwrap_or(rest);
-            let mut staged = self.stage(next, now, &mut acks);
-            if let Some(write) = flight.take() {
-                let result = GroupWrite::run(&write);
-                if !self.finish(write, result, &mut acks) {
-                    staged = self.stage(next, now, &mut acks);
+        let mut writes: VecDeque<(GroupWrite, usize)> = VecDeque::new();
+        let (mut taken, mut in_group) = (0_usize, 0_usize);
+        while taken < requests.len() || !writes.is_empty() {
+            let staged = self.stage(requests.iter().skip(taken).take(most.max(1)), now, &mut acks);
+            taken = taken.saturating_add(staged);
+            in_group = in_group.saturating_add(staged);
+            if let Some(write) = self.take_write() {
+                writes.push_back((write, std::mem::take(&mut in_group)));
+                if writes.len() < 2 {
+                    continue;
                 }
             }
-            rest = rest.get(staged..).unwrap_or(&[]);
-            flight = self.take_write();
-            if flight.is_none() {
+            let Some((write, _)) = writes.pop_front() else {
                 self.take_refusals(&mut acks);
+                in_group = 0;
+                continue;
+            };
+            let result = write.run();
+            if !self.finish(write, result, &mut acks) {
+                let void = writes.drain(..).map(|(_, count)| count).fold(in_group, usize::saturating_add);
+                taken = taken.saturating_sub(void);
+                in_group = 0;
+            } else if self.is_empty() {
+                in_group = 0;
             }
         }
         Ok(acks)
@@ -190,11 +204,16 @@ impl Engine {
     }
 
     /// Stages requests until the group is full and says how many. Those that cannot be stored at all are answered.
-    pub(super) fn stage(&mut self, requests: &[Prepared], now: u32, acks: &mut Vec<Ack>) -> usize {
-        for (staged, request) in requests.iter().enumerate() {
-            if self.group.bytes.len() >= self.settings.batch_bytes {
-                return staged;
-            }
+    pub(super) fn stage<'a>(
+        &mut self,
+        mut requests: impl Iterator<Item = &'a Prepared>,
+        now: u32,
+        acks: &mut Vec<Ack>,
+    ) -> usize {
+        let mut staged = 0_usize;
+        while !self.is_full()
+            && let Some(request) = requests.next()
+        {
             let segment = match self.room(request) {
                 Room::Here(segment) => segment,
                 Room::Later => return staged,
@@ -203,16 +222,23 @@ impl Engine {
                     Err(error) => {
                         // One attempt a group: what follows is refused alike.
                         let result = Err(AppendError::NotStored(error));
-                        let refused = requests.iter().skip(staged);
                         acks.append(&mut self.group.acks);
+                        let first = acks.len();
+                        let refused = std::iter::once(request).chain(requests);
                         acks.extend(refused.map(|request| Ack { token: request.token, result }));
-                        return requests.len();
+                        return staged.saturating_add(acks.len().saturating_sub(first));
                     }
                 },
             };
             self.stage_one(request, &segment, now);
+            staged = staged.saturating_add(1);
         }
-        requests.len()
+        staged
+    }
+
+    /// True if the group takes no more.
+    pub(super) fn is_full(&self) -> bool {
+        self.group.bytes.len() >= self.settings.batch_bytes
     }
 
     /// True if nothing is staged.
@@ -220,7 +246,7 @@ impl Engine {
         self.group.acks.is_empty()
     }
 
-    /// Takes the staged group for writing; nothing may be in flight. `None` if there is nothing to write.
+    /// Takes the staged group for writing, in the order in which groups are taken. `None` if there is nothing to write.
     pub(super) fn take_write(&mut self) -> Option<GroupWrite> {
         let segment = self.active.clone()?;
         if self.group.records.is_empty() {
@@ -229,19 +255,21 @@ impl Engine {
         let mut group = std::mem::replace(&mut self.group, std::mem::take(&mut self.spare));
         group.close();
         let (start, bytes) = (group.start, std::mem::take(&mut group.bytes));
-        self.flight = Some(group);
-        Some(GroupWrite { segment, start, bytes, sync: self.settings.sync == SyncPolicy::Always })
+        self.flights.push_back(group);
+        let sync = self.settings.sync == SyncPolicy::Always;
+        Some(GroupWrite { segment, start, bytes, sync, attempt: self.attempt })
     }
 
-    /// Takes in how the write of the group in flight went: shows it to readers and acknowledges it, or gives up its
-    /// segment. False means that what is staged was void with it and must be staged again.
+    /// Takes in how the write of the first group in flight went: shows it to readers and acknowledges it, or gives up
+    /// its segment. False means that every later group, in flight or staged, is void and must be staged again; those in
+    /// flight must not have been written.
     pub(super) fn finish(
         &mut self,
         write: GroupWrite,
         result: Result<(), StorageError>,
         acks: &mut Vec<Ack>,
     ) -> bool {
-        let Some(mut flight) = self.flight.take() else { return true };
+        let Some(mut flight) = self.flights.pop_front() else { return true };
         if let Err(error) = result {
             self.fail(flight, error, acks);
             return false;
@@ -263,7 +291,7 @@ impl Engine {
             self.shared.index.put_stream(key, stream);
         }
         acks.append(&mut flight.acks);
-        if self.group.records.is_empty() {
+        if self.flights.is_empty() && self.group.records.is_empty() {
             acks.append(&mut self.group.acks);
         }
         flight.bytes = write.bytes;
@@ -340,7 +368,7 @@ impl Engine {
             if self.start(segment).saturating_add(needed) <= segment.header.capacity {
                 return Room::Here(Arc::clone(segment));
             }
-            if self.flight.is_some() || !self.group.records.is_empty() {
+            if !self.flights.is_empty() || !self.group.records.is_empty() {
                 return Room::Later;
             }
         }
@@ -349,7 +377,7 @@ impl Engine {
 
     /// Where the group that is being staged will be written.
     fn start(&self, segment: &Segment) -> u64 {
-        self.flight.as_ref().map_or_else(|| segment.end(), Group::end)
+        self.flights.back().map_or_else(|| segment.end(), Group::end)
     }
 
     fn next_segment(&mut self) -> Result<Arc<Segment>, StorageError> {
@@ -384,9 +412,8 @@ impl Engine {
 
     /// A stream as it is after everything staged.
     fn stream(&self, key: StreamKey) -> Option<Stream> {
-        let staged = self.group.streams.get(&key);
-        let staged = staged.or_else(|| self.flight.as_ref().and_then(|flight| flight.streams.get(&key)));
-        match staged {
+        let mut groups = std::iter::once(&self.group).chain(self.flights.iter().rev());
+        match groups.find_map(|group| group.streams.get(&key)) {
             Some(stream) => Some(stream.clone()),
             None => self.shared.index.stream(key),
         }
@@ -400,6 +427,8 @@ impl Engine {
     /// Gives up the segment and seals it off. Only then it is certain that nothing of the group will come back.
     fn fail(&mut self, mut flight: Group, error: StorageError, acks: &mut Vec<Ack>) {
         self.group = Group::default();
+        self.flights.clear();
+        self.attempt = self.attempt.saturating_add(1);
         if let Some(&(first, _)) = flight.records.first() {
             self.next = first;
         }

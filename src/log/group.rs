@@ -32,6 +32,8 @@ pub(super) struct GroupWrite {
     pub(super) start: u64,
     pub(super) bytes: Vec<u8>,
     pub(super) sync: bool,
+    /// See `Engine::finish`: after a failure the writes of the same attempt are void.
+    pub(super) attempt: u64,
 }
 
 impl GroupWrite {

@@ -35,7 +35,7 @@ impl Default for LogSettings {
         Self {
             segment_bytes: 64 << 20,
             sync: SyncPolicy::Always,
-            commit_window: Duration::from_millis(1),
+            commit_window: Duration::ZERO,
             batch_bytes: 1 << 20,
             queue_length: 16_384,
             mailbox: MailboxLimits::default(),

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::Log;
 use super::body::{Body, Message, Publication};
 use super::engine::Engine;
 use super::error::{AppendError, OpenError, StorageError};
@@ -479,6 +480,44 @@ fn optional_kinds_are_kept_and_skipped_and_needed_ones_refused() {
                 assert_eq!(error, OpenError::UnknownKind { segment: 1, kind });
             }
         }
+    }
+}
+
+/// With groups staged and handed over behind the one that fails, through the threads.
+#[test]
+fn a_failure_in_mid_stream_leaves_out_what_it_answers_with_an_error_and_nothing_else() {
+    let faults = [
+        Fault::Sync(StorageError::Device),
+        Fault::Write { written: 700, error: StorageError::DiskFull },
+        Fault::Create(StorageError::DiskFull),
+    ];
+    for (round, fault) in faults.iter().cycle().take(18).enumerate() {
+        let disk = FakeDisk::default();
+        let settings = LogSettings { maintenance_interval: std::time::Duration::ZERO, ..settings() };
+        let (log, _) = Log::open(Box::new(disk.clone()), settings).unwrap();
+        let (appender, mut acks) = log.channel(10_000);
+        disk.inject(*fault, u32::try_from(round).unwrap() / 3);
+        for n in 0..1000 {
+            let mut request = message("alice", &format!("{n}:{}", "x".repeat(n % 100)));
+            request.token = n as u64;
+            appender.try_append(request).unwrap();
+        }
+        let mut stored = Vec::new();
+        for n in 0..1000 {
+            let ack = acks.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+            assert_eq!(ack.token, n);
+            match ack.result {
+                Ok(appended) => {
+                    stored.push(format!("{n}:{}", "x".repeat(usize::try_from(n).unwrap() % 100)));
+                    assert_eq!(appended.offset, stored.len() as u64);
+                }
+                Err(error) => assert!(matches!(error, AppendError::NotStored(_)), "{error}"),
+            }
+        }
+        assert!(stored.len() < 1000, "{fault:?} hit nothing");
+        let expected: Vec<(u64, String)> = (1..).zip(stored).collect();
+        log.close().unwrap();
+        assert_eq!(texts(&open(&disk), "alice", 0, 100), expected);
     }
 }
 

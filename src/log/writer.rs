@@ -8,18 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, select};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::door::{Lane, Letter};
 use super::engine::Engine;
 use super::error::StorageError;
-use super::flight::{Flights, Landing};
+use super::flight::{Flights, MAX_FLIGHTS};
 use super::group::GroupWrite;
 use super::request::{Ack, Prepared};
 use super::settings::SyncPolicy;
 
 /// Requests that must be waiting for a group to be written on the other thread.
 const BACKLOG: usize = 16;
+/// How long the writer waits for a group in flight before it looks for more requests.
+const PATIENCE: Duration = Duration::from_micros(100);
 /// After so long without a request the newest records get their watermark on the disk.
 const IDLE_WATERMARK: Duration = Duration::from_millis(100);
 
@@ -29,12 +31,14 @@ pub(super) struct Writer {
     letters: Receiver<Letter>,
     closed: Arc<AtomicBool>,
     flights: Flights,
-    /// Requests that are not in flight; the first `staged` of them are staged in the engine.
-    requests: Vec<Prepared>,
+    /// Requests without an answer: those in flight, then those staged in the engine, then the rest.
+    requests: VecDeque<Prepared>,
+    /// How many of them are in each flight.
+    departed: VecDeque<usize>,
     staged: usize,
-    /// Bytes of `requests`.
+    /// Bytes of those that are not in flight.
     bytes: usize,
-    /// Where the answers go: one for each request that has none yet, in order.
+    /// Where the answers go: one for each request.
     lanes: VecDeque<Arc<Lane>>,
     acks: Vec<Ack>,
     /// Who waits for the watermark.
@@ -56,7 +60,8 @@ impl Writer {
             letters,
             closed,
             flights: Flights::new()?,
-            requests: Vec::new(),
+            requests: VecDeque::new(),
+            departed: VecDeque::new(),
             staged: 0,
             bytes: 0,
             lanes: VecDeque::new(),
@@ -69,36 +74,30 @@ impl Writer {
     }
 
     pub(super) fn run(mut self) -> Result<(), StorageError> {
-        while !self.closing {
-            self.gather();
+        while !self.closing || !self.requests.is_empty() {
+            if self.requests.is_empty() {
+                self.gather();
+            }
             self.turn();
             self.do_chores();
         }
-        while !self.requests.is_empty() || self.flights.is_flying() {
-            self.turn();
-        }
-        self.do_chores();
         self.engine.close(unix_seconds())
     }
 
-    /// Stages what has come, waits for the group in flight, and sends the next one off.
+    /// One step: stage what has come, then write it, hand it over, or wait for a group to come back.
     fn turn(&mut self) {
+        self.fill(None);
         self.stage();
-        while self.flights.is_flying() {
-            self.land_or_take();
+        match self.flights.count() {
+            0 => self.depart(),
+            // The disk goes on with it as soon as it is through with the one before.
+            flights if flights < MAX_FLIGHTS && self.engine.is_full() => self.hand_over(),
+            _ => self.land(),
         }
-        if !self.is_full() {
-            self.fill(None);
-        }
-        self.stage();
-        self.depart();
     }
 
     /// Waits for the first request, and a little longer for more if the last group had company.
     fn gather(&mut self) {
-        if self.flights.is_flying() || !self.requests.is_empty() {
-            return;
-        }
         let first = match self.timers.next() {
             Some(at) => self.letters.recv_deadline(at),
             None => self.letters.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -134,7 +133,7 @@ impl Writer {
         match letter {
             Letter::Append(request, lane) => {
                 self.bytes = self.bytes.saturating_add(request.body.len());
-                self.requests.push(request);
+                self.requests.push_back(request);
                 self.lanes.push_back(lane);
             }
             Letter::Watermark(noted) => self.waiting.push(noted),
@@ -149,69 +148,83 @@ impl Writer {
     }
 
     fn stage(&mut self) {
-        let rest = self.requests.get(self.staged..).unwrap_or(&[]);
-        let staged = self.engine.stage(rest, unix_seconds(), &mut self.acks);
+        let before = self.in_flight().saturating_add(self.staged).min(self.requests.len());
+        let staged = self.engine.stage(self.requests.range(before..), unix_seconds(), &mut self.acks);
         self.staged = self.staged.saturating_add(staged);
-        self.deliver();
+        // Answers without a group are for requests that the disk has no room for; nothing is in flight then.
+        self.answer(0);
     }
 
-    /// Takes what comes while a group is in flight, until it has landed.
-    fn land_or_take(&mut self) {
-        if self.is_full() || self.closing {
-            let landing = self.flights.landings().recv().ok();
-            self.land(landing);
-            return;
-        }
-        select! {
-            recv(self.flights.landings()) -> landing => self.land(landing.ok()),
-            recv(self.letters) -> letter => {
-                self.take(letter.unwrap_or(Letter::Close));
-                self.fill(None);
-                self.stage();
-            }
-        }
+    fn in_flight(&self) -> usize {
+        self.departed.iter().copied().fold(0, usize::saturating_add)
     }
 
-    fn land(&mut self, landing: Option<Landing>) {
-        self.flights.landed();
-        if let Some((write, result)) = landing {
-            self.finish(write, result);
+    /// Waits for a group to come back, and now and then looks for more requests meanwhile.
+    fn land(&mut self) {
+        let patience = (!self.is_full() && !self.closing).then_some(PATIENCE);
+        let Some((write, result)) = self.flights.land(patience) else { return };
+        if result.is_err() {
+            // What was handed over after it comes back unwritten.
+            while self.flights.count() > 0 && self.flights.land(None).is_some() {}
         }
+        self.finish(write, result);
     }
 
     fn finish(&mut self, write: GroupWrite, result: Result<(), StorageError>) {
+        let count = self.departed.pop_front().unwrap_or(0);
         if !self.engine.finish(write, result, &mut self.acks) {
+            self.departed.clear();
             self.staged = 0;
+            self.bytes =
+                self.requests.iter().skip(count).map(|r| r.body.len()).fold(0, usize::saturating_add);
         }
-        self.deliver();
+        self.answer(count);
     }
 
-    /// Writes the staged group: on the other thread if there is something to do here meanwhile.
+    /// Writes the staged group: here, or on the other thread if there is something to do here meanwhile.
     fn depart(&mut self) {
-        if self.staged > 0 {
-            self.company = self.staged > 1;
-            self.timers.wrote(self.engine.settings().sync);
+        if self.staged == 0 {
+            return;
         }
-        let has_something_to_do = self.has_something_to_do();
-        self.requests.drain(..self.staged.min(self.requests.len()));
-        self.staged = 0;
-        self.bytes = self.requests.iter().map(|request| request.body.len()).fold(0, usize::saturating_add);
-        match self.engine.take_write() {
-            Some(write) if has_something_to_do => {
-                if let Some(write) = self.flights.start(write) {
-                    let result = write.run();
-                    self.finish(write, result);
-                }
-            }
+        self.company = self.staged > 1;
+        self.timers.wrote(self.engine.settings().sync);
+        if self.has_something_to_do() {
+            self.hand_over();
+            return;
+        }
+        match self.take_write() {
             Some(write) => {
                 let result = write.run();
                 self.finish(write, result);
             }
             None => {
                 self.engine.take_refusals(&mut self.acks);
-                self.deliver();
+                self.answer(0);
             }
         }
+    }
+
+    fn hand_over(&mut self) {
+        let Some(write) = self.take_write() else {
+            self.engine.take_refusals(&mut self.acks);
+            self.answer(0);
+            return;
+        };
+        // Without its thread this one writes.
+        if let Some(write) = self.flights.start(write) {
+            let result = write.run();
+            self.finish(write, result);
+        }
+    }
+
+    fn take_write(&mut self) -> Option<GroupWrite> {
+        let write = self.engine.take_write()?;
+        let first = self.in_flight();
+        let last = first.saturating_add(self.staged).min(self.requests.len());
+        let bytes = self.requests.range(first..last).map(|r| r.body.len()).fold(0, usize::saturating_add);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.departed.push_back(std::mem::take(&mut self.staged));
+        Some(write)
     }
 
     fn has_something_to_do(&self) -> bool {
@@ -222,7 +235,7 @@ impl Writer {
 
     /// What is due besides appending, when nothing is staged or in flight.
     fn do_chores(&mut self) {
-        if self.flights.is_flying() || !self.engine.is_empty() {
+        if self.flights.count() > 0 || !self.engine.is_empty() {
             return;
         }
         if !self.waiting.is_empty() {
@@ -236,9 +249,16 @@ impl Writer {
         self.timers.run(&mut self.engine);
     }
 
-    /// Hands runs of acknowledgements for the same appender over together.
-    fn deliver(&mut self) {
-        let mut rest = self.acks.as_slice();
+    /// Hands the answers out, of which the first `landed` are for requests that were in flight and the others for staged
+    /// ones. Runs of answers for the same appender go together.
+    fn answer(&mut self, landed: usize) {
+        let mut acks = std::mem::take(&mut self.acks);
+        let answered = acks.len().min(self.requests.len());
+        let refused = self.requests.range(landed.min(answered)..answered);
+        self.staged = self.staged.saturating_sub(refused.len());
+        self.bytes = refused.fold(self.bytes, |bytes, request| bytes.saturating_sub(request.body.len()));
+        self.requests.drain(..answered);
+        let mut rest = acks.as_slice();
         while !rest.is_empty()
             && let Some(lane) = self.lanes.front().cloned()
         {
@@ -249,7 +269,8 @@ impl Writer {
             rest = after;
             self.lanes.drain(..run);
         }
-        self.acks.clear();
+        acks.clear();
+        self.acks = acks;
     }
 }
 
