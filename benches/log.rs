@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench log`; the summary at the start interleaves log and raw loop, so that its ratio holds on a noisy
 //! machine. `LOG_BENCH=summary` prints the summary only, `LOG_BENCH=index` measures the index only; `LOG_BENCH_DIR` is the
-//! directory to work in.
+//! directory to work in, `LOG_BENCH_GROUP` the only group size (KiB) to compare.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
@@ -124,12 +124,16 @@ fn summary() {
     println!(
         "outstanding  group limit  messages/group  messages/s  raw loop/s  ratio  CPU/message: log  appender  raw"
     );
-    for group_bytes in [8, 16, 64, 256, 1024] {
+    let only = std::env::var("LOG_BENCH_GROUP").ok().and_then(|kib| kib.parse::<usize>().ok());
+    for group_bytes in [8, 16, 64, 256, 1024].into_iter().filter(|kib| only.is_none_or(|only| only == *kib)) {
         compare(8192, group_bytes << 10, 100_000, &data);
+    }
+    if only.is_some() {
+        return;
     }
     println!("every appender waits for the answer before it goes on:");
     for outstanding in [1, 64] {
-        compare(outstanding, 1 << 20, 2_000, &data);
+        compare(outstanding, 256 << 10, 2_000, &data);
     }
     latency(&data);
 }

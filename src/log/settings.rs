@@ -36,7 +36,7 @@ impl Default for LogSettings {
             segment_bytes: 64 << 20,
             sync: SyncPolicy::Always,
             commit_window: Duration::ZERO,
-            batch_bytes: 1 << 20,
+            batch_bytes: 256 << 10,
             queue_length: 16_384,
             mailbox: MailboxLimits::default(),
             state_ttl: Duration::from_secs(30 * 24 * 3600),
