@@ -37,7 +37,7 @@ impl Default for LogSettings {
             sync: SyncPolicy::Always,
             commit_window: Duration::ZERO,
             batch_bytes: 256 << 10,
-            queue_length: 16_384,
+            queue_length: 8192,
             mailbox: MailboxLimits::default(),
             state_ttl: Duration::from_secs(30 * 24 * 3600),
             compact_below_percent: 50,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Log;
 use super::body::{Body, Message, Publication};
 use super::engine::Engine;
-use super::error::{AppendError, OpenError, StorageError};
+use super::error::{AppendError, OpenError, ReadError, StorageError};
 use super::fake::{FakeDisk, Fate, Fault};
 use super::record::{Class, Sequence};
 use super::request::{Ack, Append, AppendRequest};
@@ -360,7 +360,7 @@ fn expired_messages_leave_the_disk_and_silent_streams_the_memory() {
     engine.maintenance().pass(later).unwrap();
     assert!(engine.reader().info(Class::Mailbox, "alice", "").is_none());
     drop(engine);
-    let mut engine = Engine::open(Box::new(disk.clone()), settings(), later).unwrap().0;
+    let mut engine = Engine::open(Box::new(disk), settings(), later).unwrap().0;
     assert!(engine.reader().info(Class::Mailbox, "alice", "").is_none());
     assert_eq!(send(&mut engine, "alice", "m1").result.unwrap().offset, 1);
 }
@@ -443,6 +443,21 @@ fn a_failing_disk_at_the_start_is_an_error_and_changes_nothing() {
     let failed = Engine::open(Box::new(disk.clone()), settings(), NOW).map(|_| ());
     assert_eq!(failed, Err(OpenError::Storage(StorageError::Device)));
     assert_eq!(texts(&open(&disk), "alice", 0, 10), numbered(1, 1));
+}
+
+/// S13: the one who reads gets an error and may ask again; nobody else notices.
+#[test]
+fn a_failing_read_is_one_readers_error() {
+    let disk = FakeDisk::default();
+    let mut engine = open(&disk);
+    for n in 1..=5 {
+        send(&mut engine, "alice", &format!("m{n}"));
+    }
+    let mut replay = engine.reader().replay(Class::Mailbox, "alice", 0, 10, NOW).unwrap();
+    disk.inject(Fault::Read(StorageError::Device), 2);
+    assert_eq!(replay.next_page(), Err(ReadError::Storage(StorageError::Device)));
+    assert_eq!(replay.next_page().unwrap().len(), 5);
+    assert_eq!(texts(&engine, "alice", 0, 10), numbered(1, 5));
 }
 
 #[test]
