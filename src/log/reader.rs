@@ -39,7 +39,7 @@ pub struct StreamInfo {
     pub state: StreamState,
     /// Cursors of its devices; empty if clients name none.
     pub devices: Devices,
-    /// Hash of the device that was asked for has a cursor: everything up to here is acknowledged by it.
+    /// Everything up to here is acknowledged by the device that was asked for: replay after it.
     pub cursor: u64,
 }
 
