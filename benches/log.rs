@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench log`; the summary at the start interleaves log and raw loop, so that its ratio holds on a noisy
 //! machine. `LOG_BENCH=summary` prints the summary only, `LOG_BENCH=index` measures the index only; `LOG_BENCH_DIR` is the
-//! directory to work in.
+//! directory to work in, `LOG_BENCH_GROUP` the only group size (KiB) to compare.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
@@ -23,20 +23,25 @@ use millpond::log::request::{Append, AppendRequest};
 use millpond::log::settings::LogSettings;
 use millpond::log::stream::StreamState;
 use millpond::log::{AckReceiver, Appender, Log};
+use rustix::time::{ClockId, clock_gettime};
 
 const NOW: u32 = 1;
 const WAIT: Duration = Duration::from_secs(60);
 const DATA_BYTES: usize = 200;
-const GROUPS: [usize; 4] = [1, 64, 512, 4096];
+const GROUPS: [usize; 4] = [1, 64, 512, 8192];
 
 fn directory() -> tempfile::TempDir {
     let parent = std::env::var("LOG_BENCH_DIR").unwrap_or_else(|_| env!("CARGO_TARGET_TMPDIR").to_owned());
     tempfile::tempdir_in(parent).unwrap()
 }
 
-/// CPU time of this process.
-fn cpu_time() -> Duration {
-    let usage = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+/// CPU time of the log's threads: of this process without this thread.
+fn log_cpu_time() -> Duration {
+    cpu_time(ClockId::ProcessCPUTime).saturating_sub(cpu_time(ClockId::ThreadCPUTime))
+}
+
+fn cpu_time(clock: ClockId) -> Duration {
+    let usage = clock_gettime(clock);
     Duration::new(usage.tv_sec.unsigned_abs(), u32::try_from(usage.tv_nsec).unwrap())
 }
 
@@ -59,7 +64,7 @@ fn request(number: u64, users: u64, data: &Bytes) -> AppendRequest {
 }
 
 /// Appends `count` messages with at most `outstanding` unanswered, and waits for all answers.
-fn append(door: &(Appender, AckReceiver), from: u64, count: u64, outstanding: u64, data: &Bytes) {
+fn append(door: &mut (Appender, AckReceiver), from: u64, count: u64, outstanding: u64, data: &Bytes) {
     let (mut sent, mut answered) = (0, 0);
     while answered < count {
         while sent < count && sent - answered < outstanding {
@@ -116,54 +121,71 @@ fn summary() {
     println!(
         "durable appends of {DATA_BYTES}-byte messages, against a raw write + fdatasync loop of the same sizes"
     );
-    println!("outstanding  messages/group  messages/s    raw loop/s    ratio  CPU/message  CPU/message raw");
-    for outstanding in GROUPS {
-        let outstanding = outstanding as u64;
-        let home = directory();
-        let log = open(home.path());
-        let door = log.channel(8192);
-        let mut raw = Raw::new(home.path());
-        let count = (outstanding * 40).clamp(2_000, 60_000);
-        let (mut log_time, mut raw_time) = (Duration::ZERO, Duration::ZERO);
-        let (mut messages, mut groups) = (0, 0);
-        let (mut log_cpu, mut raw_cpu) = (Duration::ZERO, Duration::ZERO);
-        append(&door, 0, count, outstanding, &data);
-        for round in 1..=8 {
-            let before = log.reader().status();
-            let (start, cpu) = (Instant::now(), cpu_time());
-            append(&door, round * count, count, outstanding, &data);
-            log_time += start.elapsed();
-            log_cpu += cpu_time() - cpu;
-            let after = log.reader().status();
-            let made = after.groups - before.groups;
-            let length = (after.bytes - before.bytes) / made;
-            let (start, cpu) = (Instant::now(), cpu_time());
-            for _ in 0..made {
-                raw.group(usize::try_from(length).unwrap());
-            }
-            raw_time += start.elapsed();
-            raw_cpu += cpu_time() - cpu;
-            messages += count;
-            groups += made;
-        }
-        println!(
-            "{outstanding:11}  {:14.1}  {:10.0}  {:12.0}  {:7.2}  {:11.2?}  {:15.2?}",
-            messages as f64 / groups as f64,
-            messages as f64 / log_time.as_secs_f64(),
-            messages as f64 / raw_time.as_secs_f64(),
-            raw_time.as_secs_f64() / log_time.as_secs_f64(),
-            log_cpu / u32::try_from(messages).unwrap(),
-            raw_cpu / u32::try_from(messages).unwrap(),
-        );
+    println!(
+        "outstanding  group limit  messages/group  messages/s  raw loop/s  ratio  CPU/message: log  appender  raw"
+    );
+    let only = std::env::var("LOG_BENCH_GROUP").ok().and_then(|kib| kib.parse::<usize>().ok());
+    for group_bytes in [8, 16, 64, 256, 1024].into_iter().filter(|kib| only.is_none_or(|only| only == *kib)) {
+        compare(8192, group_bytes << 10, 100_000, &data);
+    }
+    if only.is_some() {
+        return;
+    }
+    println!("every appender waits for the answer before it goes on:");
+    for outstanding in [1, 64] {
+        compare(outstanding, 256 << 10, 2_000, &data);
     }
     latency(&data);
+}
+
+fn compare(outstanding: u64, batch_bytes: usize, count: u64, data: &Bytes) {
+    let home = directory();
+    let settings = LogSettings { batch_bytes, ..settings() };
+    let log = Log::open(Box::new(Directory::open(home.path(), true).unwrap()), settings).unwrap().0;
+    let mut door = log.channel(8192);
+    let mut raw = Raw::new(home.path());
+    let (mut log_time, mut raw_time) = (Duration::ZERO, Duration::ZERO);
+    let [mut log_cpu, mut own_cpu, mut raw_cpu] = [Duration::ZERO; 3];
+    let (mut messages, mut groups) = (0, 0);
+    append(&mut door, 0, count, outstanding, data);
+    for round in 1..=8 {
+        let before = log.reader().status();
+        let (start, cpu, own) = (Instant::now(), log_cpu_time(), cpu_time(ClockId::ThreadCPUTime));
+        append(&mut door, round * count, count, outstanding, data);
+        log_time += start.elapsed();
+        log_cpu += log_cpu_time() - cpu;
+        own_cpu += cpu_time(ClockId::ThreadCPUTime) - own;
+        let after = log.reader().status();
+        let made = after.groups - before.groups;
+        let length = (after.bytes - before.bytes) / made;
+        let (start, cpu) = (Instant::now(), cpu_time(ClockId::ThreadCPUTime));
+        for _ in 0..made {
+            raw.group(usize::try_from(length).unwrap());
+        }
+        raw_time += start.elapsed();
+        raw_cpu += cpu_time(ClockId::ThreadCPUTime) - cpu;
+        messages += count;
+        groups += made;
+    }
+    let each = |cpu: Duration| cpu / u32::try_from(messages).unwrap();
+    println!(
+        "{outstanding:11}  {:7} KiB  {:14.1}  {:10.0}  {:10.0}  {:5.2}  {:16.2?}  {:8.2?}  {:.2?}",
+        batch_bytes >> 10,
+        messages as f64 / groups as f64,
+        messages as f64 / log_time.as_secs_f64(),
+        messages as f64 / raw_time.as_secs_f64(),
+        raw_time.as_secs_f64() / log_time.as_secs_f64(),
+        each(log_cpu),
+        each(own_cpu),
+        each(raw_cpu),
+    );
 }
 
 /// Messages at a steady rate: how long from the request to the acknowledgement.
 fn latency(data: &Bytes) {
     let home = directory();
     let log = open(home.path());
-    let (appender, acks) = log.channel(8192);
+    let (appender, mut acks) = log.channel(8192);
     let rate = 50_000_u64;
     let count = rate * 2;
     let begin = Instant::now();
@@ -197,13 +219,13 @@ fn appends(criterion: &mut Criterion) {
     for outstanding in GROUPS {
         let home = directory();
         let log = open(home.path());
-        let door = log.channel(8192);
+        let mut door = log.channel(8192);
         let mut from = 0;
         group.throughput(Throughput::Elements(1));
         group.bench_function(BenchmarkId::new("outstanding", outstanding), |bencher| {
             bencher.iter_custom(|count| {
                 let start = Instant::now();
-                append(&door, from, count, outstanding as u64, &data);
+                append(&mut door, from, count, outstanding as u64, &data);
                 from += count;
                 start.elapsed()
             });

@@ -61,7 +61,7 @@ fn message(token: u64, user: &str, text: &str) -> AppendRequest {
     AppendRequest { token, append: Append::Message { message, expires_at: 0 } }
 }
 
-fn append(door: &(Appender, AckReceiver), request: AppendRequest) -> Result<Appended, AppendError> {
+fn append(door: &mut (Appender, AckReceiver), request: AppendRequest) -> Result<Appended, AppendError> {
     door.0.try_append(request).expect("room in the queue");
     door.1.recv_timeout(WAIT).expect("an answer").result
 }
@@ -87,7 +87,7 @@ fn several_threads_append_and_every_answer_comes_in_order() {
     let (log, _) = open(directory.path());
     std::thread::scope(|scope| {
         for thread in 0..4_u64 {
-            let (appender, acks) = log.channel(64);
+            let (appender, mut acks) = log.channel(64);
             scope.spawn(move || {
                 let (mut sent, mut answered) = (0, 0);
                 while answered < 500 {
@@ -124,7 +124,7 @@ fn several_threads_append_and_every_answer_comes_in_order() {
 fn an_appender_is_refused_beyond_its_allowance_and_after_the_end() {
     let directory = tempfile::tempdir().expect("a directory");
     let (log, _) = open(directory.path());
-    let (appender, acks) = log.channel(2);
+    let (appender, mut acks) = log.channel(2);
     appender.try_append(message(1, "a", "1")).expect("room");
     appender.try_append(message(2, "a", "2")).expect("room");
     assert_eq!(appender.try_append(message(3, "a", "3")), Err(RefuseError::Full));
@@ -142,9 +142,9 @@ fn every_sync_policy_keeps_what_an_orderly_end_leaves() {
     for sync in [SyncPolicy::Always, SyncPolicy::Interval(Duration::from_millis(20)), SyncPolicy::Os] {
         let directory = tempfile::tempdir().expect("a directory");
         let (log, _) = open_with(directory.path(), LogSettings { sync, ..settings() }).expect("opens");
-        let door = log.channel(8);
+        let mut door = log.channel(8);
         for n in 0..200 {
-            append(&door, message(n, "a", &n.to_string())).expect("stored");
+            append(&mut door, message(n, "a", &n.to_string())).expect("stored");
         }
         drop(log);
         let (log, report) = open(directory.path());
@@ -156,10 +156,10 @@ fn every_sync_policy_keeps_what_an_orderly_end_leaves() {
 fn maintenance_gives_space_back_while_the_log_runs() {
     let directory = tempfile::tempdir().expect("a directory");
     let (log, _) = open(directory.path());
-    let door = log.channel(8);
+    let mut door = log.channel(8);
     let text = "x".repeat(1000);
     for n in 0..300 {
-        append(&door, message(n, if n % 50 == 0 { "kept" } else { "read" }, &text)).expect("stored");
+        append(&mut door, message(n, if n % 50 == 0 { "kept" } else { "read" }, &text)).expect("stored");
     }
     let reader = log.reader();
     let mut open_replay = reader.replay(Class::Mailbox, "read", 0, 10, NOW).expect("a mailbox");
@@ -168,7 +168,7 @@ fn maintenance_gives_space_back_while_the_log_runs() {
     let through = u64::MAX;
     let (class, name, device) = (Class::Mailbox, "read".to_owned(), String::new());
     let acknowledge = Append::Acknowledge { class, name, device, through };
-    let acknowledged = append(&door, AppendRequest { token: 0, append: acknowledge }).expect("stored");
+    let acknowledged = append(&mut door, AppendRequest { token: 0, append: acknowledge }).expect("stored");
     assert_eq!(acknowledged.offset, 294);
     let report = log.maintain().expect("works");
     assert!(report.compacted >= 4 && report.freed_bytes > 200 << 10, "{report:?}");
@@ -181,7 +181,7 @@ fn maintenance_gives_space_back_while_the_log_runs() {
     let (log, report) = open(directory.path());
     assert!(report.damage.is_empty());
     assert_eq!((texts(&log.reader(), "read").len(), texts(&log.reader(), "kept").len()), (0, 6));
-    assert_eq!(append(&log.channel(1), message(0, "read", "next")).expect("stored").offset, 295);
+    assert_eq!(append(&mut log.channel(1), message(0, "read", "next")).expect("stored").offset, 295);
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn a_killed_process_loses_nothing_that_it_acknowledged() {
 fn child_process() {
     let Ok(path) = std::env::var("MILLPOND_LOG_CHILD") else { return };
     let (log, _) = open(Path::new(&path));
-    let (appender, acks) = log.channel(32);
+    let (appender, mut acks) = log.channel(32);
     let mut next = log.reader().info(Class::Mailbox, "child", "").map_or(0, |info| info.state.last_offset);
     let mut out = std::io::stdout();
     loop {
@@ -289,7 +289,7 @@ impl Appending {
 fn later_versions_other_byte_orders_and_foreign_segments_are_refused_and_left_alone() {
     let directory = tempfile::tempdir().expect("a directory");
     let (log, _) = open(directory.path());
-    append(&log.channel(1), message(0, "a", "1")).expect("stored");
+    append(&mut log.channel(1), message(0, "a", "1")).expect("stored");
     log.close().expect("closes");
     let path = directory.path().join(segment_name(1));
     let original = std::fs::read(&path).expect("readable");
@@ -316,9 +316,9 @@ fn later_versions_other_byte_orders_and_foreign_segments_are_refused_and_left_al
 fn a_truncated_segment_is_reported_and_the_rest_is_served() {
     let directory = tempfile::tempdir().expect("a directory");
     let (log, _) = open(directory.path());
-    let door = log.channel(1);
+    let mut door = log.channel(1);
     for n in 0..200 {
-        append(&door, message(n, "a", &format!("{n} {}", "x".repeat(1000)))).expect("stored");
+        append(&mut door, message(n, "a", &format!("{n} {}", "x".repeat(1000)))).expect("stored");
     }
     log.close().expect("closes");
     let file = OpenOptions::new().write(true).open(directory.path().join(segment_name(2))).expect("exists");
@@ -341,9 +341,9 @@ fn a_truncated_segment_is_reported_and_the_rest_is_served() {
 fn a_segment_cut_while_it_is_mapped_is_an_error_and_no_signal() {
     let directory = tempfile::tempdir().expect("a directory");
     let (log, _) = open(directory.path());
-    let door = log.channel(1);
-    let stored = append(&door, message(0, "a", &"x".repeat(20_000))).expect("stored");
-    let later = append(&door, message(0, "b", "1")).expect("stored");
+    let mut door = log.channel(1);
+    let stored = append(&mut door, message(0, "a", &"x".repeat(20_000))).expect("stored");
+    let later = append(&mut door, message(0, "b", "1")).expect("stored");
     assert!(log.reader().record(later.sequence).is_ok());
     let file = OpenOptions::new().write(true).open(directory.path().join(segment_name(1))).expect("exists");
     file.set_len(4096).expect("cut");
@@ -357,13 +357,13 @@ fn a_segment_cut_while_it_is_mapped_is_an_error_and_no_signal() {
 fn the_tools_see_what_is_there() {
     let directory = tempfile::tempdir().expect("a directory");
     let (log, _) = open(directory.path());
-    let door = log.channel(1);
+    let mut door = log.channel(1);
     for n in 0..100 {
-        append(&door, message(n, if n % 2 == 0 { "a" } else { "b" }, "some text")).expect("stored");
+        append(&mut door, message(n, if n % 2 == 0 { "a" } else { "b" }, "some text")).expect("stored");
     }
     let (class, name, device) = (Class::Mailbox, "a".to_owned(), "phone".to_owned());
     let acknowledge = Append::Acknowledge { class, name, device, through: 10 };
-    append(&door, AppendRequest { token: 0, append: acknowledge }).expect("stored");
+    append(&mut door, AppendRequest { token: 0, append: acknowledge }).expect("stored");
     log.close().expect("closes");
     let stats = tool::stats(directory.path(), NOW).expect("reads");
     assert_eq!((stats.mailboxes.streams, stats.mailboxes.waiting_messages, stats.in_use), (2, 90, false));
@@ -432,11 +432,11 @@ fn a_full_disk_refuses_and_the_log_goes_on_when_space_returns() {
     let ballast = mount.path().join("ballast");
     std::fs::write(&ballast, vec![1; 200 << 10]).expect("fits");
     let (log, _) = open(&mount.path());
-    let door = log.channel(1);
+    let mut door = log.channel(1);
     let text = "x".repeat(1000);
     let mut stored = 0;
     let refused = loop {
-        match append(&door, message(stored, "a", &text)) {
+        match append(&mut door, message(stored, "a", &text)) {
             Ok(_) => stored += 1,
             Err(error) => break error,
         }
@@ -444,11 +444,11 @@ fn a_full_disk_refuses_and_the_log_goes_on_when_space_returns() {
     assert_eq!(refused, AppendError::NotStored(StorageError::DiskFull));
     assert_eq!(log.reader().status().fault, Some(StorageError::DiskFull));
     assert_eq!(texts(&log.reader(), "a").len() as u64, stored, "what is stored is served");
-    assert_eq!(append(&door, message(0, "a", &text)), Err(refused), "and it stays refused");
+    assert_eq!(append(&mut door, message(0, "a", &text)), Err(refused), "and it stays refused");
     std::fs::remove_file(&ballast).expect("removed");
     for _ in 0..50 {
         stored += 1;
-        assert_eq!(append(&door, message(0, "a", &text)).expect("stored").offset, stored);
+        assert_eq!(append(&mut door, message(0, "a", &text)).expect("stored").offset, stored);
     }
     drop(log);
     assert_eq!(texts(&open(&mount.path()).0.reader(), "a").len() as u64, stored);

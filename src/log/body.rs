@@ -149,7 +149,7 @@ impl Body {
     /// The archive. An allocation that fails aborts, as everywhere; nothing else can go wrong.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(256);
+        let mut out = Vec::with_capacity(self.size_hint());
         let result = match self {
             Self::Message(body) => archive(body, &mut out),
             Self::Publication(body) => archive(body, &mut out),
@@ -164,6 +164,21 @@ impl Body {
         };
         debug_assert!(result.is_ok(), "serialising into a Vec cannot fail");
         out
+    }
+
+    /// About as many bytes as the archive has, so that it is seldom moved.
+    fn size_hint(&self) -> usize {
+        let (fixed, data, tags) = match self {
+            Self::Message(body) => (body.id.len(), body.data.len(), body.tags.len()),
+            Self::Publication(body) => (body.epoch.len(), body.data.len(), body.tags.len()),
+            Self::Event(body) => (0, body.data.len(), 0),
+            Self::Meta(body) | Self::Stub(body) => (body.epoch.len(), 0, 0),
+            Self::Cursor(body) => (body.device.len(), 0, 0),
+            Self::Watermark => return 0,
+            Self::Unknown(bytes) => return bytes.len(),
+        };
+        let sizes = [fixed, data, self.name().len(), tags.saturating_mul(64), 96];
+        sizes.into_iter().fold(0, usize::saturating_add)
     }
 
     /// Reads an archive of the kind that the header names; `None` if it is not one.

@@ -1,20 +1,23 @@
 //! The log without threads: open, commit a group, sync, close. The writer thread drives it; tests drive it directly.
 //!
-//! A group is encoded, written at the end of the active segment from a fresh sector on, synced, and only then shown to
-//! readers and acknowledged. Invariants:
+//! A group is staged (numbered and encoded), written at the end of the active segment from a fresh sector on, synced,
+//! and only then shown to readers and acknowledged. While one group is in flight the next can be staged and handed over.
+//! Invariants:
 //! * no durable sector is ever written again;
 //! * whatever fails while writing or syncing, the segment is given up: the next group goes to a new one, whose header
 //!   voids everything from its first sequence on in the older ones, so that what was not acknowledged never comes back
 //!   behind something else (S11, S12);
 //! * a failed sync is never tried again.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::compact::Maintenance;
-use super::error::{AppendError, OpenError, StorageError};
+use super::error::{AppendError, OpenError, RefuseError, StorageError};
+use super::group::{Group, GroupWrite};
 use super::place::{Stamp, place};
 use super::reader::Reader;
-use super::record::{Header, Kind, Sequence, StreamKey, StreamMap, padded_bytes};
+use super::record::{Kind, Sequence, StreamKey, padded_bytes};
 use super::recover::{self, Recovered, RecoveryReport};
 use super::request::{Ack, AppendRequest, Appended, Prepared};
 use super::segment::{DATA_START, Marks, Segment, SegmentHeader, segment_name, temporary_name};
@@ -41,18 +44,22 @@ pub struct Engine {
     active: Option<Arc<Segment>>,
     /// Something was written and not synced.
     unsynced: bool,
+    /// What is being staged.
     group: Group,
+    /// What is being written, in order.
+    flights: VecDeque<Group>,
+    /// Counts the failures: a write of an earlier attempt is void.
+    attempt: u64,
+    /// The memory of a finished group, for the one after the next.
+    spare: Group,
 }
 
-/// A group under construction. Empty between commits.
-#[derive(Debug, Default)]
-struct Group {
-    bytes: Vec<u8>,
-    records: Vec<(Sequence, u64)>,
-    /// Header of the last record and where it stands in `bytes`.
-    last: Option<(Header, usize)>,
-    streams: StreamMap<Stream>,
-    acks: Vec<Ack>,
+/// Where a request can go.
+enum Room {
+    Here(Arc<Segment>),
+    /// Into the next segment, once everything staged and in flight is finished.
+    Later,
+    NextSegment,
 }
 
 impl Engine {
@@ -84,6 +91,9 @@ impl Engine {
             active,
             unsynced: false,
             group: Group::default(),
+            flights: VecDeque::new(),
+            attempt: 0,
+            spare: Group::default(),
         };
         Ok((engine, report))
     }
@@ -112,44 +122,186 @@ impl Engine {
     ///
     /// # Errors
     /// The first request that is too large; then none is appended.
-    pub fn append(
-        &mut self,
-        requests: Vec<AppendRequest>,
-        now: u32,
-    ) -> Result<Vec<Ack>, super::error::RefuseError> {
-        let max_body = self.settings.max_body_bytes();
-        let hasher = self.shared.hasher;
-        let prepared: Result<Vec<_>, _> =
-            requests.into_iter().map(|request| Prepared::new(request, &hasher, max_body)).collect();
+    pub fn append(&mut self, requests: Vec<AppendRequest>, now: u32) -> Result<Vec<Ack>, RefuseError> {
+        let requests = self.prepare(requests)?;
         let mut acks = Vec::new();
-        self.commit(&prepared?, now, &mut acks);
+        self.commit(&requests, now, &mut acks);
         Ok(acks)
     }
 
-    /// Appends requests and adds one acknowledgement for each to `acks`, in order.
+    fn prepare(&self, requests: Vec<AppendRequest>) -> Result<Vec<Prepared>, RefuseError> {
+        let max_body = self.settings.max_body_bytes();
+        let hasher = self.shared.hasher;
+        requests.into_iter().map(|request| Prepared::new(request, &hasher, max_body)).collect()
+    }
+
+    /// Appends requests and adds one acknowledgement for each to `acks`, in order. Nothing may be in flight.
     pub(super) fn commit(&mut self, requests: &[Prepared], now: u32, acks: &mut Vec<Ack>) {
-        let mut refused = None;
-        for request in requests {
-            if let Some(error) = refused {
-                acks.push(Ack { token: request.token, result: Err(AppendError::NotStored(error)) });
-                continue;
-            }
-            if self.group.bytes.len() >= self.settings.batch_bytes {
-                self.flush(acks);
-            }
-            match self.make_room(request, acks) {
-                Ok(segment) => self.stage(request, &segment, now),
-                Err(error) => {
-                    // One attempt a group: what follows is refused alike.
-                    acks.push(Ack { token: request.token, result: Err(AppendError::NotStored(error)) });
-                    refused = Some(error);
+        let mut rest = requests;
+        while !rest.is_empty() {
+            let staged = self.stage(rest.iter(), now, acks);
+            rest = rest.get(staged..).unwrap_or(&[]);
+            self.write(acks);
+        }
+    }
+
+    /// As [`append`](Self::append), in groups of at most `most` requests, each staged and handed over while the one
+    /// before is in flight, as the writer thread does; for tests.
+    ///
+    /// # Errors
+    /// The first request that is too large; then none is appended.
+    pub fn append_overlapped(
+        &mut self,
+        requests: Vec<AppendRequest>,
+        most: usize,
+        now: u32,
+    ) -> Result<Vec<Ack>, RefuseError> {
+        let requests = self.prepare(requests)?;
+        let mut acks = Vec::new();
+        let mut writes: VecDeque<(GroupWrite, usize)> = VecDeque::new();
+        let (mut taken, mut in_group) = (0_usize, 0_usize);
+        while taken < requests.len() || !writes.is_empty() {
+            let staged = self.stage(requests.iter().skip(taken).take(most.max(1)), now, &mut acks);
+            taken = taken.saturating_add(staged);
+            in_group = in_group.saturating_add(staged);
+            if let Some(write) = self.take_write() {
+                writes.push_back((write, std::mem::take(&mut in_group)));
+                if writes.len() < 2 {
+                    continue;
                 }
             }
+            let Some((write, _)) = writes.pop_front() else {
+                self.take_refusals(&mut acks);
+                in_group = 0;
+                continue;
+            };
+            let result = write.run();
+            if !self.finish(write, result, &mut acks) {
+                let void = writes.drain(..).map(|(_, count)| count).fold(in_group, usize::saturating_add);
+                taken = taken.saturating_sub(void);
+                in_group = 0;
+            } else if self.is_empty() {
+                in_group = 0;
+            }
         }
-        self.flush(acks);
+        Ok(acks)
+    }
+
+    /// Writes and finishes what is staged.
+    fn write(&mut self, acks: &mut Vec<Ack>) {
+        match self.take_write() {
+            Some(write) => {
+                let result = write.run();
+                self.finish(write, result, acks);
+            }
+            None => self.take_refusals(acks),
+        }
+    }
+
+    /// The answers of a group in which nothing is to be written; nothing may be in flight.
+    pub(super) fn take_refusals(&mut self, acks: &mut Vec<Ack>) {
+        acks.append(&mut self.group.acks);
+    }
+
+    /// Stages requests until the group is full and says how many. Those that cannot be stored at all are answered.
+    pub(super) fn stage<'a>(
+        &mut self,
+        mut requests: impl Iterator<Item = &'a Prepared>,
+        now: u32,
+        acks: &mut Vec<Ack>,
+    ) -> usize {
+        let mut staged = 0_usize;
+        while !self.is_full()
+            && let Some(request) = requests.next()
+        {
+            let segment = match self.room(request) {
+                Room::Here(segment) => segment,
+                Room::Later => return staged,
+                Room::NextSegment => match self.next_segment() {
+                    Ok(segment) => segment,
+                    Err(error) => {
+                        // One attempt a group: what follows is refused alike.
+                        let result = Err(AppendError::NotStored(error));
+                        acks.append(&mut self.group.acks);
+                        let first = acks.len();
+                        let refused = std::iter::once(request).chain(requests);
+                        acks.extend(refused.map(|request| Ack { token: request.token, result }));
+                        return staged.saturating_add(acks.len().saturating_sub(first));
+                    }
+                },
+            };
+            self.stage_one(request, &segment, now);
+            staged = staged.saturating_add(1);
+        }
+        staged
+    }
+
+    /// True if the group takes no more.
+    pub(super) fn is_full(&self) -> bool {
+        self.group.bytes.len() >= self.settings.batch_bytes
+    }
+
+    /// True if nothing is staged.
+    pub(super) fn is_empty(&self) -> bool {
+        self.group.acks.is_empty()
+    }
+
+    /// Takes the staged group for writing, in the order in which groups are taken. `None` if there is nothing to write.
+    pub(super) fn take_write(&mut self) -> Option<GroupWrite> {
+        let segment = self.active.clone()?;
+        if self.group.records.is_empty() {
+            return None;
+        }
+        let mut group = std::mem::replace(&mut self.group, std::mem::take(&mut self.spare));
+        group.close();
+        let (start, bytes) = (group.start, std::mem::take(&mut group.bytes));
+        self.flights.push_back(group);
+        let sync = self.settings.sync == SyncPolicy::Always;
+        Some(GroupWrite { segment, start, bytes, sync, attempt: self.attempt })
+    }
+
+    /// Takes in how the write of the first group in flight went: shows it to readers and acknowledges it, or gives up
+    /// its segment. False means that every later group, in flight or staged, is void and must be staged again; those in
+    /// flight must not have been written.
+    pub(super) fn finish(
+        &mut self,
+        write: GroupWrite,
+        result: Result<(), StorageError>,
+        acks: &mut Vec<Ack>,
+    ) -> bool {
+        let Some(mut flight) = self.flights.pop_front() else { return true };
+        if let Err(error) = result {
+            self.fail(flight, error, acks);
+            return false;
+        }
+        let last = flight.records.last().map_or(Sequence(0), |&(sequence, _)| sequence);
+        self.noted_through = self.noted_through.max(flight.noted_through());
+        if write.sync {
+            self.set_durable(last);
+        } else {
+            self.unsynced = true;
+        }
+        let end = write.start.saturating_add(write.bytes.len() as u64);
+        write.segment.publish(&flight.records, end);
+        self.shared.status.appended(flight.records.len(), write.bytes.len());
+        if !flight.streams.is_empty() {
+            self.last_record = last;
+        }
+        for (key, stream) in flight.streams.drain() {
+            self.shared.index.put_stream(key, stream);
+        }
+        acks.append(&mut flight.acks);
+        if self.flights.is_empty() && self.group.records.is_empty() {
+            acks.append(&mut self.group.acks);
+        }
+        flight.bytes = write.bytes;
+        flight.clear();
+        self.spare = flight;
+        true
     }
 
     /// Makes everything written durable, for `sync = interval` and for the end. Says whether there was anything.
+    /// Nothing may be staged or in flight.
     ///
     /// # Errors
     /// What the storage says; the segment has been given up then.
@@ -160,7 +312,7 @@ impl Engine {
         let Some(segment) = &self.active else { return Ok(false) };
         match segment.file.sync_data() {
             Ok(()) => {
-                self.set_durable();
+                self.set_durable(self.next.before());
                 Ok(true)
             }
             Err(error) => {
@@ -209,30 +361,33 @@ impl Engine {
         snapshot::write(self.shared.storage.as_ref(), &ending)
     }
 
-    /// The segment that takes the request.
-    fn make_room(&mut self, request: &Prepared, acks: &mut Vec<Ack>) -> Result<Arc<Segment>, StorageError> {
+    fn room(&self, request: &Prepared) -> Room {
         let needed = padded_bytes(request.body.len()).saturating_add(self.group.bytes.len());
-        if let Some(segment) = self.active_with(needed) {
-            return Ok(segment);
+        let needed = needed.checked_next_multiple_of(SECTOR_BYTES).unwrap_or(usize::MAX) as u64;
+        if let Some(segment) = &self.active {
+            if self.start(segment).saturating_add(needed) <= segment.header.capacity {
+                return Room::Here(Arc::clone(segment));
+            }
+            if !self.flights.is_empty() || !self.group.records.is_empty() {
+                return Room::Later;
+            }
         }
-        self.flush(acks);
-        // A failed flush has opened a new segment already.
-        if let Some(segment) = self.active_with(padded_bytes(request.body.len())) {
-            return Ok(segment);
-        }
-        // The last records may wait for a sync that the policy has not asked for yet.
+        Room::NextSegment
+    }
+
+    /// Where the group that is being staged will be written.
+    fn start(&self, segment: &Segment) -> u64 {
+        self.flights.back().map_or_else(|| segment.end(), Group::end)
+    }
+
+    fn next_segment(&mut self) -> Result<Arc<Segment>, StorageError> {
+        // Its last records may wait for a sync that the policy has not asked for yet.
         let _ = self.sync();
         self.open_segment()
     }
 
-    /// The active segment, if it has room for a group of so many bytes.
-    fn active_with(&self, bytes: usize) -> Option<Arc<Segment>> {
-        let needed = bytes.checked_next_multiple_of(SECTOR_BYTES).unwrap_or(usize::MAX) as u64;
-        self.active.clone().filter(|segment| segment.end().saturating_add(needed) <= segment.header.capacity)
-    }
-
     /// Encodes a request into the group.
-    fn stage(&mut self, request: &Prepared, segment: &Segment, now: u32) {
+    fn stage_one(&mut self, request: &Prepared, segment: &Segment, now: u32) {
         let sequence = self.next;
         let stamp = Stamp {
             log_id: self.shared.identity.log_id,
@@ -240,68 +395,41 @@ impl Engine {
             durable_through: self.durable_through,
             now,
         };
-        let known = match self.group.streams.get(&request.key) {
-            Some(stream) => Some(stream.clone()),
-            None => self.shared.index.stream(request.key),
-        };
-        let placed = place(request, known, sequence, &stamp, &self.settings.mailbox);
+        let placed = place(request, self.stream(request.key), sequence, &stamp, &self.settings.mailbox);
         let result = placed.map(|(header, stream)| {
             if header.kind != Kind::Watermark {
                 self.group.streams.insert(request.key, stream);
             }
-            self.group.push(&header, &request.body, segment.end());
+            if self.group.records.is_empty() {
+                self.group.start = self.start(segment);
+            }
+            self.group.push(&header, &request.body);
             self.next = sequence.next();
             Appended { sequence, offset: header.offset, epoch: header.epoch }
         });
         self.group.acks.push(Ack { token: request.token, result });
     }
 
-    /// Writes the group, makes it durable if the policy says so, shows it to readers and acknowledges it.
-    fn flush(&mut self, acks: &mut Vec<Ack>) {
-        if self.group.records.is_empty() {
-            acks.append(&mut self.group.acks);
-            return;
+    /// A stream as it is after everything staged.
+    fn stream(&self, key: StreamKey) -> Option<Stream> {
+        let mut groups = std::iter::once(&self.group).chain(self.flights.iter().rev());
+        match groups.find_map(|group| group.streams.get(&key)) {
+            Some(stream) => Some(stream.clone()),
+            None => self.shared.index.stream(key),
         }
-        self.group.close();
-        if let Err(error) = self.write_group() {
-            self.fail_group(error, acks);
-            return;
-        }
-        if !self.group.streams.is_empty() {
-            self.last_record = self.next.before();
-        }
-        for (key, stream) in self.group.streams.drain() {
-            self.shared.index.put_stream(key, stream);
-        }
-        acks.append(&mut self.group.acks);
-        self.group.clear();
     }
 
-    fn set_durable(&mut self) {
-        self.durable_through = self.next.before();
-        self.shared.set_durable_through(self.durable_through);
-    }
-
-    fn write_group(&mut self) -> Result<(), StorageError> {
-        let Some(segment) = self.active.clone() else { return Err(StorageError::NotFound) };
-        let end = segment.end();
-        segment.file.write_at(end, &self.group.bytes)?;
-        if self.settings.sync == SyncPolicy::Always {
-            segment.file.sync_data()?;
-            self.noted_through = self.durable_through;
-            self.set_durable();
-        } else {
-            self.unsynced = true;
-            self.noted_through = self.durable_through;
-        }
-        segment.publish(&self.group.records, end.saturating_add(self.group.bytes.len() as u64));
-        self.shared.status.appended(self.group.records.len(), self.group.bytes.len());
-        Ok(())
+    fn set_durable(&mut self, through: Sequence) {
+        self.durable_through = through;
+        self.shared.set_durable_through(through);
     }
 
     /// Gives up the segment and seals it off. Only then it is certain that nothing of the group will come back.
-    fn fail_group(&mut self, error: StorageError, acks: &mut Vec<Ack>) {
-        if let Some(&(first, _)) = self.group.records.first() {
+    fn fail(&mut self, mut flight: Group, error: StorageError, acks: &mut Vec<Ack>) {
+        self.group = Group::default();
+        self.flights.clear();
+        self.attempt = self.attempt.saturating_add(1);
+        if let Some(&(first, _)) = flight.records.first() {
             self.next = first;
         }
         // Under the weaker policies it was the write that failed: what was acknowledged before can still be synced.
@@ -313,11 +441,10 @@ impl Engine {
             Ok(_) => AppendError::NotStored(error),
             Err(_) => AppendError::Uncertain(error),
         };
-        for ack in self.group.acks.drain(..) {
+        for ack in flight.acks.drain(..) {
             let result = if ack.result.is_ok() { Err(failure) } else { ack.result };
             acks.push(Ack { result, ..ack });
         }
-        self.group.clear();
     }
 
     fn give_up(&mut self, error: StorageError) {
@@ -382,36 +509,4 @@ impl Drop for Engine {
 pub(super) fn salt_of(seed: &[u8; 16], id: u64) -> u32 {
     let hash = siphasher::sip::SipHasher13::new_with_key(seed).hash(&id.to_le_bytes());
     u32::try_from(hash >> 32).unwrap_or(0)
-}
-
-impl Group {
-    fn push(&mut self, header: &Header, body: &[u8], segment_end: u64) {
-        let start = self.bytes.len();
-        self.records.push((header.sequence, segment_end.saturating_add(start as u64)));
-        self.last = Some((*header, start));
-        header.encode(&mut self.bytes);
-        self.bytes.extend_from_slice(body);
-        self.bytes.resize(start.saturating_add(padded_bytes(body.len())), 0);
-    }
-
-    /// Marks the last record and fills its sector, so that the next group starts at a fresh one.
-    fn close(&mut self) {
-        let Some((header, start)) = self.last.take() else { return };
-        let header = Header { last_of_group: true, ..header };
-        let mut encoded = Vec::new();
-        header.encode(&mut encoded);
-        let end = start.saturating_add(encoded.len());
-        if let Some(place) = self.bytes.get_mut(start..end) {
-            place.copy_from_slice(&encoded);
-        }
-        let padded = self.bytes.len().checked_next_multiple_of(SECTOR_BYTES).unwrap_or(usize::MAX);
-        self.bytes.resize(padded, 0);
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.records.clear();
-        self.streams.clear();
-        self.last = None;
-    }
 }

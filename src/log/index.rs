@@ -73,14 +73,17 @@ impl Index {
     #[must_use]
     pub fn stream(&self, key: StreamKey) -> Option<Stream> {
         let stripe = self.read(key)?;
-        let state = stripe.get(key)?;
-        Some(Stream { state, devices: stripe.devices.get(&key).cloned().unwrap_or_default() })
+        let slot = stripe.slot(key)?;
+        let state = entry(&stripe.chunks, slot).state();
+        // Most logs have no devices at all.
+        let devices = if stripe.devices.is_empty() { None } else { stripe.devices.get(&key).cloned() };
+        Some(Stream { state, devices: devices.unwrap_or_default(), slot })
     }
 
     /// Sets the state of a stream and its devices.
     pub fn put_stream(&self, key: StreamKey, stream: Stream) {
         if let Some(mut stripe) = self.write(key) {
-            stripe.put(key, &stream.state);
+            stripe.put_at(stream.slot, key, &stream.state);
             stripe.put_devices(key, stream.devices);
         }
     }
@@ -234,6 +237,14 @@ impl Stripe {
         }
     }
 
+    /// As [`put`](Self::put), without a search if the stream is still where it was found.
+    fn put_at(&mut self, slot: u32, key: StreamKey, state: &StreamState) {
+        match entry_mut(&mut self.chunks, slot).filter(|entry| entry.key() == key) {
+            Some(entry) => *entry = Entry::new(key, state),
+            None => self.put(key, state),
+        }
+    }
+
     fn apply(&mut self, header: &Header) {
         let key = header.key;
         let slot = self.slot(key);
@@ -246,7 +257,7 @@ impl Stripe {
             state.apply(header);
         } else {
             let devices = self.devices.get(&key).cloned().unwrap_or_default();
-            let mut stream = Stream { state, devices };
+            let mut stream = Stream { state, devices, ..Stream::default() };
             stream.apply(header);
             state = stream.state;
             self.put_devices(key, stream.devices);

@@ -26,10 +26,13 @@
 
 pub mod body;
 pub mod compact;
+mod door;
 pub mod engine;
 pub mod error;
 pub mod fake;
 pub mod files;
+mod flight;
+mod group;
 pub mod index;
 mod map;
 mod place;
@@ -50,4 +53,4 @@ mod tests;
 pub mod tool;
 mod writer;
 
-pub use writer::{AckReceiver, Appender, Log};
+pub use door::{AckReceiver, Appender, Log};

@@ -39,7 +39,7 @@ pub struct StreamInfo {
     pub state: StreamState,
     /// Cursors of its devices; empty if clients name none.
     pub devices: Devices,
-    /// Hash of the device that was asked for has a cursor: everything up to here is acknowledged by it.
+    /// Everything up to here is acknowledged by the device that was asked for: replay after it.
     pub cursor: u64,
 }
 
@@ -62,6 +62,8 @@ pub struct Replay {
     skipped_damaged: u64,
     /// Damaged links and what lies below them.
     bypassed: Vec<(Sequence, Option<Sequence>)>,
+    /// The first page to deliver, as the walk back left it: most replays have no other.
+    first: Vec<(Arc<Segment>, Place)>,
 }
 
 impl Reader {
@@ -119,6 +121,7 @@ impl Reader {
             skipped_expired: 0,
             skipped_damaged: 0,
             bypassed: Vec::new(),
+            first: Vec::new(),
         };
         if position.pending_at(now) == 0 {
             replay.after = position.last_offset;
@@ -170,7 +173,7 @@ impl Replay {
     /// [`ReadError::Storage`] if the file system fails; the page may be asked for again.
     pub fn next_page(&mut self) -> Result<Vec<Stored>, ReadError> {
         while let Some(&newest) = self.waypoints.last() {
-            let places = self.page_places(newest);
+            let places = if self.first.is_empty() { self.page_places(newest) } else { self.first.clone() };
             let mut page = Vec::with_capacity(places.len());
             let (mut expired, mut damaged) = (0_u64, 0_u64);
             for (segment, place) in places.iter().rev() {
@@ -191,6 +194,7 @@ impl Replay {
                 }
             }
             self.waypoints.pop();
+            self.first.clear();
             if let Some((_, newest)) = places.first() {
                 self.after = newest.header.offset;
             }
@@ -209,7 +213,7 @@ impl Replay {
         let mut in_page = 0_usize;
         let (mut missing, mut expired) = (0_u64, 0_u64);
         while below > self.after.saturating_add(1) {
-            let Some((_, place)) = self.link(at) else {
+            let Some((segment, place)) = self.link(at) else {
                 missing = missing.saturating_add(below.saturating_sub(self.after).saturating_sub(1));
                 break;
             };
@@ -226,9 +230,14 @@ impl Replay {
                 continue;
             }
             below = offset;
-            if offset > self.after && in_page == 0 {
-                self.waypoints.push(place.header.sequence);
+            if offset <= self.after {
+                break;
             }
+            if in_page == 0 {
+                self.waypoints.push(place.header.sequence);
+                self.first.clear();
+            }
+            self.first.push((segment, place));
             in_page = in_page.saturating_add(1).checked_rem(self.page).unwrap_or(0);
         }
         self.count(expired, missing);

@@ -141,6 +141,12 @@ pub fn epoch_number(epoch: &str) -> u32 {
     crc32c::crc32c(epoch.as_bytes()).max(1)
 }
 
+/// The epoch of a mailbox as clients see it.
+#[must_use]
+pub fn epoch_text(epoch: u32) -> String {
+    format!("{epoch:08x}")
+}
+
 impl Prepared {
     pub(super) fn new(
         request: AppendRequest,

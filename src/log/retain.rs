@@ -124,7 +124,7 @@ mod tests {
             touched: 950,
             expires_at: if pending > 0 { u32::MAX } else { 0 },
         };
-        Stream { state, devices: Devices::default() }
+        Stream { state, ..Stream::default() }
     }
 
     #[test]

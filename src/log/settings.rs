@@ -35,9 +35,9 @@ impl Default for LogSettings {
         Self {
             segment_bytes: 64 << 20,
             sync: SyncPolicy::Always,
-            commit_window: Duration::from_millis(1),
-            batch_bytes: 1 << 20,
-            queue_length: 16_384,
+            commit_window: Duration::ZERO,
+            batch_bytes: 256 << 10,
+            queue_length: 8192,
             mailbox: MailboxLimits::default(),
             state_ttl: Duration::from_secs(30 * 24 * 3600),
             compact_below_percent: 50,

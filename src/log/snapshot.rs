@@ -190,7 +190,7 @@ fn restore(image: &ArchivedStreamImage) -> (StreamKey, Stream) {
     for cursor in image.devices.iter() {
         devices.restore(cursor.0.to_native(), cursor.1.to_native());
     }
-    (key, Stream { state, devices })
+    (key, Stream { state, devices, ..Stream::default() })
 }
 
 /// The segments with the ends and marks of the snapshot, if they are the very ones that are there.

@@ -112,13 +112,15 @@ pub struct Stream {
     pub state: StreamState,
     /// The part that mailboxes have whose clients name devices.
     pub devices: Devices,
+    /// Where the index found it; a hint.
+    pub(super) slot: u32,
 }
 
 impl Stream {
     /// A stream that begins with this record; [`apply`](Self::apply) it next.
     #[must_use]
     pub fn beginning(header: &Header) -> Self {
-        Self { state: StreamState::beginning(header), devices: Devices::default() }
+        Self { state: StreamState::beginning(header), ..Self::default() }
     }
 
     /// Takes in one record of the stream; records come in sequence order.

@@ -4,12 +4,14 @@ use bytes::Bytes;
 
 use super::body::{Body, Message, Publication};
 use super::engine::Engine;
-use super::error::{AppendError, OpenError, StorageError};
-use super::fake::{FakeDisk, Fate, Fault};
-use super::record::{Class, Sequence};
+use super::error::AppendError;
+use super::fake::FakeDisk;
+use super::record::Class;
 use super::request::{Ack, Append, AppendRequest};
-use super::settings::{LogSettings, MailboxLimits, SyncPolicy, WhenFull};
+use super::settings::{LogSettings, MailboxLimits, WhenFull};
 use super::storage::Storage;
+
+mod faults;
 
 const NOW: u32 = 1_000_000;
 
@@ -197,111 +199,6 @@ fn history_keeps_its_size_and_starts_over_with_a_new_epoch() {
     assert_eq!(read(&open(&disk)), ["b1"]);
 }
 
-#[test]
-fn a_failed_sync_gives_the_segment_up_and_nothing_of_it_comes_back() {
-    let disk = FakeDisk::default();
-    let mut engine = open(&disk);
-    send(&mut engine, "alice", "m1");
-    disk.inject(Fault::Sync(StorageError::Device), 0);
-    let failed = send(&mut engine, "alice", "lost").result;
-    assert_eq!(failed, Err(AppendError::NotStored(StorageError::Device)));
-    assert_eq!(send(&mut engine, "alice", "m2").result.unwrap().offset, 2);
-    assert_eq!(engine.reader().status().segments_given_up, 1);
-    for image in [disk.killed(), disk.crash(99, |_| Fate::Kept), disk.crash(99, |_| Fate::Lost)] {
-        assert_eq!(texts(&open(&image), "alice", 0, 10), numbered(1, 2));
-    }
-}
-
-#[test]
-fn a_failure_that_cannot_be_sealed_off_says_so() {
-    let disk = FakeDisk::default();
-    let mut engine = open(&disk);
-    send(&mut engine, "alice", "m1");
-    disk.inject(Fault::Sync(StorageError::Device), 0);
-    disk.inject(Fault::Create(StorageError::DiskFull), 0);
-    assert_eq!(send(&mut engine, "alice", "?").result, Err(AppendError::Uncertain(StorageError::Device)));
-    assert_eq!(send(&mut engine, "alice", "m2").result.unwrap().offset, 2);
-}
-
-#[test]
-fn a_full_disk_refuses_and_space_makes_it_go_on() {
-    let disk = FakeDisk::default();
-    let mut engine = open(&disk);
-    disk.set_capacity(Some(40 << 10));
-    let mut stored = 0;
-    let refused = loop {
-        match send(&mut engine, "alice", &format!("m{}", stored + 1)).result {
-            Ok(_) => stored += 1,
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(refused, AppendError::NotStored(StorageError::DiskFull));
-    assert_eq!(engine.reader().status().fault, Some(StorageError::DiskFull));
-    assert_eq!(texts(&engine, "alice", 0, 1000), numbered(1, stored));
-    disk.set_capacity(None);
-    assert_eq!(send(&mut engine, "alice", &format!("m{}", stored + 1)).result.unwrap().offset, stored + 1);
-    assert_eq!(engine.reader().status().fault, None);
-    assert_eq!(texts(&open(&disk.killed()), "alice", 0, 1000), numbered(1, stored + 1));
-}
-
-#[test]
-fn a_partial_write_is_voided_even_if_it_reached_the_disk() {
-    let disk = FakeDisk::default();
-    let mut engine = open(&disk);
-    send(&mut engine, "alice", "m1");
-    disk.inject(Fault::Write { written: 512, error: StorageError::DiskFull }, 0);
-    let requests = (0..20).map(|n| message("alice", &format!("ghost{n}"))).collect();
-    for ack in engine.append(requests, NOW).unwrap() {
-        assert_eq!(ack.result, Err(AppendError::NotStored(StorageError::DiskFull)));
-    }
-    send(&mut engine, "alice", "m2");
-    assert_eq!(texts(&open(&disk.killed()), "alice", 0, 10), numbered(1, 2));
-}
-
-#[test]
-fn damage_below_the_watermark_is_an_alarm_and_above_it_a_tail() {
-    let disk = FakeDisk::default();
-    let mut engine = open(&disk);
-    for n in 1..=5 {
-        send(&mut engine, "alice", &format!("m{n}"));
-    }
-    drop(engine);
-    let name = super::segment::segment_name(1);
-    let sector = |n: usize| 1024 + 512 * n;
-    let middle = disk.killed();
-    middle.flip(&name, sector(2) + 100, 1);
-    let (engine, report) = Engine::open(Box::new(middle.clone()), settings(), NOW).unwrap();
-    assert_eq!(report.damage.len(), 1);
-    assert_eq!((report.damage[0].first, report.damage[0].last), (Sequence(3), Sequence(3)));
-    assert_eq!(report.quarantined, [1]);
-    assert!(middle.contents("0000000000000001.seg.quarantined").is_some());
-    let rest: Vec<_> = texts(&engine, "alice", 0, 2).into_iter().map(|m| m.0).collect();
-    assert_eq!(rest, [1, 2, 4, 5]);
-    let newest = disk.killed();
-    newest.flip(&name, sector(4) + 100, 1);
-    let (engine, report) = Engine::open(Box::new(newest), settings(), NOW).unwrap();
-    assert_eq!((report.damage.len(), report.tail.is_some()), (0, true));
-    assert_eq!(texts(&engine, "alice", 0, 2), numbered(1, 4));
-}
-
-#[test]
-fn an_idle_log_notes_its_watermark_once() {
-    let disk = FakeDisk::default();
-    let mut engine = open(&disk);
-    send(&mut engine, "alice", "m1");
-    disk.record();
-    engine.note_watermark(NOW);
-    assert!(disk.recorded() > 0);
-    disk.record();
-    engine.note_watermark(NOW);
-    assert_eq!(disk.recorded(), 0);
-    drop(engine);
-    let image = disk.killed();
-    image.flip(&super::segment::segment_name(1), 1024 + 100, 1);
-    let (_, report) = Engine::open(Box::new(image), settings(), NOW).unwrap();
-    assert_eq!(report.damage.len(), 1);
-}
-
 /// A user's messages fill segments that become dead or sparse; nobody else's are touched.
 #[test]
 fn compaction_keeps_what_is_needed_and_the_number() {
@@ -390,110 +287,4 @@ fn the_head_of_a_history_tells_its_epoch_even_when_it_is_compacted() {
     let Body::Stub(meta) = head.body else { panic!("{head:?}") };
     assert_eq!((head.offset, meta.epoch.as_str()), (60, "wxyz"));
     assert_eq!(engine.reader().head(Class::History, "other"), Ok(None));
-}
-
-/// Under `sync = os` a power cut takes what was not written back, and that is no damage.
-#[test]
-fn weaker_policies_lose_a_suffix_and_raise_no_alarm() {
-    for sync in [SyncPolicy::Os, SyncPolicy::Interval(std::time::Duration::from_secs(1))] {
-        let disk = FakeDisk::default();
-        let settings = LogSettings { sync, ..settings() };
-        let mut engine = Engine::open(Box::new(disk.clone()), settings, NOW).unwrap().0;
-        for n in 1..=60 {
-            send(&mut engine, "alice", &format!("m{n}"));
-            if n == 40 {
-                engine.sync().unwrap();
-            }
-        }
-        assert_eq!(texts(&engine, "alice", 0, 100), numbered(1, 60));
-        assert_eq!(texts(&open(&disk.killed()), "alice", 0, 100), numbered(1, 60));
-        for keep_until in 0..disk.pending_sectors() {
-            let image = disk.crash(0, |n| if n < keep_until || n % 3 == 0 { Fate::Kept } else { Fate::Lost });
-            let (engine, report) = Engine::open(Box::new(image), super::tests::settings(), NOW).unwrap();
-            assert_eq!(report.damage, []);
-            let left = texts(&engine, "alice", 0, 100).len() as u64;
-            assert!(left >= 40);
-            assert_eq!(texts(&engine, "alice", 0, 100), numbered(1, left));
-        }
-    }
-}
-
-#[test]
-fn a_failed_interval_sync_gives_the_segment_up_and_is_counted() {
-    let disk = FakeDisk::default();
-    let settings = LogSettings { sync: SyncPolicy::Os, ..settings() };
-    let mut engine = Engine::open(Box::new(disk.clone()), settings, NOW).unwrap().0;
-    send(&mut engine, "alice", "m1");
-    disk.inject(Fault::Sync(StorageError::Device), 0);
-    assert_eq!(engine.sync(), Err(StorageError::Device));
-    send(&mut engine, "alice", "m2");
-    let status = engine.reader().status();
-    assert_eq!((status.lost_syncs, status.segments_given_up), (1, 1));
-    assert_eq!(texts(&open(&disk.killed()), "alice", 0, 10), numbered(1, 2));
-}
-
-#[test]
-fn a_failing_disk_at_the_start_is_an_error_and_changes_nothing() {
-    let disk = FakeDisk::default();
-    let mut engine = open(&disk);
-    send(&mut engine, "alice", "m1");
-    drop(engine);
-    disk.inject(Fault::Sync(StorageError::Device), 0);
-    let failed = Engine::open(Box::new(disk.clone()), settings(), NOW).map(|_| ());
-    assert_eq!(failed, Err(OpenError::Storage(StorageError::Device)));
-    assert_eq!(texts(&open(&disk), "alice", 0, 10), numbered(1, 1));
-}
-
-#[test]
-fn optional_kinds_are_kept_and_skipped_and_needed_ones_refused() {
-    for (kind, opens) in [(0x8001_u16, true), (99, false)] {
-        let disk = FakeDisk::default();
-        let mut engine = open(&disk);
-        send(&mut engine, "alice", "m1");
-        drop(engine);
-        let name = super::segment::segment_name(1);
-        let mut contents = disk.contents(&name).unwrap();
-        let known = super::record::Header::decode(&contents[1024..]).unwrap();
-        let header = super::record::Header {
-            sequence: Sequence(2),
-            kind: super::record::Kind::from_number(kind),
-            length: 4,
-            body_crc: crc32c::crc32c(b"what"),
-            ..known
-        };
-        let mut record = Vec::new();
-        header.encode(&mut record);
-        record.extend_from_slice(b"what");
-        contents[1536..1536 + record.len()].copy_from_slice(&record);
-        disk.put(&name, contents);
-        let opened = Engine::open(Box::new(disk.clone()), settings(), NOW);
-        match opened {
-            Ok((mut engine, report)) => {
-                assert!(opens);
-                assert_eq!((report.unknown_optional, report.next), (1, Sequence(3)));
-                assert_eq!(send(&mut engine, "alice", "m2").result.unwrap().offset, 2);
-                assert_eq!(texts(&engine, "alice", 0, 10), numbered(1, 2));
-            }
-            Err(error) => {
-                assert!(!opens);
-                assert_eq!(error, OpenError::UnknownKind { segment: 1, kind });
-            }
-        }
-    }
-}
-
-#[test]
-fn two_owners_and_foreign_files_are_refused() {
-    let disk = FakeDisk::default();
-    let engine = open(&disk);
-    let second = Engine::open(Box::new(disk.clone()), settings(), NOW).map(|_| ());
-    assert_eq!(second, Err(OpenError::Locked));
-    drop(engine);
-    let mut engine = open(&disk);
-    send(&mut engine, "alice", "m1");
-    let copy = disk.contents(&super::segment::segment_name(1)).unwrap();
-    disk.put(&super::segment::segment_name(9), copy);
-    disk.unlock();
-    let foreign = Engine::open(Box::new(disk), settings(), NOW).map(|_| ());
-    assert_eq!(foreign, Err(OpenError::Foreign { segment: 9 }));
 }

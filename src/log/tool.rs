@@ -215,8 +215,14 @@ pub fn inspect(
 
 fn read(path: &Path, now: u32) -> Result<(Directory, Recovered), OpenError> {
     let directory = Directory::open_existing(path, true)?;
-    let recovered = recover::read(&directory, &[0; 16], now, Source::Records)?;
-    Ok((directory, recovered))
+    let mut attempts = 0..3_u8;
+    loop {
+        match recover::read(&directory, &[0; 16], now, Source::Records) {
+            // Compaction has removed a segment between listing and opening it.
+            Err(OpenError::Storage(StorageError::NotFound)) if attempts.next().is_some() => {}
+            recovered => return Ok((directory, recovered?)),
+        }
+    }
 }
 
 /// Takes a record: its segment, where it starts, header and body. False ends the visit.

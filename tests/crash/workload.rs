@@ -34,8 +34,8 @@ pub enum Entry {
 pub struct Expected {
     /// Must be there: the records by sequence, from 1.
     pub stored: Vec<Entry>,
-    /// May follow, any prefix of it.
-    pub attempted: Vec<Entry>,
+    /// One of these may follow, any prefix of it.
+    pub attempted: Vec<Vec<Entry>>,
 }
 
 /// A recorded run.
@@ -68,7 +68,7 @@ impl Run {
         let base = image.killed();
         let mut driver = Driver::new(image, seed ^ 0xadd, stored);
         for _ in 0..2 {
-            driver.append(2);
+            driver.append(2, false);
         }
         driver.finish(base)
     }
@@ -96,7 +96,7 @@ pub fn run(seed: u64) -> Run {
             5..7 => driver.maintain(),
             _ => {
                 let count = 1 + driver.random.below(5);
-                driver.append(count);
+                driver.append(count, false);
             }
         }
     }
@@ -126,12 +126,18 @@ impl Driver {
         Run { base, operations: self.disk.trace(), timeline: self.timeline }
     }
 
-    fn append(&mut self, count: usize) {
+    fn append(&mut self, count: usize, may_fail: bool) {
         let entries: Vec<Entry> = (0..count).map(|_| self.entry()).collect();
         let requests = entries.iter().map(request).collect();
-        self.expect(entries.clone());
-        for (ack, entry) in self.engine.append(requests, NOW).expect("small enough").into_iter().zip(entries)
-        {
+        // A group that fails is left out, and the next one has its place.
+        let left_out = if may_fail { count } else { 0 };
+        self.expect((0..=left_out).map(|from| entries[from..].to_vec()).collect());
+        // Either in one go, or in groups of which each is staged while the one before is in flight.
+        let acks = match self.random.below(4) {
+            0 => self.engine.append(requests, NOW),
+            most => self.engine.append_overlapped(requests, most, NOW),
+        };
+        for (ack, entry) in acks.expect("small enough").into_iter().zip(entries) {
             match ack.result {
                 Ok(appended) => {
                     assert_eq!(appended.sequence.0, self.stored.len() as u64 + 1);
@@ -146,7 +152,7 @@ impl Driver {
 
     fn fail(&mut self, fault: Fault) {
         self.disk.inject(fault, 0);
-        self.append(3);
+        self.append(5, true);
     }
 
     /// The process is killed and starts again; the disk keeps what was written.
@@ -166,7 +172,7 @@ impl Driver {
     /// The process ends in an orderly way and starts again.
     fn close(&mut self) {
         let before = self.disk.recorded();
-        self.expect(vec![Entry::Watermark]);
+        self.expect(vec![vec![Entry::Watermark]]);
         self.opened += 1;
         let settings = settings(self.seed + (self.opened << 8));
         let other = FakeDisk::default();
@@ -186,7 +192,7 @@ impl Driver {
 
     fn watermark(&mut self) {
         let before = self.disk.recorded();
-        self.expect(vec![Entry::Watermark]);
+        self.expect(vec![vec![Entry::Watermark]]);
         self.engine.note_watermark(NOW);
         if self.disk.recorded() > before {
             self.stored.push(Entry::Watermark);
@@ -195,7 +201,7 @@ impl Driver {
     }
 
     /// From the operations recorded so far on, `attempted` may follow what is stored.
-    fn expect(&mut self, attempted: Vec<Entry>) {
+    fn expect(&mut self, attempted: Vec<Vec<Entry>>) {
         self.timeline.push((self.disk.recorded(), Expected { stored: self.stored.clone(), attempted }));
     }
 
