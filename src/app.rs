@@ -11,6 +11,8 @@ mod capacity;
 mod drain;
 mod heap;
 mod logging;
+mod memory;
+mod refusals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -91,7 +93,7 @@ struct Running {
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn serve(config: Config) -> Result<(), StartError> {
+pub fn serve(config: &Config) -> Result<(), StartError> {
     heap::set_up();
     let _log_writer = logging::start(&config.log);
     let shutdown_timeout = config.server.shutdown_timeout;
@@ -102,7 +104,7 @@ pub fn serve(config: Config) -> Result<(), StartError> {
     Ok(())
 }
 
-fn start(config: Config) -> Result<Running, StartError> {
+fn start(config: &Config) -> Result<Running, StartError> {
     let plan = Plan::of(config.server.shards, config.settings.max_connections);
     let clock = Clock::start();
     let wakers = Arc::new(Wakers::new(plan.shards)?);
@@ -111,7 +113,7 @@ fn start(config: Config) -> Result<Running, StartError> {
     let mesh = Arc::new(Mesh::new(plan.shards, INBOX_LETTERS));
     let mut settings = config.settings.clone();
     settings.max_connections = plan.connections;
-    let mut control_settings = control_settings(&config);
+    let mut control_settings = control_settings(config);
     if config.demo {
         crate::control::demo::switch_on(&mut settings, &mut control_settings)?;
     }
@@ -133,12 +135,13 @@ fn start(config: Config) -> Result<Running, StartError> {
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
     }
-    let seed =
-        ShardSeed { config: &config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
+    let seed = ShardSeed { config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
     let handover = Arc::new(handover);
     let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
+    memory::watch(&common, config.server.memory_limit)?;
+    refusals::sample(&figures)?;
     let control = control.start()?;
-    report(&config, &plan);
+    report(config, &plan);
     Ok(Running { shards, control, mesh, wakers, common })
 }
 
@@ -215,6 +218,7 @@ impl ShardSeed<'_> {
             shard: Shard::new(id, Arc::clone(self.common), seed ^ u64::from(id.0)),
             id,
             addresses: self.config.server.listen.clone(),
+            keepalive: self.config.server.keepalive,
             mesh: Arc::clone(self.mesh),
             wakers: Arc::clone(self.wakers),
             shards: self.plan.shards,

@@ -5,9 +5,13 @@
 
 mod check;
 mod configuration;
+mod doctor;
 mod key;
+mod log;
+mod plan;
 mod serve;
 mod token;
+mod tune;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -18,6 +22,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::app::StartError;
 use crate::config::{Config, FILE_VARIABLE, Layers, Problems, load, parse_duration};
+use crate::host::finding::grouped;
+use crate::host::profile::ProfileError;
+use crate::host::tune::backup::BackupError;
+use crate::host::verify::VerifyError;
 use check::Verdict;
 
 /// A real-time gateway that speaks the client protocol of Centrifugo.
@@ -44,6 +52,17 @@ enum Command {
     CheckToken(check::CheckArgs),
     /// Say whether a subscription token would be accepted, and why not.
     CheckSubToken(check::CheckArgs),
+    /// Say what bounds the connections of this host, and how to lift it. Needs no privileges.
+    Doctor(doctor::DoctorArgs),
+    /// Look at a log: verify, stats, inspect.
+    Log {
+        #[command(subcommand)]
+        command: log::LogCommand,
+    },
+    /// Show what a profile would change on this host; apply it, take it back, prove it.
+    Tune(tune::TuneArgs),
+    /// Foretell memory, cores and bandwidth of a load.
+    Plan(plan::PlanArgs),
 }
 
 #[derive(Args, Debug)]
@@ -80,6 +99,15 @@ enum CliError {
         "the clock of this host says {0} seconds since 1970, so no token could be judged; set it (NTP) and start again"
     )]
     Clock(u64),
+    /// A log that cannot be read.
+    #[error("the log cannot be read: {0}")]
+    Log(#[from] crate::log::error::OpenError),
+    /// A log with damage.
+    #[error("the log is damaged, see above; what is not listed can be read, and the gateway serves it")]
+    DamagedLog,
+    /// A report that cannot be shown.
+    #[error("the report cannot be written as JSON")]
+    Report,
     /// No key to sign with.
     #[error("{}", serve::NO_KEY)]
     NoKey,
@@ -119,6 +147,32 @@ enum CliError {
     /// The token is refused.
     #[error("the token is refused: {0}")]
     Refused(Verdict),
+    /// The host holds fewer connections than asked for.
+    #[error("this host holds {} of the {} connections asked for", grouped(*.possible), grouped(*.wanted))]
+    HostTooSmall {
+        /// Connections it holds.
+        possible: u64,
+        /// Connections asked for.
+        wanted: u64,
+    },
+    /// Neither a host nor a recording of one.
+    #[error("{}: there is no folder `proc` in it", .0.display())]
+    NoHost(PathBuf),
+    /// No such process.
+    #[error("there is no process {0}")]
+    NoProcess(u32),
+    /// A mistake in `tuning/`.
+    #[error("{0}")]
+    Profile(#[from] ProfileError),
+    /// The way back cannot be kept or found.
+    #[error("{0}")]
+    Backup(#[from] BackupError),
+    /// Some settings could not be set.
+    #[error("not everything could be done:{}", .0.iter().map(|line| format!("\n  - {line}")).collect::<String>())]
+    Tune(Vec<String>),
+    /// The host could not hold the connections.
+    #[error("not verified: {0}")]
+    Verify(#[from] VerifyError),
     /// Standard input or output.
     #[error("{0}")]
     Stream(#[from] io::Error),
@@ -154,6 +208,10 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::SubToken(args) => token::subscription(args),
         Command::CheckToken(args) => check::connection(args),
         Command::CheckSubToken(args) => check::subscription(args),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Tune(args) => tune::tune(&args),
+        Command::Plan(args) => plan::foretell(&args),
+        Command::Log { command } => log::run(command),
     }
 }
 

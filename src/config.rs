@@ -25,6 +25,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::hub::settings::Settings;
+use crate::net::listener::Keepalive;
 pub use build::{NotAnAddress, listen_address};
 pub use problem::{Guard, Origin, Place, Problem, Problems, Rule, SyntaxError};
 pub use reference::{default_config, keys_reference};
@@ -75,6 +76,8 @@ pub struct ServerConfig {
     pub shutdown_timeout: Duration,
     /// Bytes that the process should stay within, 0 = none.
     pub memory_limit: u64,
+    /// Client sockets are probed by the kernel (`client.heartbeat = "tcp"`).
+    pub keepalive: Option<Keepalive>,
 }
 
 /// The server API.
@@ -114,6 +117,15 @@ pub enum ErrorMode {
     Reply,
     /// The error in the body and in the status.
     Transport,
+}
+
+/// `client.heartbeat`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heartbeat {
+    /// Pings of the client protocol.
+    Ping,
+    /// TCP keepalive of the kernel.
+    Tcp,
 }
 
 /// Logs.

@@ -12,6 +12,7 @@
 //! | [`log`] | the append-only log (stands on `base` only) | files |
 //! | [`net`] | the mio shell of a shard: accept, read, write, wake, clock | sockets |
 //! | [`control`] | the tokio shell: server API, metrics, health, demo page | sockets |
+//! | [`host`] | what bounds a host, and how to tune it: doctor, tune, plan (stands on `net`) | files |
 //! | [`app`] | wires shards, control plane and log; start and drain order | threads |
 
 pub mod app;
@@ -19,6 +20,7 @@ pub mod base;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod host;
 pub mod hub;
 pub mod limits;
 pub mod log;

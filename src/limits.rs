@@ -28,11 +28,18 @@ pub const ASSEMBLY_TICKS: u32 = 300;
 /// WebSocket control frames one connection may send a second (P06).
 pub const CONTROL_FRAMES_PER_SECOND: u8 = 20;
 
-/// Commands over the rate in a row that are answered with error 111 before reading stops for a second.
+/// Commands over the rate that are answered with error 111; this one and every further one stops reading for a second.
 pub const RATE_STRIKES_TO_PAUSE: u8 = 8;
 
-/// Commands over the rate in a row before disconnect 3013.
-pub const RATE_STRIKES_TO_CLOSE: u8 = 64;
+/// Commands over the rate before disconnect 3013: reached by who goes on at full speed for about eight seconds (R15),
+/// so before the pong that stands behind the flood is missed.
+pub const RATE_STRIKES_TO_CLOSE: u8 = 16;
+
+/// Commands over the rate are forgotten when none came for so long (10 s).
+pub const STRIKES_TICKS: u32 = 100;
+
+/// Outboxes smaller than this are not worth a disconnect when memory runs short.
+pub const SHED_OUTBOX_LEAST: usize = 4096;
 
 /// Longest user id in bytes.
 pub const USER_ID_BYTES: usize = 1000;
@@ -54,3 +61,15 @@ pub const IDEMPOTENT_RESULTS: usize = 100_000;
 
 /// Answers of a shard to one `channels` call at most.
 pub const CHANNELS_PAGE: u32 = 10_000;
+
+/// Users one `presence.get` of a client may ask for; beyond: error 106. A reply stays below 64 KiB or so.
+pub const USERS_PER_LOOK: usize = 100;
+
+/// Members on one page of `presence` at most: 10,000 take about 1 MB of JSON and 5 ms.
+pub const PRESENCE_PAGE: u32 = 10_000;
+
+/// Sessions of one user that a shard lists for one `connections` call at most.
+pub const CONNECTIONS_LISTED: usize = 1000;
+
+/// Users one `user_presence` call of the server API may ask for.
+pub const USERS_PER_API_LOOK: usize = 1000;

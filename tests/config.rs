@@ -312,6 +312,33 @@ fn contradictions_are_refused() {
 }
 
 #[test]
+fn user_presence_needs_its_namespace_and_a_heartbeat() {
+    let config = |presence: &str, namespace: &str| {
+        let file = format!(
+            "[user_presence]\nenabled = true\n{presence}\n[[channel.namespaces]]\nname = \"presence\"\n{namespace}"
+        );
+        load_toml(&file)
+    };
+    let settings = config("", "").unwrap().settings.user_presence.unwrap();
+    assert_eq!(
+        (settings.namespace.as_str(), settings.away_after, settings.offline_after, settings.last_seen_users),
+        ("presence", Duration::from_secs(300), Duration::from_secs(60), 100_000)
+    );
+    assert!(load(&Layers::default()).unwrap().settings.user_presence.is_none());
+    let cases = [
+        ("namespace = \"who\"", "", "user_presence.namespace", "no namespace has this name"),
+        ("", "allow_publish_for_client = true", "user_presence.namespace", "no publications of clients"),
+        ("", "history_size = 1\nhistory_ttl = \"1m\"", "user_presence.namespace", "no history"),
+        ("offline_after = \"33s\"", "", "user_presence.offline_after", "client.pong_timeout"),
+    ];
+    for (presence, namespace, key, words) in cases {
+        let complaints = complaints(config(presence, namespace));
+        assert_eq!(complaints.len(), 1, "{complaints:?}");
+        assert!(complaints[0].contains(key) && complaints[0].contains(words), "{complaints:?}");
+    }
+}
+
+#[test]
 fn everything_wrong_is_told_at_once() {
     let text = "[client]\npin_interval = \"5s\"\nchannel_limit = 0\n[channel.without_namespace]\nforce_recovery = true\n";
     assert_eq!(complaints(load_toml(text)).len(), 3);

@@ -211,6 +211,11 @@ fn h12_h13_h26_h27_bytes_that_may_not_stand_where_they_stand() {
     }
     let line_feeds = String::from_utf8(request_line("GET / HTTP/1.1")).unwrap().replace("\r\n", "\n");
     assert_refused("H26", &[(line_feeds.into_bytes(), Reject::Malformed)]);
+    for end in ["\n\n", "\r\n\n", "\n\r\n", "\r\r\n", "\r\n\r\r\n"] {
+        let good = String::from_utf8(request_line("GET / HTTP/1.1")).unwrap();
+        let bytes = [good.trim_end(), end, "frames"].concat().into_bytes();
+        assert_refused("H26", &[(bytes, Reject::Malformed)]);
+    }
     for bad in ["X-Any : a", " folded", "\tfolded", ": no name", "no colon", "X(Any): a", "X-Any\u{e9}: a"] {
         assert_refused("H27", &[(request_with("-", &["X-Before: a", bad]), Reject::Malformed)]);
     }

@@ -103,7 +103,7 @@ fn print(block: u128) -> ClientId {
     ClientId(text)
 }
 
-/// The 122 bits of a text form exactly as [`print`] writes it.
+/// The 122 bits of a text form exactly as [`print()`] writes it.
 fn parse(text: &[u8]) -> Option<u128> {
     if text.len() != ClientId::LENGTH {
         return None;

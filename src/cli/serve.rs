@@ -23,7 +23,7 @@ const PLAUSIBLE_CLOCK: std::ops::Range<u64> = 1_704_067_200..4_102_444_800;
 pub(super) struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Address for clients, such as 0.0.0.0:8000, [::]:8000 or :8000; may be given several times.
+    /// Address for clients, such as `0.0.0.0:8000`, `[::]:8000` or `:8000`; may be given several times.
     #[arg(long, value_name = "ADDR", value_parser = listen_address)]
     listen: Vec<SocketAddr>,
     /// Address for the server API, health and metrics.
@@ -59,10 +59,10 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), CliError> {
     if !client.insecure && !PLAUSIBLE_CLOCK.contains(&now) {
         return Err(CliError::Clock(now));
     }
-    run(config)
+    run(&config)
 }
 
-fn run(config: Config) -> Result<(), CliError> {
+fn run(config: &Config) -> Result<(), CliError> {
     Ok(crate::app::serve(config)?)
 }
 

@@ -2,6 +2,7 @@
 
 mod channel;
 mod client;
+mod presence;
 mod server;
 
 use super::problem::{Problem, Problems, Rule};
@@ -90,6 +91,7 @@ impl Checks<'_> {
         let client = self.client(&root.client);
         let channel = self.channels(root);
         self.personal_channel(&root.client, &channel);
+        let user_presence = self.user_presence(&root.user_presence, &client, &channel);
         if client.connection_limit > root.server.max_connections.0 {
             self.notices.push(Notice::ConnectionLimit);
         }
@@ -104,6 +106,7 @@ impl Checks<'_> {
             },
             client,
             channel,
+            user_presence,
             version: concat!(env!("CARGO_PKG_VERSION"), " millpond").into(),
             node_name: node_name(&root.node.name.0, server),
             max_connections: root.server.max_connections.0,

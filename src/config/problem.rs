@@ -188,6 +188,19 @@ pub enum Rule {
     /// The personal channel is in no namespace.
     #[error("no namespace has this name: add it to channel.namespaces, or leave the key empty")]
     PersonalNamespace,
+    /// User presence is in no namespace.
+    #[error(
+        "no namespace has this name: add it to channel.namespaces, with allow_subscribe_for_client for those who may watch users"
+    )]
+    UserPresenceNamespace,
+    /// A history, or publications of clients, among the states of users.
+    #[error("channels that tell of users have no history and no publications of clients: switch both off")]
+    UserPresenceOptions,
+    /// A lost session could outlast the grace period unnoticed.
+    #[error(
+        "it must be more than client.ping_interval and client.pong_timeout together, and neither may be 0s: a lost session is noticed by its pong"
+    )]
+    UserPresenceHeartbeat,
     /// Former secret without a current one.
     #[error("a former secret needs a current one: set hmac_secret_key beside it")]
     PreviousWithoutCurrent,

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::reader::{Entry, Key, Reader, Section, join, nested, section};
 use super::value::{Choice, Count, List, OneOf, Pattern, Secret, Size, Span, Text, UnixTime};
-use super::{ErrorMode, LogFormat, LogLevel};
+use super::{ErrorMode, Heartbeat, LogFormat, LogLevel};
 use crate::hub::settings::DataFormat;
 
 const SECOND: u64 = 1000;
@@ -36,6 +36,8 @@ section! {
         client: Client = Client::default(),
         /// Channels and their namespaces.
         channel: Channel = Channel::default(),
+        /// Who is online, away or offline.
+        user_presence: UserPresence = UserPresence::default(),
         /// The server API.
         http_api: HttpApi = HttpApi::default(),
         /// Health endpoint.
@@ -58,7 +60,8 @@ section! {
         shards: Count<0, 1024> = Count(0),
         /// Connections that this process may hold, over all shards.
         max_connections: Count<1, 20_000_000> = Count(100_000),
-        /// Bytes of memory that the process should stay within; 0: none. Accepted, not yet acted upon.
+        /// Bytes of memory (RSS) that the process should stay within; 0: none. From 80 % pools shrink, from 90 % new
+        /// connections get HTTP 503, from 95 % those whose readers are slowest are disconnected with 3008.
         memory_limit: Size<0, { u64::MAX }> = Size(0),
     }
 }
@@ -97,6 +100,10 @@ section! {
         /// Origins that browsers may connect from, such as `https://example.com` or `https://*.example.com`; `*` for
         /// all. Requests without an Origin header pass: they are not by browsers.
         allowed_origins: List = List::default(),
+        /// How the server finds out that a client is gone: by pings of the client protocol, or by TCP keepalive, which
+        /// costs no CPU but sees only that the client's host is gone. With `tcp`, `ping_interval` is how long a
+        /// connection is quiet before the kernel probes it, and `pong_timeout` how long an answer may take.
+        heartbeat: OneOf<Heartbeat> = OneOf(Heartbeat::Ping),
         /// Time between two pings of the server; 0s: none.
         ping_interval: Span<0, DAY> = Span::seconds(25),
         /// How long the answer to a ping may take; then disconnect 3012. 0s: no answer is expected.
@@ -245,6 +252,12 @@ section! {
         presence: bool = false,
         /// Announce who joins and leaves.
         join_leave: bool = false,
+        /// How long a member that was lost without goodbye stays in presence. Where its user returns in time, the join
+        /// comes before the leave.
+        presence_grace: Span<0, HOUR> = Span::seconds(0),
+        /// Joins and leaves pushed in a second and channel; beyond, subscribers are told the counts once a second, in a
+        /// `message` push. 0: no limit.
+        join_leave_max_rate: Limit = Count(0),
         /// Tell every subscriber who joins and leaves, also those who did not ask.
         force_push_join_leave: bool = false,
         /// Publications kept; 0: no history.
@@ -295,6 +308,26 @@ section! {
         publication_data_format: OneOf<DataFormat> = OneOf(DataFormat::Any),
         /// Kind of subscriptions; only streams are served, others are refused with error 103.
         subscription_type: OneOf<SubscriptionType> = OneOf(SubscriptionType::Stream),
+    }
+}
+
+section! {
+    /// Section `user_presence`. The heartbeat is `client.ping_interval`.
+    UserPresence {
+        /// Keep who is online, away or offline. Signs of life are the user's commands and the answers to pings, so
+        /// `client.ping_interval` is the heartbeat.
+        enabled: bool = false,
+        /// Namespace of the channels that tell of a user: `namespace:user`. It must exist; its options say who may
+        /// subscribe.
+        namespace: Text = Text::from("presence"),
+        /// A session whose user sent no command for so long is away; 0s: never.
+        away_after: Span<0, { 30 * DAY }> = Span::seconds(300),
+        /// A session lost without goodbye counts until so long after its last sign of life. More than
+        /// `client.ping_interval` and `client.pong_timeout` together.
+        offline_after: Span<SECOND, DAY> = Span::seconds(60),
+        /// Offline users of whom is remembered when they were last seen (about 24 bytes each); of more, the oldest
+        /// are forgotten.
+        last_seen_users: Count<0, 100_000_000> = Count(100_000),
     }
 }
 
@@ -372,6 +405,7 @@ nested!(
     SubscriptionToken,
     Channel,
     Options,
+    UserPresence,
     HttpApi,
     Health,
     Prometheus,
@@ -472,6 +506,10 @@ impl Choice for DataFormat {
 
 impl Choice for ErrorMode {
     const NAMES: &'static [(&'static str, Self)] = &[("reply", Self::Reply), ("transport", Self::Transport)];
+}
+
+impl Choice for Heartbeat {
+    const NAMES: &'static [(&'static str, Self)] = &[("ping", Self::Ping), ("tcp", Self::Tcp)];
 }
 
 impl Choice for LogLevel {

@@ -17,10 +17,16 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use tokio::time::timeout;
 
 use super::settings::{ControlSettings, DemoSettings};
-use crate::hub::settings::{ChannelOptions, ChannelSettings, DataFormat, OriginPolicy, Settings};
+use crate::hub::settings::{
+    ChannelOptions, ChannelSettings, DataFormat, OriginPolicy, Settings, UserPresenceSettings,
+};
 
 /// Namespace of the rooms; the page knows it by the same name.
 pub const ROOM_NAMESPACE: &str = "room";
+
+/// Namespace of the channels that tell of users, unless presence of users is configured; the page knows it by the
+/// same name.
+const PRESENCE_NAMESPACE: &str = "presence";
 
 /// Where the page is.
 pub(crate) const ROOT: &str = "/";
@@ -64,6 +70,7 @@ pub enum DemoError {
 /// * Tokens: signed with `client.token.hmac_secret_key`; where none is set, with a random one of this start.
 /// * Namespace `room` (unless configured): presence, joins and leaves pushed, the last 100 messages of a day kept and
 ///   recovered, JSON objects only; every demo user may subscribe, and publish where subscribed.
+/// * User presence (unless configured) in the namespace `presence`, which every demo user may watch.
 /// * Origins: pages of loopback hosts are added to `allowed_origins`.
 ///
 /// # Errors
@@ -75,6 +82,7 @@ pub fn switch_on(settings: &mut Settings, control: &mut ControlSettings) -> Resu
     }
     let hmac_secret_key = token.hmac_secret_key.clone().unwrap_or_default();
     add_rooms(&mut settings.channel)?;
+    add_user_presence(settings)?;
     add_origins(&mut settings.http.allowed_origins);
     settings.http.hand_over = true;
     control.demo =
@@ -83,11 +91,35 @@ pub fn switch_on(settings: &mut Settings, control: &mut ControlSettings) -> Resu
 }
 
 fn add_rooms(channel: &mut ChannelSettings) -> Result<(), DemoError> {
-    if !channel.namespaces.contains_key(ROOM_NAMESPACE) {
+    add_namespace(channel, room_options(channel.history_meta_ttl))
+}
+
+fn add_namespace(channel: &mut ChannelSettings, options: ChannelOptions) -> Result<(), DemoError> {
+    if !channel.namespaces.contains_key(&options.name) {
         let index = u16::try_from(channel.options.len()).map_err(|_| DemoError::Namespaces)?;
-        channel.options.push(room_options(channel.history_meta_ttl));
-        channel.namespaces.insert(ROOM_NAMESPACE.to_owned(), index);
+        channel.namespaces.insert(options.name.clone(), index);
+        channel.options.push(options);
     }
+    Ok(())
+}
+
+/// Away after two minutes, so that one can see it.
+fn add_user_presence(settings: &mut Settings) -> Result<(), DemoError> {
+    if settings.user_presence.is_some() || settings.channel.namespaces.contains_key(PRESENCE_NAMESPACE) {
+        return Ok(());
+    }
+    let watched_by_all = ChannelOptions {
+        name: PRESENCE_NAMESPACE.to_owned(),
+        allow_subscribe_for_client: true,
+        ..ChannelOptions::default()
+    };
+    add_namespace(&mut settings.channel, watched_by_all)?;
+    settings.user_presence = Some(UserPresenceSettings {
+        namespace: PRESENCE_NAMESPACE.to_owned(),
+        away_after: Duration::from_secs(120),
+        offline_after: Duration::from_secs(60),
+        last_seen_users: 1000,
+    });
     Ok(())
 }
 
@@ -125,6 +157,7 @@ pub(crate) fn router(settings: DemoSettings) -> Router {
     Router::new()
         .route(ROOT, get(index))
         .route("/demo/app.js", get(|| async { file("text/javascript", include_str!("demo/app.js")) }))
+        .route("/demo/people.js", get(|| async { file("text/javascript", include_str!("demo/people.js")) }))
         .route("/demo/client.js", get(|| async { file("text/javascript", include_str!("demo/client.js")) }))
         .route("/demo/style.css", get(|| async { file("text/css", include_str!("demo/style.css")) }))
         .route("/demo/token", post(token))

@@ -1,7 +1,7 @@
 //! The seam between the control plane and the shards: questions out, answers back, correlated by id.
 //!
 //! Invariants:
-//! * Questions and answers cross on bounded queues that `app` owns ([`ShardPort`], [`Answers`]); nothing here blocks.
+//! * Questions and answers cross on bounded queues that `app` owns ([`ShardPort`], [`Answers`](super::answers::Answers)); nothing here blocks.
 //! * At most [`GatewaySettings::outstanding_max`] questions are under way; more wait, and give up with [`Overloaded`].
 //! * Every question ends: with its answer, or after the timeout with error 100. A late answer is ignored.
 

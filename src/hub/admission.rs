@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::base::tick::Now;
 use crate::hub::metrics::Refusal;
+use crate::hub::pressure::{Pressure, PressureLevel};
 use crate::hub::settings::ClientSettings;
 use crate::hub::shard::Shard;
 use crate::limits;
@@ -20,6 +21,8 @@ const COLUMNS: usize = 1 << 16;
 #[derive(Debug)]
 pub struct Admission {
     connections: AtomicU32,
+    /// How near the memory limit is.
+    pub pressure: Pressure,
     /// Second (upper half) and number of connections in it (lower half).
     this_second: AtomicU64,
     sources: Box<[AtomicU32]>,
@@ -28,7 +31,12 @@ pub struct Admission {
 impl Default for Admission {
     fn default() -> Self {
         let sources = (0..ROWS * COLUMNS).map(|_| AtomicU32::new(0)).collect();
-        Self { connections: AtomicU32::new(0), this_second: AtomicU64::new(0), sources }
+        Self {
+            connections: AtomicU32::new(0),
+            pressure: Pressure::default(),
+            this_second: AtomicU64::new(0),
+            sources,
+        }
     }
 }
 
@@ -70,6 +78,9 @@ impl Shard {
         let over = |limit: u32, count: u32| limit > 0 && count > limit;
         if self.draining.is_some() {
             return Err(Refusal::Draining);
+        }
+        if admission.pressure.level() >= PressureLevel::Refuse {
+            return Err(Refusal::Memory);
         }
         let capacity = self.common.settings.max_connections;
         if over(client.connection_limit, admission.connections()) || over(capacity, admission.connections()) {

@@ -43,6 +43,15 @@ pub enum ApiCommand {
         /// The channel.
         channel: String,
     },
+    /// Who is in a channel, page by page.
+    PresencePage {
+        /// The channel.
+        channel: String,
+        /// At most so many, at least 1.
+        limit: u32,
+        /// Where the page before ended, empty for the first.
+        cursor: String,
+    },
     /// How many are in a channel.
     PresenceStats {
         /// The channel.
@@ -75,6 +84,16 @@ pub enum ApiCommand {
     },
     /// Counters of the asked shard.
     Info,
+    /// The sessions of a user on the asked shard.
+    Connections {
+        /// User id.
+        user: String,
+    },
+    /// Who of these users is online: the asked shard answers for those homed on it.
+    UserPresence {
+        /// User ids.
+        users: Vec<String>,
+    },
 }
 
 /// Which sessions a command is for. An absent user or session is a success without effect.
@@ -159,6 +178,13 @@ pub enum ApiAnswer {
     Published(Option<Position>),
     /// Members of a channel.
     Presence(Vec<Member>),
+    /// Members of a channel, and where the next page begins; empty: this was the last.
+    PresencePage {
+        /// The members.
+        members: Vec<Member>,
+        /// For the next page.
+        cursor: String,
+    },
     /// Counts of a channel.
     PresenceStats {
         /// Sessions.
@@ -177,6 +203,10 @@ pub enum ApiAnswer {
     Channels(Vec<(String, u32)>),
     /// Counters of one shard.
     Info(ShardInfo),
+    /// Sessions on the asked shard.
+    Connections(Vec<ConnectionView>),
+    /// Users homed on the asked shard.
+    UserPresence(Vec<(String, UserView)>),
     /// An API error (codes of server-api.md section 1.1).
     Error(ApiError),
 }
@@ -234,6 +264,62 @@ pub struct Member {
     pub conn_info: Option<Bytes>,
     /// Info of this subscription.
     pub chan_info: Option<Bytes>,
+}
+
+/// What a user is to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UserState {
+    /// No session, and no lost one that may still come back.
+    #[default]
+    Offline,
+    /// Every session is idle or set away, or every session was lost without goodbye and may still come back.
+    Away,
+    /// A live session whose user is active.
+    Online,
+}
+
+impl UserState {
+    /// As clients and backends see it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Offline => "offline",
+            Self::Away => "away",
+            Self::Online => "online",
+        }
+    }
+}
+
+/// One session of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionView {
+    /// Client id.
+    pub client: String,
+    /// `websocket`
+    pub transport: &'static str,
+    /// `json` or `protobuf`
+    pub protocol: &'static str,
+    /// Where the socket leads: the client, or the proxy before it.
+    pub address: Option<std::net::IpAddr>,
+    /// Unix seconds of the accept, right to a second or 1 % of its age.
+    pub since: u64,
+    /// Idle, or set away by its client. Always false without user presence.
+    pub away: bool,
+    /// Subscriptions in name order.
+    pub channels: Vec<String>,
+    /// Bytes that wait for the client to read.
+    pub queue_bytes: usize,
+}
+
+/// What is known of a user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UserView {
+    /// State.
+    pub state: UserState,
+    /// Live sessions.
+    pub devices: u32,
+    /// Unix seconds of the last sign of life of a user without live sessions; `None` where it is not known (any more).
+    pub last_seen: Option<u64>,
 }
 
 /// A publication as history keeps it.

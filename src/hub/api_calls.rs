@@ -9,13 +9,19 @@ use crate::hub::api::{
 use crate::hub::auth::ttl_seconds;
 use crate::hub::channel_name::{NameFault, ParsedChannel, parse};
 use crate::hub::connection::{NONE, Phase, sub};
-use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk};
+use crate::hub::home_pages::Cursor;
+use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk, Ticket};
 use crate::hub::permission::{Actor, Wishes, features};
 use crate::hub::publication::fits_format;
 use crate::hub::shard::Shard;
 use crate::hub::subscribe::NewSubscription;
 use crate::limits;
 use crate::protocol::{DisconnectCode, UnsubscribeCode, encode_push_refresh};
+
+/// Sessions that calls change.
+const LIVE: &[Phase] = &[Phase::Live];
+/// Sessions that calls end: also those whose connect command waits for homes.
+const AUTHENTICATED: &[Phase] = &[Phase::Connecting, Phase::Live];
 
 impl Shard {
     /// Carries out one call, or starts it at the channel's home.
@@ -41,6 +47,9 @@ impl Shard {
             ApiCommand::Presence { channel } => {
                 return self.api_ask(id, &channel, |parsed| parsed.options.presence, HomeOp::Presence);
             }
+            ApiCommand::PresencePage { channel, limit, cursor } => {
+                return self.api_presence_page(id, &channel, limit, &cursor);
+            }
             ApiCommand::PresenceStats { channel } => {
                 return self.api_ask(id, &channel, |parsed| parsed.options.presence, HomeOp::PresenceStats);
             }
@@ -60,6 +69,11 @@ impl Shard {
                 return Some(self.api_channels(&pattern, limit, &after));
             }
             ApiCommand::Info => return Some(ApiAnswer::Info(self.info())),
+            ApiCommand::Connections { user } => {
+                self.listings.push((id, user));
+                return None;
+            }
+            ApiCommand::UserPresence { users } => return Some(self.api_user_presence(users)),
         };
         Some(done.map_or_else(ApiAnswer::Error, |()| ApiAnswer::Done))
     }
@@ -105,6 +119,21 @@ impl Shard {
         }
     }
 
+    fn api_presence_page(&mut self, id: u64, channel: &str, limit: u32, cursor: &str) -> Option<ApiAnswer> {
+        let checked = self.api_parse(channel).and_then(|parsed| {
+            let cursor = Cursor::parse(cursor).ok_or(ApiError::BadRequest)?;
+            parsed.options.presence.then_some(cursor).ok_or(ApiError::NotAvailable)
+        });
+        match checked {
+            Err(error) => Some(ApiAnswer::Error(error)),
+            Ok(cursor) => {
+                let limit = limit.clamp(1, limits::PRESENCE_PAGE);
+                self.homes.page(id, channel, limit, cursor, &mut self.post);
+                None
+            }
+        }
+    }
+
     fn api_parse<'a>(&'a self, channel: &'a str) -> Result<ParsedChannel<'a>, ApiError> {
         parse(&self.common.settings.channel, channel).map_err(|fault| match fault {
             NameFault::UnknownChannel => ApiError::UnknownChannel,
@@ -114,13 +143,14 @@ impl Shard {
 
     fn api_subscribe(&mut self, call: &ApiSubscribe) -> Result<(), ApiError> {
         self.api_parse(&call.channel)?;
-        for slot in self.sessions(&call.target) {
-            let full = self.subscription_count(slot) >= self.common.settings.client.channel_limit as usize;
-            if full || self.find_subscription(slot, &call.channel).is_some() {
+        for slot in self.sessions(&call.target, LIVE) {
+            if let Some((handle, flags)) = self.find_subscription(slot, &call.channel) {
+                self.set_subscription_flags(slot, handle, flags & !sub::REVOKED);
                 continue;
             }
             if let Some(ask) = self.api_subscription(slot, call, call.overrides) {
-                self.ask_subscription(slot, 0, ask);
+                let ticket = Ticket { key: self.key(slot), number: self.ticket_number() };
+                self.ask_subscription(slot, Origin::Connection(ticket), ask);
             }
         }
         Ok(())
@@ -160,8 +190,13 @@ impl Shard {
         if channel.is_empty() {
             return Err(ApiError::BadRequest);
         }
-        for slot in self.sessions(target) {
-            self.unsubscribe_with(slot, channel, UnsubscribeCode::Server);
+        for slot in self.sessions(target, LIVE) {
+            match self.find_subscription(slot, channel) {
+                Some((handle, flags)) if flags & sub::PENDING != 0 => {
+                    self.set_subscription_flags(slot, handle, flags | sub::REVOKED);
+                }
+                _ => self.unsubscribe_with(slot, channel, UnsubscribeCode::Server),
+            }
         }
         Ok(())
     }
@@ -173,7 +208,7 @@ impl Shard {
         code: u16,
         reason: &str,
     ) -> Result<(), ApiError> {
-        for slot in self.sessions(target) {
+        for slot in self.sessions(target, AUTHENTICATED) {
             if whitelist.is_empty() || !whitelist.contains(&self.client_id(slot)) {
                 self.close_with(slot, code, reason);
             }
@@ -188,7 +223,7 @@ impl Shard {
         expire_at: u64,
         info: Option<&Bytes>,
     ) -> Result<(), ApiError> {
-        for slot in self.sessions(target) {
+        for slot in self.sessions(target, LIVE) {
             let ttl = match expire_at {
                 0 => Some(0),
                 at => ttl_seconds(at, self.now.unix_seconds()),
@@ -224,8 +259,8 @@ impl Shard {
         }
     }
 
-    /// Live sessions that a call is for.
-    fn sessions(&self, target: &Target) -> Vec<u32> {
+    /// Sessions in one of `phases` that a call is for.
+    fn sessions(&self, target: &Target, phases: &[Phase]) -> Vec<u32> {
         let named = target.client.as_deref().map(|client| self.ids.decode(client));
         let slots = match named {
             Some(Some(key)) if key.shard == self.id && self.is_current(key.slot, key.generation) => {
@@ -237,10 +272,11 @@ impl Shard {
             None => self.locals.sessions_of(&target.user),
         };
         let of_user = |slot: &u32| target.user.is_empty() || self.user_of(*slot) == target.user;
-        let live = |slot: &u32| {
-            self.connections.0.get(*slot as usize).is_some_and(|connection| connection.phase == Phase::Live)
+        let is_ready = |slot: &u32| {
+            let connection = self.connections.0.get(*slot as usize);
+            connection.is_some_and(|connection| phases.contains(&connection.phase))
         };
-        slots.into_iter().filter(|slot| of_user(slot) && live(slot)).collect()
+        slots.into_iter().filter(|slot| of_user(slot) && is_ready(slot)).collect()
     }
 
     fn anonymous_sessions(&self) -> Vec<u32> {

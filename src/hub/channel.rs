@@ -48,6 +48,7 @@ pub(crate) struct Channel {
     marks: VecDeque<Mark>,
     runs: [Run; 2],
     join_leave_marks: u32,
+    not_json_marks: u32,
 }
 
 /// A frame under way.
@@ -77,6 +78,7 @@ pub(crate) struct Portion<'a> {
     first: usize,
     encoding: Encoding,
     join_leave: bool,
+    may_be_unfit: bool,
 }
 
 impl Portion<'_> {
@@ -92,8 +94,7 @@ impl Portion<'_> {
 
     /// True if a publication among them cannot be put into the subscriber's encoding.
     pub(crate) fn unfit(&self) -> bool {
-        self.encoding == Encoding::Json
-            && self.marks.iter().skip(self.first).any(|mark| mark.delivery.not_json)
+        self.may_be_unfit && self.marks.iter().skip(self.first).any(|mark| mark.delivery.not_json)
     }
 
     /// Number of frames.
@@ -132,6 +133,7 @@ impl Channel {
             marks: VecDeque::new(),
             runs: Default::default(),
             join_leave_marks: 0,
+            not_json_marks: 0,
         }
     }
 
@@ -200,6 +202,7 @@ impl Channel {
             }
         }
         self.join_leave_marks += u32::from(delivery.join_leave);
+        self.not_json_marks += u32::from(delivery.not_json);
         let (number, lap, start) = (self.next_number, self.lap, self.position);
         self.marks.push_back(Mark { number, lap, start, delivery, from });
         self.count();
@@ -236,7 +239,13 @@ impl Channel {
         Some(subscriber)
     }
 
-    /// What `subscriber` is to get now; `None` if nothing (it joined after all frames under way).
+    /// True if joins or leaves are under way, so that not every subscriber gets everything.
+    pub(crate) fn carries_join_leave(&self) -> bool {
+        self.join_leave_marks > 0
+    }
+
+    /// What `subscriber` is to get now, joins and leaves included or not; `None` if nothing (it joined after all
+    /// frames under way).
     pub(crate) fn portion(
         &self,
         subscriber: Subscriber,
@@ -248,13 +257,14 @@ impl Channel {
         let first = if missed > u32::MAX / 2 { 0 } else { missed as usize };
         let mark = self.marks.get(first)?;
         let run = &self.runs[index(encoding)];
-        let bytes = if join_leave || self.join_leave_marks == 0 {
+        let bytes = if join_leave {
             let from = usize::try_from(mark.from[index(encoding)] - run.base).unwrap_or(usize::MAX);
             run.bytes.get(from..).unwrap_or_default()
         } else {
             &[]
         };
-        Some(Portion { run: bytes, marks: &self.marks, first, encoding, join_leave })
+        let may_be_unfit = self.not_json_marks > 0 && encoding == Encoding::Json;
+        Some(Portion { run: bytes, marks: &self.marks, first, encoding, join_leave, may_be_unfit })
     }
 
     /// Bytes of memory held.
@@ -271,7 +281,7 @@ impl Channel {
     /// future: O(subscribers) every 2^30 frames.
     fn count(&mut self) {
         self.next_number = self.next_number.wrapping_add(1);
-        if self.next_number % AGE_ROUND == 0 {
+        if self.next_number.is_multiple_of(AGE_ROUND) {
             let old = self.next_number.wrapping_sub(AGE_ROUND / 2);
             for subscriber in &mut self.subscribers {
                 if self.next_number.wrapping_sub(subscriber.joined) > AGE_ROUND / 2 {
@@ -291,6 +301,7 @@ impl Channel {
                 break;
             }
             self.join_leave_marks -= u32::from(mark.delivery.join_leave);
+            self.not_json_marks -= u32::from(mark.delivery.not_json);
             self.marks.pop_front();
         }
         if self.marks.len() < before {
@@ -317,7 +328,7 @@ impl Channel {
 
     fn finish(&mut self) {
         self.marks.clear();
-        self.join_leave_marks = 0;
+        (self.join_leave_marks, self.not_json_marks) = (0, 0);
         self.trim();
         (self.position, self.lap) = (0, 0);
         for run in &mut self.runs {
@@ -331,3 +342,6 @@ impl Run {
         self.base + self.bytes.len() as u64
     }
 }
+
+#[cfg(test)]
+mod tests;

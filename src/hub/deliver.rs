@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use slab::Slab;
 
-use crate::hub::channel::{Portion, Subscriber, frame};
+use crate::hub::channel::{Channel, Portion, Subscriber, frame};
+use crate::hub::cold::ColdPool;
 use crate::hub::connection::{Connection, NONE, Phase, flag, sub};
-use crate::hub::locals::ChannelRef;
+use crate::hub::locals::{ChannelRef, many_handle};
 use crate::hub::mail::Delivery;
-use crate::hub::metrics::SentKind;
+use crate::hub::metrics::{SentKind, ShardMetrics};
 use crate::hub::shard::Shard;
 use crate::hub::sockets::{Sockets, Written};
 use crate::limits;
@@ -82,16 +84,24 @@ impl Shard {
     fn sweep_channel(&mut self, index: u32, share: usize, io: &mut impl Sockets) -> bool {
         let mut offences = Vec::new();
         let mut more = true;
+        let Self { locals, connections, cold, dirty, metrics, common, .. } = self;
+        let Some(channel) = locals.many(index) else { return false };
+        let queue_max = common.settings.client.queue_max_size;
+        let mut pass = Pass {
+            handle: many_handle(index),
+            queue_max,
+            connections: &mut connections.0,
+            cold,
+            dirty,
+            metrics,
+        };
         for _ in 0..share {
-            let Some(channel) = self.locals.many(index) else { return false };
             let Some(subscriber) = channel.step() else {
                 channel.queued = false;
                 more = false;
                 break;
             };
-            if subscriber.slot != NONE
-                && let Err(offence) = self.serve(index, subscriber, io)
-            {
+            if let Err(offence) = pass.serve(channel, subscriber, io) {
                 offences.push((subscriber.slot, offence));
             }
         }
@@ -103,25 +113,41 @@ impl Shard {
         }
         more && self.locals.many(index).is_some()
     }
+}
 
+/// One turn's part of a sweep over one channel: what of the shard it needs beside the channel itself.
+struct Pass<'a> {
+    handle: u32,
+    queue_max: usize,
+    connections: &'a mut Slab<Connection>,
+    cold: &'a mut ColdPool,
+    dirty: &'a mut Vec<u32>,
+    metrics: &'a mut ShardMetrics,
+}
+
+impl Pass<'_> {
     /// One write for one subscriber: the run of frames it has not had.
-    fn serve(&mut self, index: u32, subscriber: Subscriber, io: &mut impl Sockets) -> Result<(), Offence> {
+    fn serve(
+        &mut self,
+        channel: &Channel,
+        subscriber: Subscriber,
+        io: &mut impl Sockets,
+    ) -> Result<(), Offence> {
         let slot = subscriber.slot;
-        let limit = self.common.settings.client.queue_max_size;
-        let Some(channel) = self.locals.many(index) else { return Ok(()) };
-        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return Ok(()) };
+        let Some(connection) = self.connections.get_mut(slot as usize) else { return Ok(()) };
         if connection.phase != Phase::Live {
             return Ok(());
         }
-        let join_leave = wants_join_leave(connection, &self.cold, index);
-        let Some(portion) = channel.portion(subscriber, connection.encoding(), join_leave) else {
+        let all = !channel.carries_join_leave() || wants_join_leave(connection, self.cold, self.handle);
+        let Some(portion) = channel.portion(subscriber, connection.encoding(), all) else {
             return Ok(());
         };
         if portion.unfit() {
             return Err(Offence::Disconnect(DisconnectCode::InappropriateProtocol));
         }
         self.metrics.sent[SentKind::PushPublication as usize] += portion.count() as u64;
-        let waiting = self.cold.get(connection.cold).is_some_and(|cold| !cold.outbox.is_empty());
+        let waiting = connection.cold != NONE
+            && self.cold.get(connection.cold).is_some_and(|cold| !cold.outbox.is_empty());
         let mut sent = 0;
         if !waiting && !portion.run.is_empty() {
             match io.write(connection.socket, portion.run) {
@@ -142,14 +168,19 @@ impl Shard {
         } else {
             return Ok(());
         }
-        let cold = self.cold.obtain(&mut connection.cold);
-        queue_rest(&portion, sent, |rest, is_cut| cold.outbox.rest_of_frame(rest, is_cut));
-        if cold.outbox.len() > limit { Err(Offence::Disconnect(DisconnectCode::Slow)) } else { Ok(()) }
+        let (encoding, is_corked) = (connection.encoding(), connection.has(flag::CORKED));
+        let outbox = &mut self.cold.obtain(&mut connection.cold).outbox;
+        if is_corked {
+            queue_rest(&portion, sent, |rest, is_cut| outbox.rest_of_frame(rest, is_cut));
+        } else {
+            portion.frames().for_each(|frame| outbox.shared_message(encoding, frame));
+        }
+        let is_slow = is_corked && outbox.len() > self.queue_max;
+        if is_slow { Err(Offence::Disconnect(DisconnectCode::Slow)) } else { Ok(()) }
     }
 }
 
-fn wants_join_leave(connection: &Connection, cold: &crate::hub::cold::ColdPool, index: u32) -> bool {
-    let handle = crate::hub::locals::many_handle(index);
+fn wants_join_leave(connection: &Connection, cold: &ColdPool, handle: u32) -> bool {
     if let Some(at) = connection.subscriptions.iter().position(|place| place.channel == handle) {
         return connection.subscription_flags[at] & sub::JOIN_LEAVE != 0;
     }

@@ -3,12 +3,35 @@
 
 use crate::base::ids::ConnKey;
 use crate::hub::connection::{NONE, Phase, flag};
-use crate::hub::mail::{Mail, UserAsk, UserOp};
+use crate::hub::mail::{Leave, Mail, UserAsk, UserOp};
 use crate::hub::shard::Shard;
 use crate::hub::sockets::Sockets;
 use crate::limits;
 use crate::protocol::DisconnectCode;
 use crate::wire::close::write_close;
+
+/// How a connection went, for the presence of its user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// It will not come back: the client said goodbye, or was told not to reconnect.
+    Goodbye,
+    /// It may come back; the peer was heard of just now.
+    Heard,
+    /// It may come back; the peer may have been silent for a while.
+    Lost,
+}
+
+impl Farewell {
+    /// What a close code of the server tells the client: codes from 3500 and from 4500 mean "do not reconnect".
+    fn of_server(code: u16) -> Self {
+        if matches!(code, 3500..=3999 | 4500..=4999) { Self::Goodbye } else { Self::Lost }
+    }
+
+    /// What the close code of a client tells: browsers send none, or 1001 where a page goes away.
+    fn of_peer(code: Option<u16>) -> Self {
+        if matches!(code, None | Some(1000 | 1001)) { Self::Goodbye } else { Self::Heard }
+    }
+}
 
 impl Shard {
     /// Disconnects with a code of the client protocol.
@@ -27,15 +50,13 @@ impl Shard {
         if connection.phase == Phase::Closing {
             return;
         }
-        if connection.phase >= Phase::Live {
-            self.metrics.disconnect(code);
-        }
         if connection.phase > Phase::Handshake {
+            self.metrics.disconnect(code);
             let mut frame = Vec::with_capacity(reason.len() + 4);
             write_close(&mut frame, code, reason);
-            self.output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
+            self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
         }
-        self.depart(slot);
+        self.depart(slot, Farewell::of_server(code));
     }
 
     /// The peer sent a close frame: answer it and be done.
@@ -45,18 +66,20 @@ impl Shard {
             Some(code) => write_close(&mut frame, code, ""),
             None => frame.extend_from_slice(&[0x88, 0]),
         }
-        self.output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
-        self.depart(slot);
+        self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
+        self.depart(slot, Farewell::of_peer(code));
     }
 
     /// The peer's bytes ended (FIN). What waits for it is flushed within the linger time.
     pub fn hang_up(&mut self, slot: u32) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
         let waits = self.cold.get(connection.cold).is_some_and(|cold| !cold.outbox.is_empty());
-        if connection.phase == Phase::Closing || !waits {
-            return self.doom(slot, false);
+        match (waits, connection.phase) {
+            (false, _) => self.doom_as(slot, false, Farewell::Heard),
+            // It is told again with every event of the socket; the timer bounds the wait.
+            (true, Phase::Closing) => {}
+            (true, _) => self.depart(slot, Farewell::Heard),
         }
-        self.depart(slot);
     }
 
     /// The connection is broken.
@@ -65,13 +88,13 @@ impl Shard {
     }
 
     /// Enters the closing phase: everything the connection stood for is released, its output goes on.
-    pub(crate) fn depart(&mut self, slot: u32) {
-        self.leave_all(slot);
+    pub(crate) fn depart(&mut self, slot: u32, farewell: Farewell) {
+        self.leave_all(slot, farewell);
         let deadline = self.now.tick.after(limits::LINGER_TICKS);
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         connection.phase = Phase::Closing;
         connection.ping = deadline;
-        connection.set(flag::BLOCKED | flag::PAUSED, false);
+        connection.set(flag::BLOCKED, false);
         if let Some(cold) = self.cold.get_mut(connection.cold) {
             cold.keep_output_only();
         }
@@ -83,11 +106,12 @@ impl Shard {
     }
 
     /// Gives up subscriptions, user and counts.
-    pub(crate) fn leave_all(&mut self, slot: u32) {
+    pub(crate) fn leave_all(&mut self, slot: u32, farewell: Farewell) {
         for handle in self.subscription_handles(slot) {
-            self.leave(slot, handle);
+            self.leave_as(slot, handle, farewell != Farewell::Goodbye);
         }
         let key = self.key(slot);
+        let leave = self.leave_of(slot, farewell);
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         let user = std::mem::replace(&mut connection.user, NONE);
         if connection.phase == Phase::Live {
@@ -98,7 +122,7 @@ impl Shard {
             self.metrics.unauthenticated -= 1;
         }
         if user != NONE {
-            self.leave_user(user, key);
+            self.leave_user(user, key, leave);
         }
     }
 
@@ -122,34 +146,37 @@ impl Shard {
     /// `single_connection`: a newer session of the user stays, the others go.
     pub(crate) fn close_others(&mut self, user: &str, keep: ConnKey) {
         for slot in self.locals.sessions_of(user) {
-            if self.key(slot) != keep {
+            if self.key(slot) != keep && !self.awaits_admission(slot) {
                 self.disconnect(slot, DisconnectCode::ConnectionLimit);
             }
         }
     }
 
     pub(crate) fn doom(&mut self, slot: u32, reset: bool) {
+        self.doom_as(slot, reset, Farewell::Lost);
+    }
+
+    fn doom_as(&mut self, slot: u32, reset: bool, farewell: Farewell) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
         if connection.phase != Phase::Closing {
-            self.leave_all(slot);
+            self.leave_all(slot, farewell);
         }
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         connection.phase = Phase::Closing;
-        if !self.doomed.iter().any(|(doomed, _)| *doomed == slot) {
-            self.doomed.push((slot, reset));
-        }
+        // It may stand there already: the first entry frees the slot, and nobody moves in before the next turn.
+        self.doomed.push((slot, reset));
     }
 
-    fn leave_user(&mut self, user: u32, key: ConnKey) {
+    fn leave_user(&mut self, user: u32, key: ConnKey, leave: Leave) {
         let name = self.locals.user_name(user);
         let (home, hash) = (self.common.home_of(&self.hasher, name), self.hasher.of(name.as_bytes()));
         self.locals.remove_session(user, key.slot);
-        self.post.send(home, Mail::User(Box::new(UserAsk { hash, key, op: UserOp::Leave })));
+        self.post.send(home, Mail::User(Box::new(UserAsk { hash, key, op: UserOp::Leave(leave) })));
     }
 
     /// Frees the slot.
     fn forget(&mut self, slot: u32) {
-        self.leave_all(slot);
+        self.leave_all(slot, Farewell::Lost);
         self.wheel.disarm(&mut self.connections, slot);
         let Some(mut connection) = self.connections.0.try_remove(slot as usize) else { return };
         self.cold.discard(&mut connection.cold);

@@ -1,6 +1,7 @@
 //! From the first byte to the 101: the HTTP part of a connection.
 
 use crate::hub::connection::{Phase, flag};
+use crate::hub::depart::Farewell;
 use crate::hub::metrics::Refusal;
 use crate::hub::settings::OriginPolicy;
 use crate::hub::shard::Shard;
@@ -36,7 +37,7 @@ impl Shard {
                     cold.head_scan = scan;
                 }
             }
-            Ok(Some(Route::ControlPlane)) => self.handed.push((slot, bytes.to_vec())),
+            Ok(Some(Route::ControlPlane)) => self.hand_over(slot, bytes),
             Ok(Some(Route::Upgraded { protobuf, native_ping, response, head_length })) => {
                 self.upgrade(slot, protobuf, native_ping, &response);
                 let rest = bytes.get_mut(head_length..).unwrap_or_default();
@@ -64,12 +65,20 @@ impl Shard {
         let source = self.connections.0.get(slot as usize).map_or(0, |connection| connection.source);
         if let Err(refusal) = self.admits(source) {
             self.metrics.refuse(refusal);
-            return Err(Reject::Unavailable { retry_after: 1 });
+            return Err(Reject::Unavailable { retry_after: retry_after(refusal) });
         }
         let mut response = Vec::with_capacity(192);
         upgrade.write_response(&mut response);
         let (protobuf, native_ping) = (upgrade.protobuf, upgrade.native_ping);
         Ok(Some(Route::Upgraded { protobuf, native_ping, response, head_length: head.length() }))
+    }
+
+    /// Gives the socket to the control plane at the end of the turn; what it holds by then is read there.
+    fn hand_over(&mut self, slot: u32, bytes: &[u8]) {
+        if let Some(connection) = self.connection(slot) {
+            connection.set(flag::BLOCKED, true);
+        }
+        self.handed.push((slot, bytes.to_vec()));
     }
 
     fn is_origin_allowed(&self, head: &RequestHead<'_>) -> bool {
@@ -90,7 +99,7 @@ impl Shard {
     }
 
     /// Answers with an HTTP status and closes.
-    fn reject(&mut self, slot: u32, reject: Reject) {
+    pub(crate) fn reject(&mut self, slot: u32, reject: Reject) {
         match reject {
             Reject::Forbidden | Reject::Unavailable { .. } => {}
             Reject::NotFound => self.metrics.refuse(Refusal::NotFound),
@@ -98,7 +107,15 @@ impl Shard {
         }
         let mut response = Vec::with_capacity(192);
         reject.write(&mut response);
-        self.output(slot, |outbox, encoding| outbox.raw(encoding, &response));
-        self.depart(slot);
+        self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &response));
+        self.depart(slot, Farewell::Lost);
+    }
+}
+
+/// Seconds after which it is worth trying again.
+fn retry_after(refusal: Refusal) -> u16 {
+    match refusal {
+        Refusal::Memory => 10,
+        _ => 1,
     }
 }

@@ -13,33 +13,38 @@ use crate::base::ids::ShardId;
 use crate::base::tick::Now;
 use crate::hub::api::{ApiAnswer, ApiError, ApiPublish, Member, Position};
 use crate::hub::epoch::Epochs;
+use crate::hub::home_announce::Announcements;
+use crate::hub::home_pages::Pages;
+use crate::hub::home_shards::{add, remove, spread};
+use crate::hub::home_users::HomeUser;
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
-    Answer, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk,
-    Subscribed, UnsubscribeAsk,
+    Answer, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk, Subscribed,
+    UnsubscribeAsk,
 };
 use crate::hub::post::Post;
-use crate::hub::publication::{Encodings, deliver_membership, deliver_publication, publisher, stored};
+use crate::hub::publication::{Encodings, deliver_publication, publisher, stored};
 use crate::hub::registry::{Registered, Registry};
 use crate::hub::shard::Common;
 use crate::hub::stream::{
     Appended, Draft, Epoch, HistoryFault, HistoryQuery, Publication, RecoveryMode, Retention, Since, Stream,
     StreamPosition,
 };
+use crate::hub::user_presence::UserPresence;
 use crate::limits;
 use crate::protocol::ErrorCode;
 
 /// Marks of a single registration.
-mod mark {
+pub(crate) mod mark {
     /// The subscriber speaks Protobuf.
-    pub(super) const PROTOBUF: u8 = 1;
+    pub(crate) const PROTOBUF: u8 = 1;
     /// The subscriber counts in presence.
-    pub(super) const PRESENCE: u8 = 1 << 1;
+    pub(crate) const PRESENCE: u8 = 1 << 1;
 }
 
 /// Keyed hashes need no second hashing.
 #[derive(Default)]
-struct Keyed(u64);
+pub(crate) struct Keyed(u64);
 
 impl Hasher for Keyed {
     fn finish(&self) -> u64 {
@@ -57,22 +62,16 @@ impl Hasher for Keyed {
 
 /// A channel that more than one quiet subscriber uses.
 #[derive(Debug)]
-struct HomeChannel {
-    name: Arc<str>,
+pub(crate) struct HomeChannel {
+    pub(crate) name: Arc<str>,
     hash: u64,
     /// Subscriptions by shard.
-    shards: SmallVec<[(ShardId, u32); 2]>,
-    /// Subscriptions in presence, by user.
-    users: HashMap<u64, u32, BuildHasherDefault<Keyed>>,
-    clients: u32,
-    encodings: Encodings,
-    stream: Option<Box<Stream>>,
-}
-
-/// A user with more than one connection.
-#[derive(Debug, Default)]
-pub(crate) struct HomeUser {
     pub(crate) shards: SmallVec<[(ShardId, u32); 2]>,
+    /// Subscriptions in presence, by user.
+    pub(crate) users: HashMap<u64, u32, BuildHasherDefault<Keyed>>,
+    pub(crate) clients: u32,
+    pub(crate) encodings: Encodings,
+    stream: Option<Box<Stream>>,
 }
 
 /// Members of a channel on their way here from the shards.
@@ -86,11 +85,14 @@ struct Gather {
 
 /// All names homed on one shard.
 pub(crate) struct Homes {
-    shard: ShardId,
+    pub(crate) shard: ShardId,
     pub(crate) common: Arc<Common>,
-    hasher: NameHash,
-    channels: Registry<HomeChannel>,
+    pub(crate) hasher: NameHash,
+    pub(crate) channels: Registry<HomeChannel>,
     pub(crate) users: Registry<HomeUser>,
+    pub(crate) presence: UserPresence,
+    pub(crate) announcements: Announcements,
+    pub(crate) pages: Pages,
     gathers: Slab<Gather>,
     epochs: Epochs,
     /// Results of publications by idempotency key.
@@ -108,10 +110,13 @@ impl Homes {
         let (epochs, secret) = (Epochs::new(common.secret), common.secret);
         Self {
             shard,
+            presence: UserPresence::new(&common),
             common,
             hasher,
             channels: Registry::new(),
             users: Registry::new(),
+            announcements: Announcements::default(),
+            pages: Pages::default(),
             gathers: Slab::new(),
             epochs,
             idempotency: Idempotency::new(secret, limits::IDEMPOTENT_RESULTS),
@@ -123,14 +128,14 @@ impl Homes {
         }
     }
 
-    /// Users with sessions.
-    pub(crate) fn users(&self) -> usize {
-        self.users.len()
-    }
-
     /// Channels with subscribers.
     pub(crate) fn occupied(&self) -> usize {
         self.channels.len() - self.vacant
+    }
+
+    /// Lists of members under way.
+    pub(crate) fn gathers(&self) -> usize {
+        self.gathers.len()
     }
 
     /// Bytes of memory: channels, users, history.
@@ -143,7 +148,8 @@ impl Homes {
             extra += channel.name.len() + 16 + channel.users.capacity() * 17;
             history += channel.stream.as_ref().map_or(0, |stream| stream.memory_bytes());
         }
-        (self.channels.memory_bytes() + extra, self.users.memory_bytes(), history)
+        let users = self.users.memory_bytes() + self.presence.memory_bytes();
+        (self.channels.memory_bytes() + extra, users, history)
     }
 
     /// Answers one ask.
@@ -151,9 +157,23 @@ impl Homes {
         let HomeAsk { channel, hash, namespace, origin, op } = ask;
         let place = Place { channel, hash, namespace };
         let body = match op {
-            HomeOp::Subscribe(ask) => self.subscribe(&place, *ask, now),
-            HomeOp::Unsubscribe(ask) => return self.unsubscribe(&place, &ask, post),
-            HomeOp::Join(member) => return self.announce(&place, &member, true, post),
+            HomeOp::Subscribe(ask) => {
+                if ask.presence {
+                    self.announcements.returns(hash, ask.user_hash);
+                }
+                let mut body = self.subscribe(&place, &ask, now);
+                self.watch(&place.channel, hash, &mut body, now);
+                body
+            }
+            HomeOp::Unsubscribe(mut ask) => {
+                let kept = ask.kept.take();
+                self.unsubscribe(&place, &ask, now, post);
+                if let Some(member) = kept {
+                    self.keep_member(hash, member, now);
+                }
+                return self.unwatch(&place.channel, now, post);
+            }
+            HomeOp::Join(member) => return self.joined(&place, &member, now, post),
             HomeOp::Publish(ask) => return self.publish(place, *ask, origin, now, post),
             HomeOp::History { limit, cap, since, reverse } => {
                 let since = since.as_ref().map(|since| Since { offset: since.offset, epoch: &since.epoch });
@@ -163,7 +183,10 @@ impl Homes {
                 self.history_remove(&place, now);
                 ReplyBody::Published
             }
-            HomeOp::PresenceStats => self.presence_stats(hash),
+            HomeOp::PresenceStats => {
+                let (clients, users) = self.counts(hash);
+                ReplyBody::PresenceStats(clients, users)
+            }
             HomeOp::Presence => return self.gather(place, origin, post),
         };
         self.reply(origin, place.channel, body, post);
@@ -175,13 +198,15 @@ impl Homes {
         pending.members.extend(members);
         pending.missing -= 1;
         if pending.missing == 0 {
-            let Gather { origin, channel, members, .. } = self.gathers.remove(gather as usize);
+            let Gather { origin, channel, mut members, .. } = self.gathers.remove(gather as usize);
+            members.extend(self.announcements.kept_members(self.hasher.of(channel.as_bytes())));
             self.reply(origin, channel, ReplyBody::Presence(members), post);
         }
     }
 
     /// Looks at a few records and drops what has expired. O(1) a turn.
     pub(crate) fn housekeep(&mut self, now: Now) {
+        self.idempotency.sweep(now.tick, limits::HOUSEKEEPING_PER_TURN);
         for _ in 0..limits::HOUSEKEEPING_PER_TURN {
             let Some(record) = self.channels.record_at(self.housekeeping) else {
                 self.housekeeping = 0;
@@ -189,7 +214,8 @@ impl Homes {
             };
             self.housekeeping += 1;
             let Some(channel) = record else { continue };
-            if channel.stream.as_mut().is_some_and(|stream| stream.expire(now.tick)) {
+            let is_forgotten = channel.stream.as_mut().is_some_and(|stream| stream.expire(now.tick));
+            if is_forgotten && channel.shards.is_empty() {
                 channel.stream = None;
                 self.epochs.retire(channel.hash);
             }
@@ -211,19 +237,22 @@ impl Homes {
         }
     }
 
-    fn subscribe(&mut self, place: &Place, ask: SubscribeAsk, now: Now) -> ReplyBody {
-        let granted = match self.grant(place, &ask, now) {
-            Ok(granted) => granted,
-            Err(error) => return ReplyBody::Failed(error),
+    /// Registers a subscriber, also one that is refused: until its shard takes it back. So every subscribe has its
+    /// unsubscribe, whatever became of the connection in between.
+    fn subscribe(&mut self, place: &Place, ask: &SubscribeAsk, now: Now) -> ReplyBody {
+        let granted = match self.grant(place, ask, now) {
+            Ok(granted) => ReplyBody::Subscribed(Box::new(granted)),
+            Err(error) => ReplyBody::Failed(error),
         };
-        let alone = self.common.personal_user(&place.channel).map(|user| self.hasher.of(user.as_bytes()));
+        let alone = self.common.personal_user(&place.channel).map(|user| self.user_hash(user));
         if alone == Some(ask.user_hash)
+            && self.common.watched_user(&place.channel).is_none()
             && let Registered::Nothing = self.channels.get(place.hash)
         {
             let marks =
                 if ask.protobuf { mark::PROTOBUF } else { 0 } | if ask.presence { mark::PRESENCE } else { 0 };
             self.channels.insert_single(place.hash, ask.shard, marks);
-            return ReplyBody::Subscribed(Box::new(granted));
+            return granted;
         }
         let channel = record(&mut self.channels, &self.common, &self.hasher, place);
         self.vacant -= usize::from(channel.shards.is_empty() && channel.stream.is_some());
@@ -234,7 +263,7 @@ impl Homes {
             channel.clients += 1;
             *channel.users.entry(ask.user_hash).or_insert(0) += 1;
         }
-        ReplyBody::Subscribed(Box::new(granted))
+        granted
     }
 
     /// Position and recovery for a new subscriber.
@@ -276,7 +305,7 @@ impl Homes {
         Ok(granted)
     }
 
-    fn unsubscribe(&mut self, place: &Place, ask: &UnsubscribeAsk, post: &mut Post) {
+    fn unsubscribe(&mut self, place: &Place, ask: &UnsubscribeAsk, now: Now, post: &mut Post) {
         match self.channels.get(place.hash) {
             Registered::Nothing => return,
             Registered::Single(..) => return self.channels.remove(place.hash),
@@ -294,32 +323,17 @@ impl Homes {
                 if channel.shards.is_empty() {
                     channel.encodings = Encodings::default();
                     channel.users = HashMap::default();
-                    if channel.stream.is_none() {
-                        self.channels.remove(place.hash);
-                        return;
-                    }
+                    let Some(stream) = &mut channel.stream else {
+                        return self.channels.remove(place.hash);
+                    };
+                    let options = &self.common.settings.channel.options[place.namespace as usize];
+                    stream.hold(&Retention::of(options), now.tick);
                     self.vacant += 1;
                 }
             }
         }
         if let Some(member) = &ask.leave {
-            self.announce(place, member, false, post);
-        }
-    }
-
-    fn announce(&mut self, place: &Place, member: &Member, joined: bool, post: &mut Post) {
-        let hash = place.hash;
-        match self.channels.get(hash) {
-            Registered::Nothing => {}
-            Registered::Single(shard, marks) => {
-                let name: Arc<str> = Arc::from(&*place.channel);
-                let delivery = deliver_membership(&name, hash, member, joined, encodings_of(marks));
-                post.send(shard, Mail::Deliver(Arc::new(delivery)));
-            }
-            Registered::Record(channel) => {
-                let delivery = deliver_membership(&channel.name, hash, member, joined, channel.encodings);
-                spread(&channel.shards, &Arc::new(delivery), post);
-            }
+            self.announce(place, (member, false), now, post);
         }
     }
 
@@ -366,6 +380,9 @@ impl Homes {
         let channel = record(&mut self.channels, &self.common, &self.hasher, place);
         self.vacant += usize::from(channel.shards.is_empty() && channel.stream.is_none());
         let stream = channel.stream.get_or_insert_with(|| Box::new(Stream::new(epoch, &retention, now.tick)));
+        if !channel.shards.is_empty() {
+            stream.hold(&retention, now.tick);
+        }
         let mut access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
         let draft = Draft {
             data: ask.publish.data,
@@ -397,10 +414,23 @@ impl Homes {
                 let delivery = deliver_publication(&name, hash, publication, None, encodings_of(marks));
                 post.send(shard, Mail::Deliver(Arc::new(delivery)));
             }
-            Registered::Record(channel) => {
-                let delivery = deliver_publication(&channel.name, hash, publication, None, channel.encodings);
-                spread(&channel.shards, &Arc::new(delivery), post);
-            }
+            Registered::Record(_) => self.deliver_to_record(hash, publication, post),
+        }
+    }
+
+    /// A publication that no history keeps, for the subscribers of a channel with a record.
+    pub(crate) fn deliver_to_record(&mut self, hash: u64, publication: &Publication, post: &mut Post) {
+        if let Registered::Record(channel) = self.channels.get(hash) {
+            let delivery = deliver_publication(&channel.name, hash, publication, None, channel.encodings);
+            spread(&channel.shards, &Arc::new(delivery), post);
+        }
+    }
+
+    /// Name of a channel with subscribers and a record.
+    pub(crate) fn occupied_channel(&mut self, hash: u64) -> Option<Arc<str>> {
+        match self.channels.get(hash) {
+            Registered::Record(channel) if !channel.shards.is_empty() => Some(Arc::clone(&channel.name)),
+            _ => None,
         }
     }
 
@@ -433,27 +463,21 @@ impl Homes {
         }
     }
 
-    fn presence_stats(&mut self, hash: u64) -> ReplyBody {
-        let (clients, users) = match self.channels.get(hash) {
-            Registered::Nothing => (0, 0),
-            Registered::Single(_, marks) => {
-                let counted = u32::from(marks & mark::PRESENCE != 0);
-                (counted, counted)
-            }
-            Registered::Record(channel) => (channel.clients, channel.users.len() as u32),
-        };
-        ReplyBody::PresenceStats(clients, users)
+    /// Shards with subscribers of a channel.
+    pub(crate) fn shards_of(&mut self, hash: u64) -> SmallVec<[ShardId; 4]> {
+        match self.channels.get(hash) {
+            Registered::Nothing => SmallVec::new(),
+            Registered::Single(shard, _) => SmallVec::from_iter([shard]),
+            Registered::Record(channel) => channel.shards.iter().map(|(shard, _)| *shard).collect(),
+        }
     }
 
     /// Asks every shard with subscribers for its members.
     fn gather(&mut self, place: Place, origin: Origin, post: &mut Post) {
-        let shards: SmallVec<[ShardId; 4]> = match self.channels.get(place.hash) {
-            Registered::Nothing => SmallVec::new(),
-            Registered::Single(shard, _) => SmallVec::from_iter([shard]),
-            Registered::Record(channel) => channel.shards.iter().map(|(shard, _)| *shard).collect(),
-        };
+        let shards = self.shards_of(place.hash);
         if shards.is_empty() {
-            return self.reply(origin, place.channel, ReplyBody::Presence(Vec::new()), post);
+            let kept = self.announcements.kept_members(place.hash).collect();
+            return self.reply(origin, place.channel, ReplyBody::Presence(kept), post);
         }
         if self.gathers.len() >= limits::GATHERS {
             return self.reply(origin, place.channel, ReplyBody::Failed(ErrorCode::TooManyRequests), post);
@@ -469,13 +493,14 @@ impl Homes {
 }
 
 /// Which channel an ask is about.
-struct Place {
-    channel: Box<str>,
-    hash: u64,
-    namespace: u16,
+pub(crate) struct Place {
+    pub(crate) channel: Box<str>,
+    pub(crate) hash: u64,
+    pub(crate) namespace: u16,
 }
 
-fn encodings_of(marks: u8) -> Encodings {
+/// Encodings of a single subscriber.
+pub(crate) fn encodings_of(marks: u8) -> Encodings {
     let protobuf = marks & mark::PROTOBUF != 0;
     Encodings { json: !protobuf, protobuf }
 }
@@ -494,7 +519,12 @@ fn stream_of<'a>(
     now: Now,
 ) -> &'a mut Stream {
     match channels.get(hash) {
-        Registered::Record(HomeChannel { stream: Some(stream), .. }) => stream,
+        Registered::Record(HomeChannel { stream: Some(stream), shards, .. }) => {
+            if !shards.is_empty() {
+                stream.hold(retention, now.tick);
+            }
+            stream
+        }
         _ => none.insert(Stream::new(epoch, retention, now.tick)),
     }
 }
@@ -529,30 +559,6 @@ fn record<'a>(
     })
 }
 
-fn spread(shards: &[(ShardId, u32)], delivery: &Arc<Delivery>, post: &mut Post) {
-    for (shard, _) in shards {
-        post.send(*shard, Mail::Deliver(Arc::clone(delivery)));
-    }
-}
-
-pub(crate) fn add(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
-    match shards.iter_mut().find(|(other, _)| *other == shard) {
-        Some((_, count)) => *count += 1,
-        None => shards.push((shard, 1)),
-    }
-}
-
-pub(crate) fn remove(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
-    let Some(at) = shards.iter().position(|(other, _)| *other == shard) else { return };
-    shards[at].1 -= 1;
-    if shards[at].1 == 0 {
-        shards.swap_remove(at);
-        if shards.is_empty() {
-            shards.shrink_to_fit();
-        }
-    }
-}
-
 fn api_answer(body: ReplyBody) -> ApiAnswer {
     match body {
         ReplyBody::Published => ApiAnswer::Done,
@@ -569,7 +575,7 @@ fn api_answer(body: ReplyBody) -> ApiAnswer {
         }
         ReplyBody::Failed(ErrorCode::BadRequest) => ApiAnswer::Error(ApiError::BadRequest),
         ReplyBody::Failed(ErrorCode::NotAvailable) => ApiAnswer::Error(ApiError::NotAvailable),
-        ReplyBody::Failed(_) | ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) => {
+        ReplyBody::Failed(_) | ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) | ReplyBody::Users(_) => {
             ApiAnswer::Error(ApiError::Internal)
         }
     }

@@ -11,7 +11,7 @@ use crate::base::table::Table;
 use crate::base::tick::{TICK_MS, Tick};
 
 /// How long a result is remembered.
-pub const IDEMPOTENCY_TTL_TICKS: u32 = (5 * 60 * 1000 / TICK_MS) as u32;
+pub(crate) const IDEMPOTENCY_TTL_TICKS: u32 = (5 * 60 * 1000 / TICK_MS) as u32;
 
 /// Expired results dropped along the way by each call: more than one call can add, so that they cannot pile up.
 const DROPPED_PER_CALL: usize = 4;
@@ -20,7 +20,7 @@ const SMALL: usize = 64;
 
 /// The cache; `R` is the result of a publication.
 #[derive(Debug)]
-pub struct Idempotency<R> {
+pub(crate) struct Idempotency<R> {
     /// Oldest first, which is also the order of expiry.
     results: VecDeque<Entry<R>>,
     /// Handle of the oldest; the others follow on, wrapping around.
@@ -40,7 +40,7 @@ struct Entry<R> {
 impl<R: Clone> Idempotency<R> {
     /// A cache of at most `bound` results, whose hashes depend on `secret`.
     #[must_use]
-    pub fn new(secret: [u8; 16], bound: usize) -> Self {
+    pub(crate) fn new(secret: [u8; 16], bound: usize) -> Self {
         Self {
             results: VecDeque::new(),
             first: 0,
@@ -51,26 +51,20 @@ impl<R: Clone> Idempotency<R> {
     }
 
     /// Results remembered, expired ones included until they are dropped.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.results.len()
-    }
-
-    /// True if nothing is remembered.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.results.is_empty()
     }
 
     /// Bytes this cache holds on the heap.
     #[must_use]
-    pub fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.results.capacity() * size_of::<Entry<R>>() + self.table.memory_bytes()
     }
 
     /// The result of the publication with this key, if there was one in the last five minutes.
     #[must_use]
-    pub fn find(&self, channel: &str, key: &str, now: Tick) -> Option<R> {
+    pub(crate) fn find(&self, channel: &str, key: &str, now: Tick) -> Option<R> {
         let key = self.hash(channel, key);
         let handle = self.table.find(key as u64, |handle| {
             self.entry(handle).is_some_and(|entry| entry.key == key && entry.expires > now)
@@ -79,7 +73,7 @@ impl<R: Clone> Idempotency<R> {
     }
 
     /// Remembers a result. The caller has asked [`Idempotency::find`] first.
-    pub fn record(&mut self, channel: &str, key: &str, result: R, now: Tick) {
+    pub(crate) fn record(&mut self, channel: &str, key: &str, result: R, now: Tick) {
         self.sweep(now, DROPPED_PER_CALL);
         if self.results.len() >= self.bound {
             self.drop_oldest();
@@ -92,7 +86,7 @@ impl<R: Clone> Idempotency<R> {
     }
 
     /// Drops at most `budget` expired results. True if there may be more.
-    pub fn sweep(&mut self, now: Tick, budget: usize) -> bool {
+    pub(crate) fn sweep(&mut self, now: Tick, budget: usize) -> bool {
         for _ in 0..budget {
             if self.results.front().is_none_or(|entry| entry.expires > now) {
                 return false;
@@ -165,7 +159,7 @@ mod tests {
                 }
             }
             while cache.sweep(now.after(3_000), 7) {}
-            prop_assert!(cache.is_empty());
+            prop_assert_eq!(cache.len(), 0);
             prop_assert!(cache.table.is_empty());
         }
     }

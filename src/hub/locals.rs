@@ -5,7 +5,7 @@
 //!
 //! | record | layout |
 //! |---|---|
-//! | user | slot of the first connection (u32), number of connections (u32), name |
+//! | user | slot of the connection (u32, `NONE` for several), what it last did (u32), name |
 //! | channel | slot of the subscriber (u32), number of subscribers (0 or 1), name |
 //!
 //! Handles of channels: the top bit tells a [`Channel`] (index in a slab) from an arena record.
@@ -17,7 +17,9 @@ use slab::Slab;
 use crate::base::arena::{Arena, Handle};
 use crate::base::hash::NameHash;
 use crate::base::table::Table;
-use crate::hub::channel::Channel;
+use crate::hub::activity::Activity;
+use crate::hub::channel::{Channel, Subscriber};
+use crate::hub::connection::NONE;
 
 /// Top bit of a channel handle.
 const MANY: u32 = 1 << 31;
@@ -34,8 +36,8 @@ pub(crate) struct Locals {
     users: Table,
     channels: Table,
     many: Slab<Box<Channel>>,
-    /// All slots of users with more than one connection here.
-    sessions: HashMap<u32, Vec<u32>>,
+    /// All connections of users with more than one here.
+    sessions: HashMap<u32, Vec<(u32, Activity)>>,
 }
 
 /// A channel as its handle tells.
@@ -63,22 +65,22 @@ impl Locals {
         self.hasher.of(name.as_bytes())
     }
 
-    /// Adds a connection of `user`; returns the user's handle.
-    pub(crate) fn add_session(&mut self, user: &str, slot: u32) -> u32 {
+    /// Adds a connection of `user`, active as told; returns the user's handle.
+    pub(crate) fn add_session(&mut self, user: &str, slot: u32, activity: Activity) -> u32 {
         let hash = self.hasher.of(user.as_bytes());
         if let Some(handle) = self.find_user(hash, user) {
-            let (first, count) = self.user_head(handle);
-            let slots = self.sessions.entry(handle).or_default();
-            if count == 1 {
-                slots.push(first);
+            let only = self.user_head(handle);
+            let sessions = self.sessions.entry(handle).or_default();
+            if only.0 != NONE {
+                sessions.push(only);
+                self.set_user_head(handle, NONE, Activity(0));
             }
-            slots.push(slot);
-            self.set_user_head(handle, first, count + 1);
+            self.sessions.entry(handle).or_default().push((slot, activity));
             return handle;
         }
         let mut record = Vec::with_capacity(USER_HEAD + user.len());
         record.extend_from_slice(&slot.to_le_bytes());
-        record.extend_from_slice(&1_u32.to_le_bytes());
+        record.extend_from_slice(&activity.0.to_le_bytes());
         record.extend_from_slice(user.as_bytes());
         let handle = self.arena.alloc(&record).map_or(0, |handle| handle.0);
         let (arena, hasher) = (&self.arena, &self.hasher);
@@ -88,24 +90,42 @@ impl Locals {
 
     /// Removes a connection of a user.
     pub(crate) fn remove_session(&mut self, handle: u32, slot: u32) {
-        let (first, count) = self.user_head(handle);
-        if count > 1 {
-            let slots = self.sessions.entry(handle).or_default();
-            slots.retain(|&other| other != slot);
-            let first = slots.first().copied().unwrap_or(first);
-            if slots.len() < 2 {
+        if let Some(sessions) = self.sessions.get_mut(&handle) {
+            sessions.retain(|(other, _)| *other != slot);
+            if let [(only, activity)] = sessions[..] {
                 self.sessions.remove(&handle);
                 if self.sessions.is_empty() {
                     self.sessions = HashMap::new();
                 }
+                self.set_user_head(handle, only, activity);
             }
-            self.set_user_head(handle, first, count - 1);
             return;
         }
         let (arena, hasher) = (&self.arena, &self.hasher);
         let hash = hasher.of(name_of(arena, handle, USER_HEAD));
         self.users.remove(hash, |other| other == handle, |other| hasher.of(name_of(arena, other, USER_HEAD)));
         self.arena.free(Handle(handle));
+    }
+
+    /// What a connection of a user last did.
+    pub(crate) fn activity(&self, handle: u32, slot: u32) -> Activity {
+        let (only, activity) = self.user_head(handle);
+        if only != NONE {
+            return activity;
+        }
+        let sessions = self.sessions.get(&handle).map(Vec::as_slice).unwrap_or_default();
+        sessions.iter().find(|(other, _)| *other == slot).map_or(activity, |(_, activity)| *activity)
+    }
+
+    /// Notes what a connection of a user last did.
+    pub(crate) fn set_activity(&mut self, handle: u32, slot: u32, activity: Activity) {
+        if self.user_head(handle).0 != NONE {
+            return self.set_user_head(handle, slot, activity);
+        }
+        let sessions = self.sessions.get_mut(&handle).into_iter().flatten();
+        for session in sessions.filter(|(other, _)| *other == slot) {
+            session.1 = activity;
+        }
     }
 
     /// Name of a user.
@@ -116,7 +136,10 @@ impl Locals {
     /// Slots of all connections of a user on this shard.
     pub(crate) fn sessions_of(&self, user: &str) -> Vec<u32> {
         let Some(handle) = self.find_user(self.hasher.of(user.as_bytes()), user) else { return Vec::new() };
-        self.sessions.get(&handle).cloned().unwrap_or_else(|| vec![self.user_head(handle).0])
+        match self.sessions.get(&handle) {
+            Some(sessions) => sessions.iter().map(|(slot, _)| *slot).collect(),
+            None => vec![self.user_head(handle).0],
+        }
     }
 
     /// Handle of a channel.
@@ -141,6 +164,11 @@ impl Locals {
     /// A channel with several subscribers.
     pub(crate) fn many(&mut self, index: u32) -> Option<&mut Channel> {
         self.many.get_mut(index as usize).map(|channel| &mut **channel)
+    }
+
+    /// Subscribers of such a channel, those who left included.
+    pub(crate) fn subscribers_of(&self, index: u32) -> &[Subscriber] {
+        self.many.get(index as usize).map_or(&[], |channel| &channel.subscribers)
     }
 
     /// Notes a subscription of `slot`; returns the channel's handle and, if the channel had one subscriber until
@@ -214,10 +242,25 @@ impl Locals {
         smallest.into_iter().collect()
     }
 
+    /// Users with connections here.
+    pub(crate) fn users_len(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Channels with subscribers here.
+    pub(crate) fn channels_len(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Records that stand for users and channels, and lists of sessions.
+    pub(crate) fn records(&self) -> usize {
+        self.arena.len() + self.many.len() + self.sessions.len()
+    }
+
     /// Bytes of memory: users and channels, with their names.
     pub(crate) fn memory_bytes(&self) -> usize {
         let many: usize = self.many.iter().map(|(_, channel)| channel.memory_bytes() + 16).sum();
-        let sessions: usize = self.sessions.values().map(|slots| slots.capacity() * 4 + 40).sum();
+        let sessions: usize = self.sessions.values().map(|slots| slots.capacity() * 8 + 40).sum();
         self.arena.memory_bytes() + self.users.memory_bytes() + self.channels.memory_bytes() + many + sessions
     }
 
@@ -239,15 +282,15 @@ impl Locals {
         self.users.find(hash, |handle| name_of(&self.arena, handle, USER_HEAD) == user.as_bytes())
     }
 
-    fn user_head(&self, handle: u32) -> (u32, u32) {
+    fn user_head(&self, handle: u32) -> (u32, Activity) {
         let record = self.arena.get(Handle(handle));
-        (u32_at(record, 0), u32_at(record, 4))
+        (u32_at(record, 0), Activity(u32_at(record, 4)))
     }
 
-    fn set_user_head(&mut self, handle: u32, first: u32, count: u32) {
+    fn set_user_head(&mut self, handle: u32, only: u32, activity: Activity) {
         let record = self.arena.get_mut(Handle(handle));
-        record[..4].copy_from_slice(&first.to_le_bytes());
-        record[4..8].copy_from_slice(&count.to_le_bytes());
+        record[..4].copy_from_slice(&only.to_le_bytes());
+        record[4..8].copy_from_slice(&activity.0.to_le_bytes());
     }
 
     fn insert_channel(&mut self, hash: u64, handle: u32) {

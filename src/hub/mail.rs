@@ -9,7 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::ids::{ConnKey, ShardId};
-use crate::hub::api::{ApiAnswer, ApiCommand, ApiPublish, Member, Position};
+use crate::base::tick::Tick;
+use crate::hub::api::{ApiAnswer, ApiCommand, ApiPublish, Member, Position, UserView};
 use crate::hub::stream::Publication;
 use crate::protocol::ErrorCode;
 
@@ -20,6 +21,8 @@ pub enum Mail {
     Home(Box<HomeAsk>),
     /// To the home of a user.
     User(Box<UserAsk>),
+    /// To the home of some users: who of them is online?
+    Look(Box<LookAsk>),
     /// From a home to the shard of the connection that asked.
     Reply(Box<HomeReply>),
     /// From a home to every shard with subscribers.
@@ -39,6 +42,15 @@ pub enum Mail {
         gather: u32,
         /// This shard's members.
         members: Vec<Member>,
+    },
+    /// From a home to one shard with subscribers: list some of them.
+    CollectPage(Box<CollectPage>),
+    /// The answer to `CollectPage`.
+    CollectedPage {
+        /// Who answers.
+        shard: ShardId,
+        /// The answer.
+        part: PageOf,
     },
     /// From a user's home: close this user's sessions but the newest one (`single_connection`).
     CloseOthers {
@@ -65,23 +77,49 @@ pub struct ApiAsk {
     pub command: ApiCommand,
 }
 
+/// A home asks a shard for members of a channel.
+#[derive(Debug)]
+pub struct CollectPage {
+    /// The channel.
+    pub channel: Box<str>,
+    /// Who asks.
+    pub home: ShardId,
+    /// The home's number for the page.
+    pub page: u32,
+    /// Only members in slots above this one.
+    pub after: Option<u32>,
+    /// At most so many, from the lowest slot up.
+    pub limit: u32,
+}
+
+/// Members of a channel on one shard, in the order of their slots.
+#[derive(Debug)]
+pub struct PageOf {
+    /// The number asked with.
+    pub page: u32,
+    /// The members.
+    pub members: Vec<Member>,
+    /// Slot of the last one, if more follow it.
+    pub next: Option<u32>,
+}
+
 /// Where the answer to an ask goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// Nobody waits.
     Nobody,
-    /// A connection, blocked (or, with number 0, not blocked) until the answer comes.
+    /// A connection, blocked until the answer comes unless the server API asked.
     Connection(Ticket),
     /// The control plane.
     Api(u64),
 }
 
-/// Names one wait of one connection.
+/// Names one question of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     /// Which connection.
     pub key: ConnKey,
-    /// Which wait; 0 for subscriptions made by the server, which do not block the connection.
+    /// Which wait, or (for subscriptions made by the server API, which block nobody) which pending subscription.
     pub number: u32,
 }
 
@@ -164,6 +202,21 @@ pub struct UnsubscribeAsk {
     pub presence: bool,
     /// Who leaves, where leaves are announced.
     pub leave: Option<Member>,
+    /// Who was lost and may come back, where the namespace has a `presence_grace`.
+    pub kept: Option<KeptMember>,
+}
+
+/// A member who was lost and may come back.
+#[derive(Debug)]
+pub struct KeptMember {
+    /// Who.
+    pub member: Member,
+    /// Keyed hash of the user.
+    pub user_hash: u64,
+    /// Namespace of the channel.
+    pub namespace: u16,
+    /// Its leave is announced if it does not come back.
+    pub announced: bool,
 }
 
 /// A publication on its way to its home.
@@ -199,6 +252,8 @@ pub enum ReplyBody {
     PresenceStats(u32, u32),
     /// Members.
     Presence(Vec<Member>),
+    /// Users, by the asker's index.
+    Users(Vec<(u32, UserView)>),
     /// The user may have one more connection, or not.
     Admitted(bool),
     /// The home refused.
@@ -246,7 +301,27 @@ pub enum UserOp {
         alone: Option<Box<str>>,
     },
     /// A connection that entered is gone.
-    Leave,
+    Leave(Leave),
+    /// A connection that entered became idle or was set away, or (false) is active again.
+    Quiet(bool),
+}
+
+/// How a connection of a user went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leave {
+    /// It was quiet.
+    pub quiet: bool,
+    /// Where it was lost without goodbye: when it last gave a sign of life.
+    pub lost: Option<Tick>,
+}
+
+/// A question about users of one home.
+#[derive(Debug)]
+pub struct LookAsk {
+    /// Who asks.
+    pub origin: Origin,
+    /// The asker's index of each user, and the keyed hash of the name.
+    pub users: Vec<(u32, u64)>,
 }
 
 /// A frame on its way to subscribers.

@@ -3,6 +3,7 @@
 //! Nothing here names sockets, threads, files or clocks: bytes, ticks and mail come in; writes go out through
 //! [`sockets::Sockets`], mail through outboxes. So a test runs a shard, or a cluster of them, in virtual time.
 
+mod activity;
 pub mod admission;
 pub mod api;
 mod api_calls;
@@ -13,6 +14,7 @@ mod cold;
 mod commands;
 mod connect;
 mod connection;
+mod connections;
 mod deliver;
 mod depart;
 mod drain;
@@ -20,8 +22,12 @@ mod epoch;
 mod figures;
 mod handshake;
 mod home;
+mod home_announce;
+mod home_pages;
+mod home_shards;
 mod home_users;
 mod idempotency;
+mod last_seen;
 mod locals;
 pub mod mail;
 pub mod metrics;
@@ -29,11 +35,13 @@ mod outbox;
 mod output;
 pub mod permission;
 pub mod post;
+pub mod pressure;
 mod publication;
 mod refusals;
 mod registry;
 mod replies;
 mod session;
+mod session_presence;
 pub mod settings;
 pub mod shard;
 pub mod sockets;
@@ -41,3 +49,4 @@ pub mod stream;
 mod subscribe;
 mod subscriptions;
 mod timers;
+mod user_presence;

@@ -9,8 +9,8 @@ use crate::hub::mail::Delivery;
 use crate::hub::settings::DataFormat;
 use crate::hub::stream::{Publication, Publisher};
 use crate::protocol::{
-    ClientInfo, Encoding, PublicationView, encode_push_join, encode_push_leave, encode_push_publication,
-    is_json,
+    ClientInfo, Encoding, PublicationView, encode_push_join, encode_push_leave, encode_push_message,
+    encode_push_publication, is_json,
 };
 use crate::wire::frame::{MAX_SERVER_HEADER, Opcode, frame_header};
 
@@ -116,6 +116,19 @@ pub(crate) fn deliver_membership(
     let info = client_info(member);
     let push = if joined { encode_push_join } else { encode_push_leave };
     let frame = |encoding| framed(encoding, |out| push(out, encoding, channel, &info));
+    Delivery {
+        channel: Arc::clone(channel),
+        hash,
+        json: encodings.json.then(|| frame(Encoding::Json)),
+        protobuf: encodings.protobuf.then(|| frame(Encoding::Protobuf)),
+        join_leave: true,
+        not_json: false,
+    }
+}
+
+/// Frames of a message to those who get joins and leaves.
+pub(crate) fn deliver_message(channel: &Arc<str>, hash: u64, data: &[u8], encodings: Encodings) -> Delivery {
+    let frame = |encoding| framed(encoding, |out| encode_push_message(out, encoding, data));
     Delivery {
         channel: Arc::clone(channel),
         hash,

@@ -91,6 +91,25 @@ impl<R> Registry<R> {
         &mut self.records[index as usize]
     }
 
+    /// Gives the record of a name back: it stands for one thing on one shard from here on.
+    pub(crate) fn shrink(&mut self, hash: u64, shard: ShardId, mark: u8) {
+        let Some(place) = self.find(hash) else { return };
+        let entry = &mut self.entries[place as usize];
+        let record = std::mem::replace(&mut entry.record, NO_RECORD);
+        entry.shard = NonZeroU16::MIN.saturating_add(shard.0);
+        entry.mark = mark;
+        if record != NO_RECORD {
+            self.records.remove(record as usize);
+        }
+    }
+
+    /// Changes the mark of a single thing.
+    pub(crate) fn set_mark(&mut self, hash: u64, mark: u8) {
+        if let Some(place) = self.find(hash) {
+            self.entries[place as usize].mark = mark;
+        }
+    }
+
     /// Forgets the name.
     pub(crate) fn remove(&mut self, hash: u64) {
         let entries = &self.entries;

@@ -7,7 +7,7 @@ use crate::hub::api::{Member, Position};
 use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
-use crate::hub::mail::{HomeReply, Mail, ReplyBody};
+use crate::hub::mail::{CollectPage, HomeReply, Mail, PageOf, ReplyBody};
 use crate::hub::publication::{client_info, view};
 use crate::hub::shard::Shard;
 use crate::hub::stream::Publication;
@@ -23,46 +23,44 @@ impl Shard {
         if !self.is_current(key.slot, key.generation) {
             return;
         }
-        if reply.ticket.number == 0 {
+        let blocked = self.cold_if_any(key.slot).and_then(|cold| cold.blocked.as_ref());
+        let Some(blocked) = blocked.filter(|blocked| blocked.number == reply.ticket.number) else {
             return self.unasked_reply(key.slot, &reply);
-        }
-        let Some(blocked) = self.cold_if_any(key.slot).and_then(|cold| cold.blocked.as_ref()) else { return };
-        if blocked.number != reply.ticket.number {
-            return;
-        }
+        };
         match blocked.wait {
             Wait::Connect(_) => return self.connect_answer(key.slot, reply.channel, reply.body),
+            Wait::Users(_) => return self.users_answer(key.slot, reply.body),
             Wait::Subscribe { id, ttl } => self.subscribe_answer(key.slot, id, ttl, &reply),
             Wait::Command { id } => self.command_answer(key.slot, id, reply.body),
+            Wait::Pause => return,
         }
         self.resume(key.slot);
     }
 
-    /// A subscription made by the server API: nobody waits.
+    /// Nobody waits: a subscription made by the server API, or one that was given up.
     fn unasked_reply(&mut self, slot: u32, reply: &HomeReply) {
-        match &reply.body {
-            ReplyBody::Subscribed(granted) => self.subscribed_by_server(slot, &reply.channel, granted),
-            _ => self.forget_pending(slot, &reply.channel),
+        let pending = self.pending_subscription(slot, &reply.channel, reply.ticket.number);
+        if let Some(handle) = pending {
+            match &reply.body {
+                ReplyBody::Subscribed(granted) => {
+                    self.subscribed_by_server(slot, handle, &reply.channel, granted);
+                }
+                _ => self.leave(slot, handle),
+            }
         }
     }
 
     fn subscribe_answer(&mut self, slot: u32, id: u32, ttl: Option<u32>, reply: &HomeReply) {
+        let Some(handle) = self.pending_subscription(slot, &reply.channel, reply.ticket.number) else {
+            return self.reply_error(slot, id, ErrorCode::Internal);
+        };
         match &reply.body {
-            ReplyBody::Subscribed(granted) => self.subscribed(slot, id, ttl, &reply.channel, granted),
+            ReplyBody::Subscribed(granted) => self.subscribed(slot, id, ttl, handle, granted),
             ReplyBody::Failed(error) => {
-                self.forget_pending(slot, &reply.channel);
+                self.leave(slot, handle);
                 self.reply_error(slot, id, *error);
             }
             _ => self.reply_error(slot, id, ErrorCode::Internal),
-        }
-    }
-
-    /// The home did not register the subscription: there is nothing to take back there.
-    fn forget_pending(&mut self, slot: u32, channel: &str) {
-        if let Some((handle, flags)) = self.find_subscription(slot, channel)
-            && flags & sub::PENDING != 0
-        {
-            self.leave_local(slot, handle);
         }
     }
 
@@ -72,7 +70,7 @@ impl Shard {
                 outbox.message(encoding, |out| encode_empty(out, encoding, id, EmptyKind::Publish));
             }),
             ReplyBody::History(publications, position) => {
-                self.history_reply(slot, id, &publications, &position)
+                self.history_reply(slot, id, &publications, &position);
             }
             ReplyBody::PresenceStats(clients, users) => self.output(slot, |outbox, encoding| {
                 outbox.message(encoding, |out| encode_presence_stats(out, encoding, id, clients, users));
@@ -83,8 +81,8 @@ impl Shard {
                 });
             }),
             ReplyBody::Failed(error) => self.reply_error(slot, id, error),
-            ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) => {
-                self.reply_error(slot, id, ErrorCode::Internal)
+            ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) | ReplyBody::Users(_) => {
+                self.reply_error(slot, id, ErrorCode::Internal);
             }
         }
     }
@@ -101,6 +99,47 @@ impl Shard {
     pub(crate) fn collect(&mut self, channel: &str, home: ShardId, gather: u32) {
         let members = self.members(channel);
         self.post.send(home, Mail::Collected { gather, members });
+    }
+
+    /// Lists some of them, in the order of their slots.
+    pub(crate) fn collect_page(&mut self, ask: &CollectPage) {
+        let handle = self.locals.find_channel(self.locals.hash(&ask.channel), &ask.channel);
+        let mut slots = handle.map_or_else(Vec::new, |handle| self.lowest_members(handle, ask));
+        let limit = ask.limit as usize;
+        let more = slots.len() > limit;
+        slots.truncate(limit);
+        let members = slots.iter().map(|slot| self.member(*slot, handle)).collect();
+        let part = PageOf { page: ask.page, members, next: slots.last().copied().filter(|_| more) };
+        self.post.send(ask.home, Mail::CollectedPage { shard: self.id, part });
+    }
+
+    /// The lowest slots of a page, and one more that tells whether others follow. A scan of the channel's list, which
+    /// looks at a connection only if its slot is low enough.
+    fn lowest_members(&self, handle: u32, ask: &CollectPage) -> Vec<u32> {
+        let subscribers: Box<dyn Iterator<Item = u32>> = match self.locals.channel(handle) {
+            ChannelRef::One(slot) => Box::new(std::iter::once(slot)),
+            ChannelRef::Many(index) => {
+                let slots = self.locals.subscribers_of(index).iter().map(|subscriber| subscriber.slot);
+                Box::new(slots.filter(|slot| *slot != NONE))
+            }
+        };
+        let wanted = ask.limit as usize + 1;
+        let mut lowest = std::collections::BinaryHeap::new();
+        for slot in subscribers.filter(|slot| ask.after.is_none_or(|after| *slot > after)) {
+            let low = lowest.len() < wanted || lowest.peek().is_some_and(|highest| slot < *highest);
+            if low && self.counts_in_presence(slot, handle) {
+                lowest.push(slot);
+                if lowest.len() > wanted {
+                    lowest.pop();
+                }
+            }
+        }
+        lowest.into_sorted_vec()
+    }
+
+    fn counts_in_presence(&self, slot: u32, handle: u32) -> bool {
+        let flags = self.subscription_flags(slot, handle);
+        flags.is_some_and(|flags| flags & sub::PRESENCE != 0 && flags & sub::PENDING == 0)
     }
 
     fn members(&mut self, channel: &str) -> Vec<Member> {

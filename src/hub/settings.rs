@@ -12,6 +12,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// Namespaces and channel naming.
     pub channel: ChannelSettings,
+    /// Who is online, away or offline; `None`: not kept, which costs nothing.
+    pub user_presence: Option<UserPresenceSettings>,
     /// Reported as `version` in the connect reply and by the server API.
     pub version: String,
     /// Node name, for the `info` API.
@@ -67,6 +69,20 @@ pub struct ClientSettings {
     pub token: TokenSettings,
     /// Separate verifier for subscription tokens.
     pub subscription_token: Option<TokenSettings>,
+}
+
+/// Section `user_presence`.
+#[derive(Clone, Debug)]
+pub struct UserPresenceSettings {
+    /// Namespace of the channels that tell of a user, `namespace:user`. It is configured as any other.
+    pub namespace: String,
+    /// A session without a command of its user for so long is away; zero: never.
+    pub away_after: Duration,
+    /// A session lost without goodbye counts until so long after its last sign of life. More than
+    /// `ping_interval` + `pong_timeout`.
+    pub offline_after: Duration,
+    /// Users who are gone of whom this node remembers when they were last seen.
+    pub last_seen_users: u32,
 }
 
 /// `subscribe_to_user_personal_channel`.
@@ -178,6 +194,10 @@ pub struct ChannelOptions {
     pub presence: bool,
     /// Join and leave messages exist.
     pub join_leave: bool,
+    /// How long a member that was lost without goodbye stays in presence; zero: not at all, as the protocol expects.
+    pub presence_grace: Duration,
+    /// Joins and leaves pushed in a second and channel; beyond, counts are pushed instead. 0 = no limit.
+    pub join_leave_max_rate: u32,
     /// Every subscriber gets join and leave pushes.
     pub force_push_join_leave: bool,
     /// Publications kept; 0 = no history.

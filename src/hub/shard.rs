@@ -21,6 +21,7 @@ use crate::hub::admission::Admission;
 use crate::hub::auth::Verifier;
 use crate::hub::cold::{Cold, ColdPool};
 use crate::hub::connection::{Connection, NONE, Phase, flag};
+use crate::hub::connections::Accepts;
 use crate::hub::drain::Drain;
 use crate::hub::home::Homes;
 use crate::hub::locals::Locals;
@@ -56,10 +57,19 @@ pub struct Common {
 }
 
 impl Common {
-    /// Home shard of a channel. A personal channel lives where its user lives.
+    /// Home shard of a channel. One that stands for a user lives where the user lives.
     #[must_use]
     pub fn home_of_channel(&self, hasher: &NameHash, channel: &str) -> ShardId {
-        self.home_of(hasher, self.personal_user(channel).unwrap_or(channel))
+        let user = self.watched_user(channel).or_else(|| self.personal_user(channel));
+        self.home_of(hasher, user.unwrap_or(channel))
+    }
+
+    /// The user that a channel of the user presence namespace tells of. It lives where the user does.
+    pub(crate) fn watched_user<'a>(&self, channel: &'a str) -> Option<&'a str> {
+        let presence = self.settings.user_presence.as_ref()?;
+        let boundary = self.settings.channel.namespace_boundary.as_str();
+        let user = channel.strip_prefix(presence.namespace.as_str())?.strip_prefix(boundary)?;
+        (!user.is_empty() && !boundary.is_empty()).then_some(user)
     }
 
     /// Home shard of a name.
@@ -93,6 +103,8 @@ pub struct Shard {
     pub(crate) deferred: VecDeque<HomeAsk>,
     /// Connections with output to flush this turn.
     pub(crate) dirty: Vec<u32>,
+    /// Connections that were granted a subscription of which its home has yet to hear: output waits until it has.
+    pub(crate) granted: Vec<(u32, ShardId)>,
     /// Connections whose socket is to be closed this turn; true = with RST.
     pub(crate) doomed: Vec<(u32, bool)>,
     /// Sockets that go to the control plane this turn, with what was read.
@@ -112,6 +124,11 @@ pub struct Shard {
     pub(crate) forgiven_until: Tick,
     pub(crate) generation: u32,
     pub(crate) next_ticket: u32,
+    /// Questions of the server API about the sessions of a user.
+    pub(crate) listings: Vec<(u64, String)>,
+    pub(crate) accepts: Accepts,
+    /// The last measurement of memory pressure that was reacted to.
+    pub(crate) measurement_seen: u32,
     due: Vec<u32>,
     timers_due: bool,
 }
@@ -149,6 +166,7 @@ impl Shard {
             post: Post::new(common.shards as usize),
             deferred: VecDeque::new(),
             dirty: Vec::new(),
+            granted: Vec::new(),
             doomed: Vec::new(),
             handed: Vec::new(),
             sweeping: VecDeque::new(),
@@ -166,6 +184,9 @@ impl Shard {
             forgiven_until: Tick(0),
             generation: 0,
             next_ticket: 0,
+            listings: Vec::new(),
+            accepts: Accepts::default(),
+            measurement_seen: 0,
             due: Vec::new(),
             timers_due: false,
             common,
@@ -185,6 +206,7 @@ impl Shard {
     /// Takes in an accepted socket. Returns the key to address it with.
     pub fn accept(&mut self, socket: Descriptor, source: u32) -> (u32, u32) {
         self.generation = self.generation.wrapping_add(1);
+        self.accepts.note(self.now.tick, self.generation);
         let mut connection = Connection::accepted(
             socket,
             self.generation,
@@ -243,27 +265,40 @@ impl Shard {
         self.metrics.mail_in += 1;
         match mail {
             Mail::Home(ask) => self.home_ask(*ask),
-            Mail::User(ask) => self.homes.user(*ask, &mut self.post),
+            Mail::User(ask) => self.homes.user(*ask, self.now, &mut self.post),
+            Mail::Look(ask) => self.homes.look(*ask, self.now, &mut self.post),
             Mail::Reply(reply) => self.home_reply(*reply),
             Mail::Deliver(delivery) => self.deliver(&delivery),
             Mail::Collect { channel, home, gather } => self.collect(&channel, home, gather),
             Mail::Collected { gather, members } => self.homes.collected(gather, members, &mut self.post),
+            Mail::CollectPage(ask) => self.collect_page(&ask),
+            Mail::CollectedPage { shard, part } => self.homes.page_part(shard, part, &mut self.post),
             Mail::CloseOthers { user, keep } => self.close_others(&user, keep),
             Mail::Api(ask) => self.api(*ask),
             Mail::Drain { window_ticks } => self.drain(window_ticks),
         }
     }
 
-    /// Ends a turn: own mail, timers, sweeps, output, closes.
-    pub fn finish(&mut self, io: &mut impl Sockets) -> Outlook {
+    /// The part of a turn that touches no socket: own mail, timers. A shell that sends the mail between this and
+    /// [`Shard::finish`] makes sure that homes hear of a subscription before its client does.
+    pub fn settle(&mut self) {
         self.own_mail();
         self.expire();
+        self.homes.user_deadlines(self.now, &mut self.post);
+        self.homes.announcement_deadlines(self.now, &mut self.post);
         self.drain_step();
+        self.relieve();
         self.own_mail();
+    }
+
+    /// Ends a turn: what [`Shard::settle`] has left, then sweeps, output, closes.
+    pub fn finish(&mut self, io: &mut impl Sockets) -> Outlook {
+        self.settle();
         self.sweep(io);
         self.own_mail();
         self.flush(io);
         self.reap(io);
+        self.list_connections(io);
         self.homes.housekeep(self.now);
         Outlook {
             busy: !self.sweeping.is_empty()
@@ -273,7 +308,9 @@ impl Shard {
             wake_at: if self.draining.is_some() {
                 Some(self.now.tick.after(1))
             } else {
-                self.wheel.next_deadline()
+                let homes = &self.homes;
+                let of_homes = [homes.presence.next_deadline(), homes.announcements.next_deadline()];
+                of_homes.into_iter().chain([self.wheel.next_deadline()]).flatten().min()
             },
         }
     }
@@ -321,7 +358,7 @@ impl Shard {
         let mut due = std::mem::take(&mut self.due);
         let expiry =
             self.wheel.expire(self.now.tick, limits::EXPIRIES_PER_TURN, &mut self.connections, |slot| {
-                due.push(slot)
+                due.push(slot);
             });
         self.timers_due = expiry.more;
         for slot in due.drain(..) {

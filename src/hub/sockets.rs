@@ -1,6 +1,8 @@
 //! The one door through which the hub touches a socket. `net` implements it with real sockets, tests with simulated
 //! ones that write short, block and break.
 
+use std::net::SocketAddr;
+
 use crate::base::ids::Descriptor;
 
 /// What became of a write.
@@ -22,4 +24,9 @@ pub trait Sockets {
     fn shutdown_write(&mut self, socket: Descriptor);
     /// Passes the socket, with the bytes already read, to the control plane; the shard forgets it.
     fn hand_over(&mut self, socket: Descriptor, already_read: &[u8]);
+    /// Address of the peer, where the socket still has one. Asked for rarely, so it is not kept.
+    fn peer(&self, socket: Descriptor) -> Option<SocketAddr> {
+        let _ = socket;
+        None
+    }
 }

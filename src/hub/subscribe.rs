@@ -9,9 +9,11 @@ use crate::hub::cold::{SubscriptionExtra, Wait};
 use crate::hub::connect::{position_of, wishes_of};
 use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
-use crate::hub::mail::{HomeAsk, HomeOp, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk};
+use crate::hub::mail::{
+    HomeAsk, HomeOp, KeptMember, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
+};
 use crate::hub::permission::{Actor, Features, features, may_subscribe};
-use crate::hub::shard::{Shard, ticks_of};
+use crate::hub::shard::{Common, Shard, ticks_of};
 use crate::protocol::{DisconnectCode, ErrorCode, UnsubscribeCode};
 use crate::protocol::{
     EmptyKind, Encoding, encode_empty, encode_push_subscribe, encode_push_unsubscribe, encode_sub_refresh,
@@ -38,6 +40,17 @@ pub(crate) struct NewSubscription {
 }
 
 impl NewSubscription {
+    /// True if only the home knows what to grant: a position, or the state of a user. Without these there is nothing to
+    /// know: the subscription is granted here, and the home hears of it before the client does.
+    pub(crate) fn needs_answer(&self, common: &Common) -> bool {
+        self.flags & sub::POSITIONED != 0 || common.watched_user(&self.channel).is_some()
+    }
+
+    /// What is granted without asking.
+    pub(crate) fn certain_grant(&self) -> Subscribed {
+        Subscribed { data: self.data.clone(), ..Subscribed::default() }
+    }
+
     /// The bits that stand for features.
     pub(crate) fn flags_of(features: &Features) -> u8 {
         let bit = |on: bool, bit: u8| if on { bit } else { 0 };
@@ -63,9 +76,15 @@ impl From<ErrorCode> for Refusal {
 impl Shard {
     pub(crate) fn subscribe(&mut self, slot: u32, id: u32, request: &Subscribe<'_>) {
         match self.check_subscribe(slot, request) {
-            Ok((ask, ttl)) => {
+            Ok((ask, ttl)) if ask.needs_answer(&self.common) => {
                 let number = self.block(slot, Wait::Subscribe { id, ttl });
-                self.ask_subscription(slot, number, ask);
+                let origin = Origin::Connection(Ticket { key: self.key(slot), number });
+                self.ask_subscription(slot, origin, ask);
+            }
+            Ok((ask, ttl)) => {
+                let granted = ask.certain_grant();
+                let handle = self.ask_subscription(slot, Origin::Nobody, ask);
+                self.subscribed(slot, id, ttl, handle, &granted);
             }
             Err(Refusal::Error(error)) => self.reply_error(slot, id, error),
             Err(Refusal::Disconnect(code)) => self.disconnect(slot, code),
@@ -164,12 +183,12 @@ impl Shard {
         Ok(Some(claims))
     }
 
-    /// Notes the subscription as pending and asks its home. `number` is the wait it answers, 0 for none.
-    pub(crate) fn ask_subscription(&mut self, slot: u32, number: u32, ask: NewSubscription) {
+    /// Notes the subscription as pending and tells its home, which answers `origin`. Returns its handle.
+    pub(crate) fn ask_subscription(&mut self, slot: u32, origin: Origin, ask: NewSubscription) -> u32 {
+        let number = if let Origin::Connection(ticket) = origin { ticket.number } else { 0 };
         let hash = self.locals.hash(&ask.channel);
-        self.join_local(slot, hash, &ask.channel, ask.flags | sub::PENDING);
+        let handle = self.join_local(slot, hash, &ask.channel, ask.flags | sub::PENDING, number);
         if (ask.info.is_some() || ask.expires.is_some())
-            && let Some(handle) = self.locals.find_channel(hash, &ask.channel)
             && let Some(cold) = self.cold(slot)
         {
             cold.extras.push(SubscriptionExtra { channel: handle, info: ask.info, expires: ask.expires });
@@ -185,8 +204,11 @@ impl Shard {
             reject_unrecovered: ask.reject_unrecovered,
             data: ask.data,
         }));
-        let origin = Origin::Connection(Ticket { key: self.key(slot), number });
+        if origin == Origin::Nobody {
+            self.granted.push((slot, self.home_of_channel(&ask.channel)));
+        }
         self.ask_home(ask.channel, hash, ask.namespace, origin, op);
+        handle
     }
 
     pub(crate) fn ask_home(
@@ -207,7 +229,7 @@ impl Shard {
         slot: u32,
         id: u32,
         ttl: Option<u32>,
-        channel: &str,
+        handle: u32,
         granted: &Subscribed,
     ) {
         let views = subscribe_result::views(granted);
@@ -215,15 +237,17 @@ impl Shard {
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_subscribe(out, encoding, id, &result));
         });
-        self.activate(slot, channel);
+        self.activate_handle(slot, handle);
     }
 
     /// The home granted a subscription that the server API made: the client hears of it by a push.
-    pub(crate) fn subscribed_by_server(&mut self, slot: u32, channel: &str, granted: &Subscribed) {
-        let Some((handle, flags)) = self.find_subscription(slot, channel) else { return };
-        if flags & sub::PENDING == 0 {
-            return;
-        }
+    pub(crate) fn subscribed_by_server(
+        &mut self,
+        slot: u32,
+        handle: u32,
+        channel: &str,
+        granted: &Subscribed,
+    ) {
         let views = subscribe_result::views(granted);
         let result = subscribe_result::of(granted, &views, None);
         self.output(slot, |outbox, encoding| {
@@ -241,19 +265,27 @@ impl Shard {
 
     fn activate_handle(&mut self, slot: u32, handle: u32) {
         let Some(flags) = self.subscription_flags(slot, handle) else { return };
-        self.set_subscription_flags(slot, handle, flags & !sub::PENDING);
+        if flags & sub::PENDING == 0 {
+            return;
+        }
+        self.set_subscription_flags(slot, handle, flags & !(sub::PENDING | sub::REVOKED));
+        let mut place = NONE;
         if let ChannelRef::Many(index) = self.locals.channel(handle)
             && let Some(channel) = self.locals.many(index)
         {
-            let place = channel.add(slot);
-            self.set_subscription_place(slot, handle, place);
+            place = channel.add(slot);
         }
+        self.set_subscription_place(slot, handle, place);
         self.metrics.subscriptions += 1;
         if flags & sub::ANNOUNCED != 0 {
             self.announce(slot, handle);
         }
         if self.cold_if_any(slot).is_some_and(|cold| !cold.extras.is_empty()) {
             self.arm(slot);
+        }
+        if flags & sub::REVOKED != 0 {
+            let channel = self.locals.channel_name(handle).to_owned();
+            self.unsubscribe_with(slot, &channel, UnsubscribeCode::Server);
         }
     }
 
@@ -285,26 +317,36 @@ impl Shard {
         }
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| {
-                encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason())
+                encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason());
             });
         });
     }
 
     /// Takes a subscription back, here and at the home.
     pub(crate) fn leave(&mut self, slot: u32, handle: u32) {
+        self.leave_as(slot, handle, false);
+    }
+
+    /// The same, and tells the home whether the connection was `lost` without goodbye.
+    pub(crate) fn leave_as(&mut self, slot: u32, handle: u32, lost: bool) {
         let Some(flags) = self.subscription_flags(slot, handle) else { return };
         let active = flags & sub::PENDING == 0;
-        let leave = (active && flags & sub::ANNOUNCED != 0).then(|| self.member(slot, Some(handle)));
+        let announced = active && flags & sub::ANNOUNCED != 0;
         let channel: Box<str> = self.locals.channel_name(handle).into();
         let hash = self.locals.hash(&channel);
         let namespace =
             parse(&self.common.settings.channel, &channel).map_or(0, |parsed| parsed.namespace_index);
-        let op = HomeOp::Unsubscribe(Box::new(UnsubscribeAsk {
-            shard: self.id,
-            user_hash: self.hasher.of(self.user_of(slot).as_bytes()),
-            presence: flags & sub::PRESENCE != 0,
-            leave,
-        }));
+        let (user, presence) = (self.user_of(slot), flags & sub::PRESENCE != 0);
+        let user_hash = self.hasher.of(user.as_bytes());
+        let grace = self.common.settings.channel.options[usize::from(namespace)].presence_grace;
+        let keeps = lost && active && presence && !user.is_empty() && !grace.is_zero();
+        let member = (keeps || announced).then(|| self.member(slot, Some(handle)));
+        let (leave, kept) = match member {
+            Some(member) if keeps => (None, Some(KeptMember { member, user_hash, namespace, announced })),
+            leave => (leave, None),
+        };
+        let ask = UnsubscribeAsk { shard: self.id, user_hash, presence, leave, kept };
+        let op = HomeOp::Unsubscribe(Box::new(ask));
         self.leave_local(slot, handle);
         if active {
             self.metrics.subscriptions -= 1;

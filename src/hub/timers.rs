@@ -1,6 +1,7 @@
 //! One timer per connection, armed lazily: activity only notes a tick, and when the timer fires it looks what is due.
 
 use crate::base::tick::Tick;
+use crate::hub::cold::Cold;
 use crate::hub::connection::{Connection, NONE, Phase, flag, sub};
 use crate::hub::metrics::Refusal;
 use crate::hub::shard::{Shard, ticks_of};
@@ -11,13 +12,13 @@ impl Shard {
     /// Arms the timer of a connection for whatever is due first.
     pub(crate) fn arm(&mut self, slot: u32) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
-        match self.next_due(connection) {
+        match self.next_due(slot, connection) {
             Some(due) => self.wheel.arm(&mut self.connections, slot, due),
             None => self.wheel.disarm(&mut self.connections, slot),
         }
     }
 
-    fn next_due(&self, connection: &Connection) -> Option<Tick> {
+    fn next_due(&self, slot: u32, connection: &Connection) -> Option<Tick> {
         let client = &self.common.settings.client;
         let since_accept = |delay| Some(connection.ping.after(ticks_of(delay)));
         match connection.phase {
@@ -29,11 +30,8 @@ impl Shard {
                 let ping = pings.then_some(connection.ping);
                 let expiry = (connection.expires != 0).then_some(Tick(connection.expires));
                 let cold = if connection.cold == NONE { None } else { self.cold.get(connection.cold) };
-                let colder = cold.and_then(|cold| {
-                    let extras = cold.extras.iter().filter_map(|extra| extra.expires).min();
-                    [extras, cold.paused_until, cold.assembly_deadline].into_iter().flatten().min()
-                });
-                [ping, expiry, colder].into_iter().flatten().min()
+                let colder = cold.and_then(Cold::next_due);
+                [ping, expiry, colder, self.idle_due(slot, connection)].into_iter().flatten().min()
             }
         }
     }
@@ -42,7 +40,7 @@ impl Shard {
     pub(crate) fn timer(&mut self, slot: u32) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
         let now = self.now.tick;
-        if self.next_due(connection).is_some_and(|due| due > now) {
+        if self.next_due(slot, connection).is_some_and(|due| due > now) {
             return self.arm(slot);
         }
         match connection.phase {
@@ -51,7 +49,7 @@ impl Shard {
                 self.doom(slot, false);
             }
             Phase::Upgraded | Phase::Connecting | Phase::Failed => {
-                self.disconnect(slot, DisconnectCode::Stale)
+                self.disconnect(slot, DisconnectCode::Stale);
             }
             Phase::Closing => self.doom(slot, true),
             Phase::Live => self.live_timer(slot),
@@ -67,6 +65,7 @@ impl Shard {
         if connection.cold != NONE && !self.cold_timers(slot) {
             return;
         }
+        self.notice_idle(slot);
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         let pings = !self.common.settings.client.ping_interval.is_zero();
         if connection.ping <= now && (pings || connection.has(flag::AWAITING_PONG)) {
@@ -113,6 +112,7 @@ impl Shard {
             self.close_with(slot, 1008, "message took too long");
             return false;
         }
+        cold.forget_counts(now);
         let due: Vec<u32> = cold
             .extras
             .iter()
@@ -122,18 +122,15 @@ impl Shard {
         if cold.paused_until.is_some_and(|until| until <= now) {
             self.end_pause(slot);
         }
+        self.release_cold(slot);
         due.into_iter().all(|handle| self.subscription_expired(slot, handle))
     }
 
     fn end_pause(&mut self, slot: u32) {
-        let Some(cold) = self.cold_if_any(slot) else { return };
-        cold.paused_until = None;
-        let mut input = std::mem::take(&mut cold.paused_input);
-        if let Some(connection) = self.connection(slot) {
-            connection.set(flag::PAUSED, false);
+        if let Some(cold) = self.cold_if_any(slot) {
+            cold.paused_until = None;
         }
-        self.frames(slot, &mut input);
-        self.resumed.push(slot);
+        self.resume(slot);
     }
 
     fn subscription_expired(&mut self, slot: u32, handle: u32) -> bool {

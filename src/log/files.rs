@@ -37,9 +37,14 @@ impl Directory {
     /// # Errors
     /// What the file system says.
     pub fn open(path: &Path, allow_volatile: bool) -> Result<Self, StorageError> {
-        match DirBuilder::new().recursive(true).mode(0o700).create(path) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
-            _ => {}
+        let missing =
+            path.ancestors().take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists());
+        let made: Vec<&Path> = missing.collect();
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        // A directory whose name is lost in a power cut takes everything in it along.
+        for parent in made.iter().filter_map(|made| made.parent()) {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            File::open(parent)?.sync_all()?;
         }
         Self::open_existing(path, allow_volatile)
     }
@@ -51,6 +56,13 @@ impl Directory {
     pub fn open_existing(path: &Path, allow_volatile: bool) -> Result<Self, StorageError> {
         let handle = File::open(path)?;
         Ok(Self { path: path.to_owned(), handle, allow_volatile, lock: Mutex::new(None) })
+    }
+
+    /// True if a process has the log open; says no if the directory cannot tell.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        let Ok(file) = File::open(self.path.join(LOCK_NAME)) else { return false };
+        matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock))
     }
 
     /// Refuses what cannot keep data durably (bad-input.md S26).
@@ -96,6 +108,10 @@ impl Storage for Directory {
         }
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
         Ok(())
+    }
+
+    fn unlock(&self) {
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn list(&self) -> Result<Vec<String>, StorageError> {
@@ -179,15 +195,6 @@ impl StorageFile for DiskFile {
 
     fn sync_data(&self) -> Result<(), StorageError> {
         Ok(self.file.sync_data()?)
-    }
-
-    fn release_from(&self, offset: u64) -> Result<(), StorageError> {
-        let length = self.length()?.saturating_sub(offset);
-        if length == 0 {
-            return Ok(());
-        }
-        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(fallocate(&self.file, mode, offset, length)?)
     }
 
     fn view(&self) -> Result<Arc<dyn View>, StorageError> {

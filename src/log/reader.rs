@@ -89,6 +89,17 @@ impl Reader {
         Ok(Stored { sequence, offset: place.header.offset, expires_at: place.header.expires_at, body })
     }
 
+    /// The newest record of a stream's chain: its body names the epoch of a channel's stream, whether it is a
+    /// publication, a meta record, or the stub of one that has been compacted.
+    ///
+    /// # Errors
+    /// See [`ReadError`]; `None` if there is no such stream or it holds no link.
+    pub fn head(&self, class: Class, name: &str) -> Result<Option<Stored>, ReadError> {
+        let state = self.shared.index.get(self.shared.hasher.stream(class, name));
+        let Some(state) = state.filter(|state| state.head != Sequence(0)) else { return Ok(None) };
+        Ok(Some(self.record(state.head)?).filter(|stored| stored.body.name() == name))
+    }
+
     /// Begins a replay of the messages above `after` that have not expired at `now` (seconds since 1970), `page` at a
     /// time. `None` if there is no such stream.
     #[must_use]
@@ -121,6 +132,10 @@ impl Reader {
     #[must_use]
     pub fn status(&self) -> LogStatus {
         self.shared.status.snapshot()
+    }
+
+    pub(super) fn note_maintenance_fault(&self) {
+        self.shared.status.maintenance_failed();
     }
 
     /// Number of streams, and bytes of memory that the index holds for them.

@@ -17,7 +17,7 @@ use super::snapshot::{self, Present, SNAPSHOT_NAME, Snapshot};
 use super::storage::{Storage, StorageFile};
 
 /// What recovery found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct RecoveryReport {
     /// The log had been closed in an orderly way and the index came from its snapshot: no record was read.
     pub clean: bool,
@@ -71,18 +71,33 @@ struct Found {
 
 /// Reads everything, then repairs.
 pub(super) fn recover(storage: &dyn Storage, seed: &[u8; 16], now: u32) -> Result<Recovered, OpenError> {
-    let mut recovered = read(storage, seed, now)?;
+    let mut recovered = read(storage, seed, now, Source::Snapshot)?;
     repair(storage, &mut recovered)?;
     Ok(recovered)
 }
 
+/// Where the index may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// From the snapshot if it fits, else from the records.
+    Snapshot,
+    /// From the records.
+    Records,
+}
+
 /// Reads a log and changes nothing.
-pub(super) fn read(storage: &dyn Storage, seed: &[u8; 16], now: u32) -> Result<Recovered, OpenError> {
+pub(super) fn read(
+    storage: &dyn Storage,
+    seed: &[u8; 16],
+    now: u32,
+    source: Source,
+) -> Result<Recovered, OpenError> {
     let mut report = RecoveryReport::default();
     let found = find_segments(storage, &mut report)?;
     let identity = identity_of(&found, seed, now)?;
     let next_id = found.last().map_or(1, |last| last.id.saturating_add(1));
-    if report.damage.is_empty()
+    if source == Source::Snapshot
+        && report.damage.is_empty()
         && let Some(snapshot) = read_snapshot(storage, &found)
     {
         report.clean = true;
@@ -137,7 +152,8 @@ impl Recovered {
         report.streams = self.index.len();
         report.next = self.next;
         let quarantined = self.segments.iter().filter(|segment| segment.is_quarantined());
-        report.quarantined = quarantined.map(|segment| segment.header.id).collect();
+        report.quarantined.extend(quarantined.map(|segment| segment.header.id));
+        report.quarantined.sort_unstable();
         self.resume = self.segments.last().is_some_and(|last| {
             let newest = last.header.id.saturating_add(1) == self.next_id;
             newest && !last.header.is_sparse() && !last.is_quarantined()
@@ -225,7 +241,8 @@ fn identity_of(found: &[Found], seed: &[u8; 16], now: u32) -> Result<Identity, O
 
 fn read_segment(found: &Found, later: &[Found], recovered: &mut Recovered) -> Result<(), OpenError> {
     let Some(header) = found.header else {
-        // Kept under its id so that nothing reuses it; nothing in it can be read.
+        // Nothing in it can be read. Its id is not used again.
+        recovered.report.quarantined.push(found.id);
         return Ok(());
     };
     // What a compaction has merged into this segment does not end it.
@@ -298,7 +315,9 @@ fn conclude(
     }
     recovered.next = recovered.next.max(next);
     let last = scanned.next.before();
-    let segment = Segment::new(*header, Arc::clone(&found.file), marks, scanned.end, last, quarantined);
+    // Of a file that was cut short the last sector may be missing in part.
+    let end = scanned.end.min(found.length);
+    let segment = Segment::new(*header, Arc::clone(&found.file), marks, end, last, quarantined);
     recovered.segments.push(Arc::new(segment));
 }
 
@@ -315,8 +334,7 @@ fn repair(storage: &dyn Storage, recovered: &mut Recovered) -> Result<(), Storag
         last.file.sync_data()?;
     }
     let mut renamed = false;
-    for segment in recovered.segments.iter().filter(|segment| segment.is_quarantined()) {
-        let id = segment.header.id;
+    for &id in &recovered.report.quarantined {
         match storage.rename(&segment_name(id), &quarantined_name(id)) {
             Ok(()) => renamed = true,
             Err(StorageError::NotFound) => {}

@@ -20,7 +20,7 @@ const PAGE_BYTES: usize = 4096;
 const STEP: u64 = 8;
 
 /// A stretch of a segment in which records are missing that were durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Damage {
     /// Id of the segment.
     pub segment: u64,
@@ -37,7 +37,8 @@ pub struct Damage {
 }
 
 /// What is damaged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DamageKind {
     /// One copy of the segment's header; no record is lost.
     HeaderCopy,
@@ -52,7 +53,7 @@ pub enum DamageKind {
 }
 
 /// What ends the log: bytes that nobody was told are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Tail {
     /// Id of the segment.
     pub segment: u64,

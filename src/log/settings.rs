@@ -24,6 +24,8 @@ pub struct LogSettings {
     pub state_ttl: Duration,
     /// A full segment of which less than this many percent is still needed is compacted.
     pub compact_below_percent: u8,
+    /// How often segments are looked through for what is not needed any more; zero = only when asked.
+    pub maintenance_interval: Duration,
     /// Fresh random bytes: identity and hash key of a new log, and the salts of new segments.
     pub seed: [u8; 16],
 }
@@ -39,6 +41,7 @@ impl Default for LogSettings {
             mailbox: MailboxLimits::default(),
             state_ttl: Duration::from_secs(30 * 24 * 3600),
             compact_below_percent: 50,
+            maintenance_interval: Duration::from_secs(60),
             seed: [0; 16],
         }
     }

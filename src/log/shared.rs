@@ -96,6 +96,7 @@ pub(super) struct Status {
     lost_syncs: AtomicU64,
     expired_reads: AtomicU64,
     damaged_reads: AtomicU64,
+    maintenance_failures: AtomicU64,
     fault: Mutex<Option<StorageError>>,
 }
 
@@ -116,6 +117,8 @@ pub struct LogStatus {
     pub expired_reads: u64,
     /// Records that readers found damaged.
     pub damaged_reads: u64,
+    /// Maintenance passes that failed; the next one tries again.
+    pub maintenance_failures: u64,
     /// Why the log can not take records at present.
     pub fault: Option<StorageError>,
 }
@@ -140,6 +143,10 @@ impl Status {
         self.lost_syncs.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn maintenance_failed(&self) {
+        self.maintenance_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn skipped(&self, expired: u64, damaged: u64) {
         self.expired_reads.fetch_add(expired, Ordering::Relaxed);
         self.damaged_reads.fetch_add(damaged, Ordering::Relaxed);
@@ -154,6 +161,7 @@ impl Status {
             lost_syncs: self.lost_syncs.load(Ordering::Relaxed),
             expired_reads: self.expired_reads.load(Ordering::Relaxed),
             damaged_reads: self.damaged_reads.load(Ordering::Relaxed),
+            maintenance_failures: self.maintenance_failures.load(Ordering::Relaxed),
             fault: *self.fault.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }

@@ -15,11 +15,14 @@ pub const SECTOR_BYTES: usize = 512;
 
 /// A directory of files.
 pub trait Storage: Send + Sync + Debug {
-    /// Takes the directory for this process, until the storage is dropped.
+    /// Takes the directory for this process, until [`unlock`](Self::unlock) or the end of the process.
     ///
     /// # Errors
     /// [`OpenError::Locked`] if another process has it, or why the directory cannot hold a log.
     fn lock(&self) -> Result<(), OpenError>;
+
+    /// Gives the directory back. Readers may go on with what they have open.
+    fn unlock(&self);
 
     /// Names of all plain files, in any order.
     ///
@@ -84,12 +87,6 @@ pub trait StorageFile: Send + Sync + Debug {
     /// # Errors
     /// What the file system says.
     fn sync_data(&self) -> Result<(), StorageError>;
-
-    /// Turns everything from `offset` on into zeros without blocks, keeping the length.
-    ///
-    /// # Errors
-    /// What the file system says.
-    fn release_from(&self, offset: u64) -> Result<(), StorageError>;
 
     /// A view for reading.
     ///

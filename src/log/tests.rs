@@ -8,7 +8,8 @@ use super::error::{AppendError, OpenError, StorageError};
 use super::fake::{FakeDisk, Fate, Fault};
 use super::record::{Class, Sequence};
 use super::request::{Ack, Append, AppendRequest};
-use super::settings::{LogSettings, MailboxLimits, WhenFull};
+use super::settings::{LogSettings, MailboxLimits, SyncPolicy, WhenFull};
+use super::storage::Storage;
 
 const NOW: u32 = 1_000_000;
 
@@ -299,6 +300,186 @@ fn an_idle_log_notes_its_watermark_once() {
     image.flip(&super::segment::segment_name(1), 1024 + 100, 1);
     let (_, report) = Engine::open(Box::new(image), settings(), NOW).unwrap();
     assert_eq!(report.damage.len(), 1);
+}
+
+/// A user's messages fill segments that become dead or sparse; nobody else's are touched.
+#[test]
+fn compaction_keeps_what_is_needed_and_the_number() {
+    let disk = FakeDisk::default();
+    let mut engine = open(&disk);
+    let long = "x".repeat(500);
+    for n in 1..=120 {
+        send(&mut engine, "busy", &format!("{n}{long}"));
+        if n % 40 == 0 {
+            send(&mut engine, "quiet", &format!("m{}", n / 40));
+        }
+    }
+    engine.append(vec![acknowledge("busy", "", 120)], NOW).unwrap();
+    let files = disk.list().unwrap().len();
+    let report = engine.maintenance().pass(NOW).unwrap();
+    assert!(report.compacted > 3 && disk.list().unwrap().len() < files, "{report:?}");
+    let again = engine.maintenance().pass(NOW).unwrap();
+    assert_eq!((again.compacted, again.removed, again.quarantined), (0, 0, 0));
+    for reopened in [false, true] {
+        if reopened {
+            engine = open(&disk);
+        }
+        assert_eq!(texts(&engine, "quiet", 0, 2), numbered(1, 3));
+        assert_eq!(texts(&engine, "busy", 0, 2), Vec::new());
+        assert_eq!(engine.reader().info(Class::Mailbox, "busy", "").unwrap().state.last_offset, 120);
+    }
+}
+
+#[test]
+fn expired_messages_leave_the_disk_and_silent_streams_the_memory() {
+    let disk = FakeDisk::default();
+    let mut engine = open(&disk);
+    let ttl = u32::try_from(settings().state_ttl.as_secs()).unwrap();
+    for n in 1..=100 {
+        let mut request = message("alice", &format!("{n}{}", "x".repeat(500)));
+        if let Append::Message { expires_at, .. } = &mut request.append {
+            *expires_at = if n % 10 == 0 { NOW + 100 } else { NOW + 10 };
+        }
+        engine.append(vec![request], NOW).unwrap();
+    }
+    let full = disk.list().unwrap().len();
+    engine.maintenance().pass(NOW + 10).unwrap();
+    let thinned = disk.list().unwrap().len();
+    assert!(thinned < full);
+    let mut replay = engine.reader().replay(Class::Mailbox, "alice", 0, 100, NOW + 10).unwrap();
+    assert_eq!(replay.next_page().unwrap().len(), 10, "across the stubs");
+    assert_eq!((replay.skipped_expired(), replay.skipped_damaged()), (90, 0));
+    // Once all have expired the mailbox keeps its number for the TTL of the state, and then nothing.
+    engine.maintenance().pass(NOW + 100).unwrap();
+    assert_eq!(texts_at(&engine, "alice", NOW + 100), 0);
+    let later = NOW + ttl + 1;
+    for n in 0..40 {
+        engine.append(vec![message("bob", &format!("{n}{}", "x".repeat(500)))], later).unwrap();
+    }
+    engine.maintenance().pass(later).unwrap();
+    assert!(engine.reader().info(Class::Mailbox, "alice", "").is_none());
+    drop(engine);
+    let mut engine = Engine::open(Box::new(disk), settings(), later).unwrap().0;
+    assert!(engine.reader().info(Class::Mailbox, "alice", "").is_none());
+    assert_eq!(send(&mut engine, "alice", "m1").result.unwrap().offset, 1);
+}
+
+fn texts_at(engine: &Engine, user: &str, now: u32) -> usize {
+    let mut replay = engine.reader().replay(Class::Mailbox, user, 0, 1000, now).unwrap();
+    replay.next_page().unwrap().len()
+}
+
+#[test]
+fn the_head_of_a_history_tells_its_epoch_even_when_it_is_compacted() {
+    let disk = FakeDisk::default();
+    let mut engine = open(&disk);
+    for offset in 1..=60 {
+        let data = Bytes::from(vec![b'x'; 500]);
+        let (channel, epoch) = ("news".to_owned(), "wxyz".to_owned());
+        let publication = Publication { channel, epoch, data, ..Publication::default() };
+        let append = Append::Publication { publication, offset, keep: 10, expires_at: NOW + 10 };
+        engine.append(vec![AppendRequest { token: 0, append }], NOW).unwrap();
+    }
+    for n in 0..40 {
+        send(&mut engine, "alice", &format!("{n}{}", "x".repeat(500)));
+    }
+    engine.maintenance().pass(NOW + 10).unwrap();
+    drop(engine);
+    let engine = open(&disk);
+    let head = engine.reader().head(Class::History, "news").unwrap().unwrap();
+    let Body::Stub(meta) = head.body else { panic!("{head:?}") };
+    assert_eq!((head.offset, meta.epoch.as_str()), (60, "wxyz"));
+    assert_eq!(engine.reader().head(Class::History, "other"), Ok(None));
+}
+
+/// Under `sync = os` a power cut takes what was not written back, and that is no damage.
+#[test]
+fn weaker_policies_lose_a_suffix_and_raise_no_alarm() {
+    for sync in [SyncPolicy::Os, SyncPolicy::Interval(std::time::Duration::from_secs(1))] {
+        let disk = FakeDisk::default();
+        let settings = LogSettings { sync, ..settings() };
+        let mut engine = Engine::open(Box::new(disk.clone()), settings, NOW).unwrap().0;
+        for n in 1..=60 {
+            send(&mut engine, "alice", &format!("m{n}"));
+            if n == 40 {
+                engine.sync().unwrap();
+            }
+        }
+        assert_eq!(texts(&engine, "alice", 0, 100), numbered(1, 60));
+        assert_eq!(texts(&open(&disk.killed()), "alice", 0, 100), numbered(1, 60));
+        for keep_until in 0..disk.pending_sectors() {
+            let image = disk.crash(0, |n| if n < keep_until || n % 3 == 0 { Fate::Kept } else { Fate::Lost });
+            let (engine, report) = Engine::open(Box::new(image), super::tests::settings(), NOW).unwrap();
+            assert_eq!(report.damage, []);
+            let left = texts(&engine, "alice", 0, 100).len() as u64;
+            assert!(left >= 40);
+            assert_eq!(texts(&engine, "alice", 0, 100), numbered(1, left));
+        }
+    }
+}
+
+#[test]
+fn a_failed_interval_sync_gives_the_segment_up_and_is_counted() {
+    let disk = FakeDisk::default();
+    let settings = LogSettings { sync: SyncPolicy::Os, ..settings() };
+    let mut engine = Engine::open(Box::new(disk.clone()), settings, NOW).unwrap().0;
+    send(&mut engine, "alice", "m1");
+    disk.inject(Fault::Sync(StorageError::Device), 0);
+    assert_eq!(engine.sync(), Err(StorageError::Device));
+    send(&mut engine, "alice", "m2");
+    let status = engine.reader().status();
+    assert_eq!((status.lost_syncs, status.segments_given_up), (1, 1));
+    assert_eq!(texts(&open(&disk.killed()), "alice", 0, 10), numbered(1, 2));
+}
+
+#[test]
+fn a_failing_disk_at_the_start_is_an_error_and_changes_nothing() {
+    let disk = FakeDisk::default();
+    let mut engine = open(&disk);
+    send(&mut engine, "alice", "m1");
+    drop(engine);
+    disk.inject(Fault::Sync(StorageError::Device), 0);
+    let failed = Engine::open(Box::new(disk.clone()), settings(), NOW).map(|_| ());
+    assert_eq!(failed, Err(OpenError::Storage(StorageError::Device)));
+    assert_eq!(texts(&open(&disk), "alice", 0, 10), numbered(1, 1));
+}
+
+#[test]
+fn optional_kinds_are_kept_and_skipped_and_needed_ones_refused() {
+    for (kind, opens) in [(0x8001_u16, true), (99, false)] {
+        let disk = FakeDisk::default();
+        let mut engine = open(&disk);
+        send(&mut engine, "alice", "m1");
+        drop(engine);
+        let name = super::segment::segment_name(1);
+        let mut contents = disk.contents(&name).unwrap();
+        let known = super::record::Header::decode(&contents[1024..]).unwrap();
+        let header = super::record::Header {
+            sequence: Sequence(2),
+            kind: super::record::Kind::from_number(kind),
+            length: 4,
+            body_crc: crc32c::crc32c(b"what"),
+            ..known
+        };
+        let mut record = Vec::new();
+        header.encode(&mut record);
+        record.extend_from_slice(b"what");
+        contents[1536..1536 + record.len()].copy_from_slice(&record);
+        disk.put(&name, contents);
+        let opened = Engine::open(Box::new(disk.clone()), settings(), NOW);
+        match opened {
+            Ok((mut engine, report)) => {
+                assert!(opens);
+                assert_eq!((report.unknown_optional, report.next), (1, Sequence(3)));
+                assert_eq!(send(&mut engine, "alice", "m2").result.unwrap().offset, 2);
+                assert_eq!(texts(&engine, "alice", 0, 10), numbered(1, 2));
+            }
+            Err(error) => {
+                assert!(!opens);
+                assert_eq!(error, OpenError::UnknownKind { segment: 1, kind });
+            }
+        }
+    }
 }
 
 #[test]

@@ -4,13 +4,14 @@
 //! acknowledgements to the appenders' sinks and begins again. While a group is being synced the next one gathers in the
 //! queue. Nothing here waits for an appender, and no appender waits for the thread.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
+use super::compact::{Maintenance, MaintenanceReport};
 use super::engine::Engine;
 use super::error::{AppendError, OpenError, RefuseError, StorageError};
 use super::reader::Reader;
@@ -23,10 +24,12 @@ use super::storage::Storage;
 /// After so long without a request the newest records get their watermark on the disk.
 const IDLE_WATERMARK: Duration = Duration::from_millis(100);
 
-/// An open log with its writer thread. Dropping it closes it.
+/// An open log with its writer and maintenance threads. Dropping it closes it.
 #[derive(Debug)]
 pub struct Log {
     queue: Sender<Letter>,
+    janitor: Option<Janitor>,
+    maintenance: Arc<Mutex<Maintenance>>,
     /// A second receiver, to answer what still comes in while the log closes.
     leftovers: Receiver<Letter>,
     closed: Arc<AtomicBool>,
@@ -63,7 +66,16 @@ struct Lane {
 
 enum Letter {
     Append(Prepared, Arc<Lane>),
+    /// Note the watermark and say so.
+    Watermark(Sender<()>),
     Close,
+}
+
+/// The thread that runs the maintenance; it ends when `stop` is dropped.
+#[derive(Debug)]
+struct Janitor {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 impl Log {
@@ -83,13 +95,48 @@ impl Log {
         let hasher = engine.shared().hasher;
         let max_body = engine.settings().max_body_bytes();
         let leftovers = letters.clone();
+        let maintenance = Arc::new(Mutex::new(engine.maintenance()));
+        let interval = engine.settings().maintenance_interval;
         let writer =
             Writer { engine, letters, closed: Arc::clone(&closed), group: Vec::new(), lanes: Vec::new() };
         let thread = std::thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run())
             .map_err(|error| OpenError::Storage(error.into()))?;
-        Ok((Self { queue, leftovers, closed, thread: Some(thread), reader, hasher, max_body }, report))
+        let thread = Some(thread);
+        let mut log =
+            Self { queue, janitor: None, maintenance, leftovers, closed, thread, reader, hasher, max_body };
+        if !interval.is_zero() {
+            log.janitor = Some(log.start_janitor(interval)?);
+        }
+        Ok((log, report))
+    }
+
+    /// Removes and rewrites segments of which little is needed, now. Appends and reads go on meanwhile; the caller
+    /// waits.
+    ///
+    /// # Errors
+    /// What the storage says; the log is whole whatever has been done.
+    pub fn maintain(&self) -> Result<MaintenanceReport, StorageError> {
+        maintain(&self.queue, &self.maintenance)
+    }
+
+    fn start_janitor(&self, interval: Duration) -> Result<Janitor, OpenError> {
+        let (stop, stopped) = bounded::<()>(0);
+        let (queue, maintenance, reader) =
+            (self.queue.clone(), Arc::clone(&self.maintenance), self.reader.clone());
+        let run = move || {
+            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                if maintain(&queue, &maintenance).is_err() {
+                    reader.note_maintenance_fault();
+                }
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("log-maintenance".to_owned())
+            .spawn(run)
+            .map_err(|error| OpenError::Storage(error.into()))?;
+        Ok(Janitor { stop, thread })
     }
 
     /// A door for requests whose acknowledgements go to `sink`. At most `allowance` of them are outstanding: the owner
@@ -130,6 +177,10 @@ impl Log {
     }
 
     fn finish(&mut self) -> Result<(), StorageError> {
+        if let Some(Janitor { stop, thread }) = self.janitor.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
         let Some(thread) = self.thread.take() else { return Ok(()) };
         self.closed.store(true, Ordering::SeqCst);
         // The writer drains the queue, so this waits only for room; if the writer is gone the join says why.
@@ -166,14 +217,14 @@ impl Appender {
         let before = self.lane.outstanding.fetch_add(1, Ordering::Relaxed);
         let sent = if before >= self.lane.allowance { Err(RefuseError::Full) } else { self.send(request) };
         if sent.is_err() {
-            self.lane.outstanding.fetch_sub(1, Ordering::Relaxed);
+            self.lane.release(1);
         }
         sent
     }
 
     /// Says that `count` acknowledgements were taken out of the sink, so that as many more requests may be made.
     pub fn release(&self, count: usize) {
-        self.lane.outstanding.fetch_sub(count, Ordering::Relaxed);
+        self.lane.release(count);
     }
 
     fn send(&self, request: AppendRequest) -> Result<(), RefuseError> {
@@ -189,17 +240,13 @@ impl AckReceiver {
     /// The next acknowledgement, if there is one.
     #[must_use]
     pub fn try_recv(&self) -> Option<Ack> {
-        self.acks.try_recv().ok().inspect(|_| self.release())
+        self.acks.try_recv().ok().inspect(|_| self.lane.release(1))
     }
 
     /// Waits for the next acknowledgement; `None` once the log is gone and all have been taken, or after `timeout`.
     #[must_use]
     pub fn recv_timeout(&self, timeout: Duration) -> Option<Ack> {
-        self.acks.recv_timeout(timeout).ok().inspect(|_| self.release())
-    }
-
-    fn release(&self) {
-        self.lane.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.acks.recv_timeout(timeout).ok().inspect(|_| self.lane.release(1))
     }
 }
 
@@ -217,10 +264,31 @@ impl AckSink for AckQueue {
     }
 }
 
+impl Lane {
+    fn release(&self, count: usize) {
+        // Releasing too often is the owner's mistake; it must not let the counter wrap.
+        let lower = |outstanding: usize| Some(outstanding.saturating_sub(count));
+        let _ = self.outstanding.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);
+    }
+}
+
 impl std::fmt::Debug for Lane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lane").field("outstanding", &self.outstanding).finish_non_exhaustive()
     }
+}
+
+/// The newest records may make up for what is dropped, so they get their watermark first.
+fn maintain(
+    queue: &Sender<Letter>,
+    maintenance: &Mutex<Maintenance>,
+) -> Result<MaintenanceReport, StorageError> {
+    let (noted, wait) = bounded(1);
+    if queue.send(Letter::Watermark(noted)).is_ok() {
+        // An error means that the writer has ended, and then nothing is appended.
+        let _ = wait.recv();
+    }
+    maintenance.lock().unwrap_or_else(PoisonError::into_inner).pass(unix_seconds())
 }
 
 struct Writer {
@@ -269,6 +337,10 @@ impl Writer {
         };
         match first {
             Ok(Letter::Append(request, lane)) => self.take(request, lane),
+            Ok(Letter::Watermark(noted)) => {
+                self.note_watermark(&noted);
+                return Wake::Group;
+            }
             Err(RecvTimeoutError::Timeout) => return Wake::Timeout,
             Ok(Letter::Close) | Err(RecvTimeoutError::Disconnected) => {
                 self.closed.store(true, Ordering::SeqCst);
@@ -299,6 +371,7 @@ impl Writer {
                     bytes = bytes.saturating_add(request.body.len());
                     self.take(request, lane);
                 }
+                Letter::Watermark(noted) => self.note_watermark(&noted),
                 Letter::Close => {
                     self.drain();
                     return Wake::Close;
@@ -306,6 +379,13 @@ impl Writer {
             }
         }
         Wake::Group
+    }
+
+    fn note_watermark(&mut self, noted: &Sender<()>) {
+        // A failure has been counted and the segment given up.
+        let _ = self.engine.sync();
+        self.engine.note_watermark(unix_seconds());
+        let _ = noted.try_send(());
     }
 
     fn drain(&mut self) {

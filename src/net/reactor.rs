@@ -18,7 +18,7 @@ use crate::hub::metrics::Refusal;
 use crate::hub::shard::{Outlook, Shard};
 use crate::net::clock::Clock;
 use crate::net::handover::HandoverSender;
-use crate::net::listener::listen;
+use crate::net::listener::{Keepalive, listen};
 use crate::net::reserve::Reserve;
 use crate::net::socket::SocketTable;
 use crate::net::wakers::Wakers;
@@ -38,6 +38,9 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Token of the waker; listeners count down from the one below. No slot reaches it (slabs hold less than 2^32).
 const WAKE: Token = Token(usize::MAX);
 
+/// Takes the figures of a shard and of its shell.
+pub type PublishMetrics = Box<dyn FnMut(&mut Shard, ShellFigures) + Send>;
+
 /// What a shard's thread needs to run.
 pub struct ReactorParts {
     /// The state machine.
@@ -46,6 +49,8 @@ pub struct ReactorParts {
     pub id: ShardId,
     /// Addresses to listen on.
     pub addresses: Vec<SocketAddr>,
+    /// Probes of the kernel on client sockets.
+    pub keepalive: Option<Keepalive>,
     /// Inboxes of all shards.
     pub mesh: Arc<Mesh<Mail>>,
     /// Wakers of all shards.
@@ -57,7 +62,7 @@ pub struct ReactorParts {
     /// Where answers for the control plane go.
     pub answers: Box<dyn Fn(Answer) + Send>,
     /// Where figures go, once a second.
-    pub publish_metrics: Box<dyn FnMut(&mut Shard, ShellFigures) + Send>,
+    pub publish_metrics: PublishMetrics,
     /// Where sockets for the control plane go.
     pub handover: Option<Arc<HandoverSender>>,
     /// The process's clock.
@@ -105,7 +110,7 @@ impl Reactor {
         }
         let mut listeners = Vec::new();
         for (index, address) in parts.addresses.iter().enumerate() {
-            let mut listener = TcpListener::from_std(listen(*address)?);
+            let mut listener = TcpListener::from_std(listen(*address, parts.keepalive)?);
             registry.register(&mut listener, Token(usize::MAX - 1 - index), Interest::READABLE)?;
             listeners.push(listener);
         }
@@ -143,6 +148,8 @@ impl Reactor {
             }
             self.accept();
             let more_mail = self.take_mail();
+            self.parts.shard.settle();
+            self.send_mail();
             let outlook = self.parts.shard.finish(&mut self.sockets);
             self.send_mail();
             self.refresh_metrics();

@@ -108,6 +108,10 @@ impl Sockets for SocketTable {
         }
     }
 
+    fn peer(&self, socket: Descriptor) -> Option<std::net::SocketAddr> {
+        self.get(socket)?.peer_addr().ok()
+    }
+
     fn hand_over(&mut self, socket: Descriptor, already_read: &[u8]) {
         let Some(mut stream) = self.take(socket) else { return };
         // The control plane will hold the same open file, so closing our descriptor would not end the polling.

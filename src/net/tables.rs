@@ -13,7 +13,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Descriptors kept free in every table for what is neither a client's socket nor shared: the poller, listeners, the
 /// reserve, standard streams, short-lived files of libraries.
-const KEPT_FREE: u64 = 32;
+pub const KEPT_FREE: u64 = 32;
 
 /// Gives the calling thread a descriptor table of its own: a copy of the shared one as it is now.
 ///

@@ -65,16 +65,11 @@ impl Assembly {
         }
     }
 
-    /// Drops what was handed out and seen by now.
+    /// Drops a control frame that was handed out and seen by now. Behind a message nothing is pending, so that the whole
+    /// assembly goes.
     pub(super) fn forget_delivered(&mut self) {
-        match self.delivered.take() {
-            Some(Delivered::Message) => {
-                self.payload.clear();
-                self.message_length = 0;
-                self.valid = 0;
-            }
-            Some(Delivered::Control) => self.payload.truncate(self.message_length),
-            None => {}
+        if self.delivered.take() == Some(Delivered::Control) {
+            self.payload.truncate(self.message_length);
         }
     }
 

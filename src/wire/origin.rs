@@ -8,7 +8,7 @@
 pub enum OriginRule<'a> {
     /// All of them, malformed ones too.
     Any,
-    /// Those that one of the patterns matches; see [`matches`].
+    /// Those that one of the patterns matches; see [`matches()`].
     Patterns(&'a [String]),
 }
 

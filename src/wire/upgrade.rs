@@ -116,18 +116,15 @@ fn single<'a>(head: &RequestHead<'a>, name: &str) -> Result<Option<&'a [u8]>, Re
     if values.next().is_some() { Err(Reject::BadUpgrade) } else { Ok(first) }
 }
 
-/// The elements of a comma-separated header over all its lines; empty ones do not count (RFC 9110 section 5.6.1).
+/// The elements of a comma-separated header over all its lines; empty ones are as good as none (RFC 9110 section 5.6.1).
 fn tokens<'a>(head: &RequestHead<'a>, name: &str) -> impl Iterator<Item = &'a [u8]> {
-    head.header_values(name)
-        .flat_map(|value| value.split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|token| !token.is_empty())
+    head.header_values(name).flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
 
-/// 16 bytes in canonical base64.
+/// 16 bytes in canonical base64, so 24 characters.
 fn is_key(key: &[u8]) -> bool {
     let mut nonce = [0; 18];
-    key.len() == 24 && STANDARD.decode_slice(key, &mut nonce) == Ok(16)
+    STANDARD.decode_slice(key, &mut nonce) == Ok(16)
 }
 
 fn offers_deflate(head: &RequestHead<'_>) -> bool {

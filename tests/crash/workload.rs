@@ -8,6 +8,7 @@ use millpond::log::fake::{FakeDisk, Fault, Operation};
 use millpond::log::record::Class;
 use millpond::log::request::{Append, AppendRequest};
 use millpond::log::settings::LogSettings;
+use millpond::log::storage::Storage;
 
 use super::images::Random;
 

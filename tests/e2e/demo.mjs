@@ -158,20 +158,37 @@ const steps = {
     await phone.context().close();
     await ada.locator(".note", { hasText: "Joan left" }).waitFor();
   },
+
+  async "who is online, away or offline is shown, with when they were last seen"({ ada, grace }) {
+    const line = (page, list, who) => page.locator(`#${list} li`, { hasText: who });
+    await line(ada, "people", "Admiral Grace").locator(".avatar[data-state=online]").waitFor();
+    await line(ada, "gone", "Joan").locator(".avatar[data-state=offline]").waitFor();
+    assert.equal(await line(ada, "gone", "Joan").locator(".state").textContent(), "offline, last seen just now");
+    await grace.evaluate(() => window.testAway("away"));
+    await line(ada, "people", "Admiral Grace").locator(".avatar[data-state=away]").waitFor();
+    assert.equal(await line(ada, "people", "Admiral Grace").locator(".state").textContent(), "away");
+    await shoot(ada, "presence");
+    await grace.evaluate(() => window.testAway("online"));
+    await line(ada, "people", "Admiral Grace").locator(".avatar[data-state=online]").waitFor();
+  },
 };
 
 /** Lets a test break the page's connection, and keep it broken, as a network would, without touching the server. */
 function breakableNetwork() {
   const sockets = new Set();
   let up = true;
+  let last = null;
   const Real = window.WebSocket;
   window.WebSocket = class extends Real {
     constructor(...given) {
       super(...given);
       sockets.add(this);
+      last = this;
       this.addEventListener("open", () => setTimeout(() => up || this.close()));
     }
   };
+  // The page has no button for it; its client ignores the reply.
+  window.testAway = (state) => last.send(JSON.stringify({ id: 4_000_000, rpc: { method: "presence.set", data: { state } } }));
   window.testNetwork = (now) => {
     up = now;
     if (!up) sockets.forEach((socket) => socket.close());

@@ -7,6 +7,7 @@
     reason = "the bans keep clocks and sleeps off the data plane; xtask is a tool beside it"
 )]
 
+mod bench;
 mod command;
 mod demo;
 mod junit;
@@ -15,6 +16,7 @@ mod node;
 mod prepare;
 mod programs;
 mod python;
+mod record;
 mod report;
 mod rust_tests;
 mod server;

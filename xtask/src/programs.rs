@@ -4,27 +4,81 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
+use crate::bench;
 use crate::workspace::Workspace;
 
-/// A benchmark or a soak: its name and the cargo arguments that start it; the user's arguments follow after `--`.
+/// A benchmark or a soak.
 pub(crate) struct Program {
-    name: &'static str,
+    pub(crate) name: &'static str,
     about: &'static str,
-    cargo_args: &'static [&'static str],
+    start: Start,
+}
+
+/// How it is started; the user's arguments are passed on.
+enum Start {
+    /// Cargo with these arguments, and the user's behind them.
+    Cargo(&'static [&'static str]),
+    /// A bench that adds a row to its table in `docs/BENCHMARKS.md`.
+    Recorded(fn(&Workspace, &[String]) -> Result<()>),
+}
+
+impl Program {
+    /// Whether it has a table in `docs/BENCHMARKS.md`.
+    #[cfg(test)]
+    pub(crate) fn is_recorded(&self) -> bool {
+        matches!(self.start, Start::Recorded(_))
+    }
 }
 
 /// `cargo xtask bench NAME`.
-pub(crate) const BENCHES: &[Program] = &[Program {
-    name: "fanout",
-    about: "CPU per delivery of one publication to 18,000 subscribers, beside the raw write loop",
-    cargo_args: &["bench", "--package", "millpond", "--bench", "fanout"],
-}];
+pub(crate) const BENCHES: &[Program] = &[
+    Program {
+        name: "base",
+        about: "tables, wheel, queues and other data structures at a million entries",
+        start: Start::Cargo(&["bench", "--package", "millpond", "--bench", "base", "--"]),
+    },
+    Program {
+        name: "codec",
+        about: "WebSocket frames beside tungstenite's own codec and the floor",
+        start: Start::Cargo(&["bench", "--package", "millpond", "--bench", "codec", "--"]),
+    },
+    Program {
+        name: "protocol",
+        about: "commands decoded and publications encoded, in both encodings",
+        start: Start::Cargo(&["bench", "--package", "millpond", "--bench", "protocol", "--"]),
+    },
+    Program {
+        name: "token",
+        about: "one verification of a token, by algorithm",
+        start: Start::Cargo(&["bench", "--package", "millpond", "--bench", "token", "--"]),
+    },
+    Program {
+        name: "fanout",
+        about: "CPU per delivery of one publication to 18,000 subscribers, beside the raw write loop",
+        start: Start::Recorded(bench::fanout),
+    },
+    Program {
+        name: "density",
+        about: "100,000 connections held for a minute: memory and CPU at rest",
+        start: Start::Recorded(bench::density),
+    },
+    Program {
+        name: "accept",
+        about: "100,000 connections as fast as they come: rate and CPU of the way in",
+        start: Start::Recorded(bench::accept),
+    },
+    Program {
+        name: "million",
+        about: "1,000,000 connections held for three minutes",
+        start: Start::Recorded(bench::million),
+    },
+];
 
 /// `cargo xtask soak NAME`.
 pub(crate) const SOAKS: &[Program] = &[Program {
     name: "idle",
     about: "connections that subscribe, answer pings and are held; the server must run (millpond-load idle --help)",
-    cargo_args: &["run", "--release", "--package", "millpond-load", "--", "idle"],
+    start: Start::Cargo(&["run", "--release", "--package", "millpond-load", "--", "idle"]),
 }];
 
 /// Starts the program `name` of `table`, or lists the table.
@@ -44,11 +98,13 @@ pub(crate) fn run(
         let known: Vec<_> = table.iter().map(|program| program.name).collect();
         bail!("there is no `{name}`; there are: {}", known.join(", "));
     };
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(&workspace.root).args(program.cargo_args);
-    if !args.is_empty() && !program.cargo_args.contains(&"--") {
-        command.arg("--");
+    match program.start {
+        Start::Recorded(bench) => bench(workspace, args).map(|()| ExitCode::SUCCESS),
+        Start::Cargo(cargo_args) => {
+            let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            command.current_dir(&workspace.root).args(cargo_args).args(args);
+            let status = command.status().with_context(|| format!("starting {name}"))?;
+            Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
     }
-    let status = command.args(args).status().with_context(|| format!("starting {name}"))?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

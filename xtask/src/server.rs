@@ -40,13 +40,18 @@ impl Server {
         let output = File::create(&log)?;
         let binary = workspace.release_binary()?;
         println!("$ {} serve {}   (log: {})", binary.display(), args.join(" "), log.display());
-        let child = Command::new(binary)
+        let mut command = Command::new(binary);
+        // Settings of whoever runs the suites would override the configuration.
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MILLPOND_"))
+        {
+            command.env_remove(name);
+        }
+        let child = command
             .arg("serve")
             .args(args)
             // Any free port for the internal endpoints: the suites use those on the client port.
             .env("MILLPOND_HTTP_SERVER_INTERNAL_PORT", "0")
-            // Ours, and no key of the server's, which would refuse to start.
-            .env_remove("MILLPOND_SHARED")
             .current_dir(&workspace.scratch)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -56,6 +61,19 @@ impl Server {
         let mut server = Self { child, log };
         server.wait_until_it_answers(address)?;
         Ok(server)
+    }
+
+    /// The process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Resident bytes.
+    pub(crate) fn rss(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kilobytes.map(|kilobytes| kilobytes * 1024).context("the server runs and has memory")
     }
 
     /// Sends SIGTERM and waits; anything but exit code 0 is an error.

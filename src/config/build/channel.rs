@@ -111,6 +111,8 @@ fn channel_options(name: &str, options: &Options, meta_ttl: Duration) -> Channel
         name: name.to_owned(),
         presence: options.presence,
         join_leave: options.join_leave,
+        presence_grace: options.presence_grace.0,
+        join_leave_max_rate: options.join_leave_max_rate.0,
         force_push_join_leave: options.force_push_join_leave,
         history_size: options.history_size.0,
         history_ttl: options.history_ttl.0,

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{Checks, bytes};
-use crate::config::Notice;
 use crate::config::problem::{Problem, Rule};
 use crate::config::reader::join;
 use crate::config::sections::{Client, SubscriptionToken, Token};
 use crate::config::value::{Secret, Text};
+use crate::config::{Heartbeat, Notice};
 use crate::hub::auth::Verifier;
 use crate::hub::settings::{ChannelSettings, ClientSettings, OriginPolicy, PersonalChannel, TokenSettings};
 
@@ -31,7 +31,14 @@ impl Checks<'_> {
     pub(super) fn client(&mut self, client: &Client) -> ClientSettings {
         let (ping, pong) = (client.ping_interval.0, client.pong_timeout.0);
         let shortest = Duration::from_secs(1);
-        if !ping.is_zero() && ping < shortest {
+        let tcp = client.heartbeat.0 == Heartbeat::Tcp;
+        if tcp && ping < shortest {
+            let expected = "1s or more where client.heartbeat is \"tcp\"".into();
+            self.reader.wrong_value("client.ping_interval", expected, None);
+        } else if tcp && pong < shortest {
+            let expected = "1s or more where client.heartbeat is \"tcp\"".into();
+            self.reader.wrong_value("client.pong_timeout", expected, None);
+        } else if !ping.is_zero() && ping < shortest {
             let expected =
                 "1s or more, or 0s for no pings: clients are told the interval in whole seconds".into();
             self.reader.wrong_value("client.ping_interval", expected, None);
@@ -45,6 +52,8 @@ impl Checks<'_> {
             separate.insecure_skip_signature_verify = client.insecure_skip_token_signature_verify;
         }
         self.client_notices(client);
+        // The kernel's probes take the place of pings (`ServerConfig::keepalive`).
+        let ping = if tcp { Duration::ZERO } else { ping };
         ClientSettings {
             ping_interval: ping,
             pong_timeout: if ping.is_zero() { Duration::ZERO } else { pong },

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Checks;
-use crate::config::ServerConfig;
 use crate::config::problem::Rule;
-use crate::config::sections::{HttpServer, Root};
+use crate::config::sections::{Client, HttpServer, Root};
+use crate::config::{Heartbeat, ServerConfig};
+use crate::net::listener::Keepalive;
 
 impl Checks<'_> {
     pub(super) fn server(&mut self, root: &Root) -> ServerConfig {
@@ -28,6 +29,7 @@ impl Checks<'_> {
             shards: u16::try_from(root.server.shards.0).unwrap_or(u16::MAX),
             shutdown_timeout: root.shutdown.timeout.0,
             memory_limit: root.server.memory_limit.0,
+            keepalive: keepalive(&root.client),
         }
     }
 
@@ -90,6 +92,11 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, NotAnAddress> {
     let (address, port) = text.rsplit_once(':').ok_or(NotAnAddress)?;
     let ip = host(address).ok_or(NotAnAddress)?;
     Ok(SocketAddr::new(ip, port.parse().map_err(|_| NotAnAddress)?))
+}
+
+fn keepalive(client: &Client) -> Option<Keepalive> {
+    (client.heartbeat.0 == Heartbeat::Tcp)
+        .then_some(Keepalive { quiet: client.ping_interval.0, answer_within: client.pong_timeout.0 })
 }
 
 /// The section's type keeps ports in range.

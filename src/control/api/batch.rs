@@ -52,7 +52,7 @@ async fn one(executor: &Executor, command: BatchCommand<'_>) -> (&'static str, O
     } else if let Some(params) = command.history_remove {
         ("history_remove", executor.history_remove(params).await)
     } else if let Some(params) = command.presence {
-        ("presence", executor.presence(params).await)
+        ("presence", executor.presence(*params).await)
     } else if let Some(params) = command.presence_stats {
         ("presence_stats", executor.presence_stats(params).await)
     } else if command.info.is_some() {
@@ -63,6 +63,10 @@ async fn one(executor: &Executor, command: BatchCommand<'_>) -> (&'static str, O
         ("refresh", executor.refresh(*params).await)
     } else if let Some(params) = command.channels {
         ("channels", executor.channels(*params).await)
+    } else if let Some(params) = command.user_presence {
+        ("user_presence", executor.user_presence(*params).await)
+    } else if let Some(params) = command.connections {
+        ("connections", executor.connections(*params).await)
     } else {
         ("", Err(ApiError::NotFound.into()))
     }

@@ -10,8 +10,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::Instant;
 
 use super::params::{
-    ChannelParams, ChannelsParams, DisconnectParams, HistoryParams, PublishParams, RefreshParams, RpcParams,
-    SubscribeParams, UnsubscribeParams,
+    ChannelParams, ChannelsParams, DisconnectParams, HistoryParams, PresenceParams, PublishParams,
+    RefreshParams, RpcParams, SubscribeParams, UnsubscribeParams,
 };
 use super::results::{
     BroadcastResult, ChannelInfo, ChannelsResult, Empty, HistoryResult, InfoResult, NodeResult,
@@ -47,7 +47,7 @@ pub(super) type Outcome = Result<Box<RawValue>, Failure>;
 
 /// Runs the methods.
 pub(super) struct Executor {
-    gateway: Gateway,
+    pub(super) gateway: Gateway,
     node: NodeSettings,
     started: Instant,
     process: ProcessMeter,
@@ -110,13 +110,24 @@ impl Executor {
     }
 
     pub(super) async fn refresh(&self, mut params: RefreshParams<'_>) -> Outcome {
-        let (expired, expire_at, info) = (params.expired, params.expire_at(), params.info());
+        let (expired, expire_at, info) = (params.expired, params.expire_at(), params.info()?);
         self.everywhere(ApiCommand::Refresh { target: params.target(), expired, expire_at, info }).await
     }
 
-    pub(super) async fn presence(&self, params: ChannelParams) -> Outcome {
-        match self.at_home(params, |channel| ApiCommand::Presence { channel }).await? {
-            ApiAnswer::Presence(presence) => render(&PresenceResult { presence }),
+    pub(super) async fn presence(&self, params: PresenceParams) -> Outcome {
+        let PresenceParams { channel, limit, cursor } = params;
+        let paged = limit > 0 || !cursor.is_empty();
+        let ask = |channel| match paged {
+            true => {
+                ApiCommand::PresencePage { channel, limit: if limit == 0 { u32::MAX } else { limit }, cursor }
+            }
+            false => ApiCommand::Presence { channel },
+        };
+        match self.at_home(ChannelParams { channel }, ask).await? {
+            ApiAnswer::Presence(presence) => render(&PresenceResult { presence, cursor: String::new() }),
+            ApiAnswer::PresencePage { members, cursor } => {
+                render(&PresenceResult { presence: members, cursor })
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -221,7 +232,7 @@ impl Failure {
     }
 }
 
-fn require(name: &str) -> Result<&str, ApiError> {
+pub(super) fn require(name: &str) -> Result<&str, ApiError> {
     if name.is_empty() { Err(ApiError::BadRequest) } else { Ok(name) }
 }
 
@@ -233,14 +244,14 @@ fn done(answer: &ApiAnswer) -> Result<(), Failure> {
 }
 
 /// An error of the shard, or an answer that does not belong to the question.
-fn unexpected(answer: &ApiAnswer) -> Failure {
+pub(super) fn unexpected(answer: &ApiAnswer) -> Failure {
     match answer {
         ApiAnswer::Error(error) => Failure::Api(*error),
         _ => Failure::Api(ApiError::Internal),
     }
 }
 
-fn render<T: serde::Serialize>(result: &T) -> Outcome {
+pub(super) fn render<T: serde::Serialize>(result: &T) -> Outcome {
     to_raw_value(result).map_err(|_| Failure::Api(ApiError::Internal))
 }
 

@@ -16,6 +16,8 @@ pub(super) enum Method {
     Channels,
     Info,
     Rpc,
+    UserPresence,
+    Connections,
     Batch,
     /// Known elsewhere, for subscription types that this program does not offer: error 108.
     NotOffered,
@@ -37,6 +39,8 @@ impl Method {
             "channels" => Self::Channels,
             "info" => Self::Info,
             "rpc" => Self::Rpc,
+            "user_presence" => Self::UserPresence,
+            "connections" => Self::Connections,
             "batch" => Self::Batch,
             "map_publish"
             | "map_remove"
@@ -65,6 +69,8 @@ impl Method {
             Self::Channels => "channels",
             Self::Info => "info",
             Self::Rpc => "rpc",
+            Self::UserPresence => "user_presence",
+            Self::Connections => "connections",
             Self::Batch => "batch",
             Self::NotOffered => "not_offered",
         }

@@ -10,6 +10,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::hub::api::{ApiError, ApiPublish, ApiSubscribe, Overrides, Position, Target};
+use crate::protocol::is_json;
 
 /// `publish` (with `channel`) and `broadcast` (with `channels`).
 #[derive(Default, serde::Deserialize)]
@@ -178,17 +179,29 @@ impl RefreshParams<'_> {
         unix_seconds(self.expire_at)
     }
 
-    pub(super) fn info(&self) -> Option<Bytes> {
-        self.info.map(json_payload)
+    pub(super) fn info(&self) -> Result<Option<Bytes>, ApiError> {
+        self.info.map(json_payload).transpose()
     }
 }
 
-/// `presence`, `presence_stats`, `history_remove`.
+/// `presence_stats`, `history_remove`.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 pub(super) struct ChannelParams {
     #[serde(deserialize_with = "or_default")]
     pub(super) channel: String,
+}
+
+/// `presence`; `limit` and `cursor` are ours: with neither, all members in one answer.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct PresenceParams {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) channel: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) limit: u32,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) cursor: String,
 }
 
 /// `history`.
@@ -237,6 +250,22 @@ pub(super) struct ChannelsParams {
 #[serde(default)]
 pub(super) struct InfoParams {}
 
+/// `user_presence`.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct UserPresenceParams {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) users: Vec<String>,
+}
+
+/// `connections`.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct ConnectionsParams {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) user: String,
+}
+
 /// `rpc`.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
@@ -267,7 +296,7 @@ pub(super) struct BatchCommand<'a> {
     pub(super) subscribe: Option<Box<SubscribeParams<'a>>>,
     pub(super) unsubscribe: Option<Box<UnsubscribeParams>>,
     pub(super) disconnect: Option<Box<DisconnectParams>>,
-    pub(super) presence: Option<ChannelParams>,
+    pub(super) presence: Option<Box<PresenceParams>>,
     pub(super) presence_stats: Option<ChannelParams>,
     pub(super) history: Option<Box<HistoryParams>>,
     pub(super) history_remove: Option<ChannelParams>,
@@ -276,6 +305,8 @@ pub(super) struct BatchCommand<'a> {
     #[serde(borrow)]
     pub(super) refresh: Option<Box<RefreshParams<'a>>>,
     pub(super) channels: Option<Box<ChannelsParams>>,
+    pub(super) user_presence: Option<Box<UserPresenceParams>>,
+    pub(super) connections: Option<Box<ConnectionsParams>>,
 }
 
 #[derive(Default, serde::Deserialize)]
@@ -357,20 +388,24 @@ fn unix_seconds(time: i64) -> u64 {
 /// The binary alternative wins where both are given.
 fn payload(json: Option<&RawValue>, base64: &str) -> Result<Option<Bytes>, ApiError> {
     if base64.is_empty() {
-        return Ok(json.map(json_payload));
+        return json.map(json_payload).transpose();
     }
     STANDARD.decode(base64).map(|bytes| Some(Bytes::from(bytes))).map_err(|_| ApiError::BadRequest)
 }
 
 /// The JSON as it came, but on one line: line feeds separate messages on the wire to clients, and in valid JSON they
-/// can only stand between tokens.
-fn json_payload(json: &RawValue) -> Bytes {
+/// can only stand between tokens. What nests deeper than clients may send themselves is refused here: delivered, it would
+/// cost every JSON subscriber the connection (3506).
+fn json_payload(json: &RawValue) -> Result<Bytes, ApiError> {
     let text = json.get().as_bytes();
-    if text.contains(&b'\n') {
+    if !is_json(text) {
+        return Err(ApiError::BadRequest);
+    }
+    Ok(if text.contains(&b'\n') {
         text.iter().copied().filter(|byte| *byte != b'\n').collect()
     } else {
         Bytes::copy_from_slice(text)
-    }
+    })
 }
 
 #[cfg(test)]
@@ -394,6 +429,8 @@ mod tests {
         for (json, data) in cases {
             assert_eq!(publish(json).unwrap().data, data.as_bytes(), "{json}");
         }
+        let deep = format!(r#"{{"data":{}{}}}"#, "[".repeat(129), "]".repeat(129));
+        assert_eq!(publish(&deep).unwrap_err(), ApiError::BadRequest);
         assert_eq!(publish(r#"{"b64data":"?"}"#).unwrap_err(), ApiError::BadRequest);
     }
 

@@ -62,6 +62,9 @@ impl From<ApiError> for ErrorBody {
 pub(super) struct PresenceResult {
     #[serde(serialize_with = "by_client")]
     pub(super) presence: Vec<Member>,
+    /// For the next page; absent on the last, and where none was asked for.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) cursor: String,
 }
 
 /// Of `presence_stats`.

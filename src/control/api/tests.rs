@@ -15,7 +15,10 @@ use super::*;
 use crate::base::ids::ShardId;
 use crate::control::answers::{Answers, answer_queue};
 use crate::control::gateway::{ApiAsk, Full, GatewaySettings, ShardPort};
-use crate::hub::api::{ApiAnswer, ApiCommand, Member, Position, ShardInfo, StoredPublication, Target};
+use crate::hub::api::{
+    ApiAnswer, ApiCommand, ConnectionView, Member, Position, ShardInfo, StoredPublication, Target, UserState,
+    UserView,
+};
 
 /// Two shards: channels whose name begins with `b` live on shard 1, all others on shard 0.
 struct FakeShards {
@@ -59,12 +62,17 @@ impl FakeShards {
             | ApiCommand::HistoryRemove { .. } => ApiAnswer::Done,
             ApiCommand::Presence { channel } if channel == "empty" => ApiAnswer::Presence(Vec::new()),
             ApiCommand::Presence { .. } => ApiAnswer::Presence(vec![member()]),
+            ApiCommand::PresencePage { limit, cursor, .. } => {
+                ApiAnswer::PresencePage { members: vec![member()], cursor: format!("{limit}{cursor}") }
+            }
             ApiCommand::PresenceStats { .. } => ApiAnswer::PresenceStats { num_clients: 0, num_users: 0 },
             ApiCommand::History { since: Some(since), .. } if since.epoch == "old" => {
                 ApiAnswer::Error(ApiError::UnrecoverablePosition)
             }
             ApiCommand::History { limit, .. } => history(limit),
             ApiCommand::Channels { limit, after, .. } => channels(shard, limit, &after),
+            ApiCommand::UserPresence { users } => ApiAnswer::UserPresence(homed(shard, users)),
+            ApiCommand::Connections { .. } => ApiAnswer::Connections(vec![session(shard)]),
             ApiCommand::Info => {
                 ApiAnswer::Info(ShardInfo { num_clients: 2, num_users: 1, num_subs: 3, num_channels: 0 })
             }
@@ -78,6 +86,29 @@ fn member() -> Member {
         user: String::new(),
         conn_info: Some(Bytes::from_static(b"{\"a\": 1}")),
         chan_info: Some(Bytes::from_static(b"\xff")),
+    }
+}
+
+fn homed(shard: ShardId, users: Vec<String>) -> Vec<(String, UserView)> {
+    let here = users.into_iter().filter(|user| user.starts_with('b') == (shard.0 == 1));
+    let view = |user: &str| match user {
+        "ann" => UserView { state: UserState::Online, devices: 2, last_seen: None },
+        "bob" => UserView { state: UserState::Away, devices: 0, last_seen: Some(5) },
+        _ => UserView::default(),
+    };
+    here.map(|user| (user.clone(), view(&user))).collect()
+}
+
+fn session(shard: ShardId) -> ConnectionView {
+    ConnectionView {
+        client: format!("c{}", shard.0),
+        transport: "websocket",
+        protocol: "json",
+        address: Some([127, 0, 0, 1].into()).filter(|_| shard.0 == 0),
+        since: 7,
+        away: shard.0 == 1,
+        channels: vec!["a".to_owned()],
+        queue_bytes: 3,
     }
 }
 
@@ -328,6 +359,31 @@ async fn channels_are_merged_sorted_and_paged() {
         }
     }
     assert_eq!(pages, ["ab", "cd", "e"]);
+}
+
+#[tokio::test]
+async fn users_and_their_sessions_are_gathered_from_all_shards() {
+    let fixture = fixture(|_, _| {});
+    assert_eq!(
+        fixture.ok("user_presence", r#"{"users":["bob","ann","cid"]}"#).await,
+        r#"{"result":{"users":{"ann":{"state":"online","devices":2},"bob":{"state":"away","devices":0,"last_seen":5},"cid":{"state":"offline","devices":0}}}}"#
+    );
+    assert_eq!(
+        fixture.ok("connections", r#"{"user":"u"}"#).await,
+        r#"{"result":{"connections":{"c0":{"transport":"websocket","protocol":"json","address":"127.0.0.1","since":7,"state":"online","channels":["a"],"queue_bytes":3},"c1":{"transport":"websocket","protocol":"json","since":7,"state":"away","channels":["a"],"queue_bytes":3}}}}"#
+    );
+    assert!(fixture.ok("connections", "{}").await.contains(r#""code":107"#));
+}
+
+#[tokio::test]
+async fn presence_comes_in_pages_where_asked_for() {
+    let fixture = fixture(|_, _| {});
+    for (params, cursor) in [("", ""), (r#","limit":5"#, "5"), (r#","cursor":"x","limit":7"#, "7x")] {
+        let answer = fixture.ok("presence", &format!(r#"{{"channel":"a"{params}}}"#)).await;
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(answer["result"]["presence"].as_object().unwrap().len(), 1);
+        assert_eq!(answer["result"]["cursor"].as_str().unwrap_or_default(), cursor);
+    }
 }
 
 #[tokio::test]

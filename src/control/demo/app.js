@@ -1,6 +1,7 @@
 // The chat: rooms, who is here, joins and leaves, history after a reload, a live count.
 
 import { Client } from "./client.js";
+import { People } from "./people.js";
 
 const NAMESPACE = "room";
 const ROOMS = ["lobby", "workshop", "garden", "night-shift"];
@@ -13,6 +14,8 @@ const NEAR_END_PX = 80;
 const COUNTS_EVERY_MS = 10_000;
 /** Someone who comes back this soon has only lost the network or reloaded: no "left", no "joined". */
 const ABSENCE_MS = 3_000;
+/** People who left and are still listed with their state. */
+const GONE_MAX = 20;
 
 const byId = (id) => document.getElementById(id);
 const page = {
@@ -21,7 +24,8 @@ const page = {
   rooms: byId("rooms"), newRoom: byId("new-room"), newRoomName: byId("new-room-name"),
   title: byId("room-title"), count: byId("count"), scroller: byId("scroller"), log: byId("log"),
   empty: byId("empty"), toEnd: byId("to-end"), composer: byId("composer"), text: byId("text"), send: byId("send"),
-  problem: byId("problem"), people: byId("people"), panel: byId("people-panel"), toggle: byId("people-toggle"),
+  problem: byId("problem"), people: byId("people"), gone: byId("gone"),
+  goneTitle: byId("gone-title"), panel: byId("people-panel"), toggle: byId("people-toggle"),
   closePanel: byId("people-close"), rename: byId("rename"), renameForm: byId("rename-form"),
   renameName: byId("rename-name"), renameCancel: byId("rename-cancel"),
 };
@@ -87,6 +91,8 @@ client.addEventListener("state", ({ detail }) => {
 page.retry.addEventListener("click", () => client.connect());
 addEventListener("online", () => { if (page.status.dataset.state === "waiting") client.connect(); });
 
+const people = new People(client, () => { if (room) drawPeople(); });
+
 // ---- rooms ----
 
 const known = new Set(ROOMS);
@@ -149,7 +155,7 @@ page.newRoom.addEventListener("submit", (event) => {
 function enter(name) {
   room?.subscription.unsubscribe();
   known.add(name);
-  room = { name, people: new Map(), offsets: new Set(), last: null, absent: new Map() };
+  room = { name, people: new Map(), gone: new Map(), offsets: new Set(), last: null, absent: new Map() };
   const mine = room;
   const ifShown = (handler) => (value) => { if (room === mine) handler(value); };
   page.title.textContent = title(name);
@@ -204,6 +210,7 @@ function joined(info) {
   const fresh = !back && ![...room.people.values()].some((other) => other.user === info.user);
   clearTimeout(back);
   room.absent.delete(info.user);
+  room.gone.delete(info.user);
   room.people.set(info.client, info);
   showPeople();
   if (fresh && info.user !== me.user) note(`${nameOf(info)} joined`);
@@ -215,24 +222,45 @@ function left(info) {
   if ([...room.people.values()].some((other) => other.user === info.user)) return;
   room.absent.set(info.user, setTimeout(() => {
     mine.absent.delete(info.user);
+    mine.gone.set(info.user, info);
+    if (mine.gone.size > GONE_MAX) mine.gone.delete(mine.gone.keys().next().value);
     if (room !== mine) return;
     showPeople();
     note(`${nameOf(info)} left`);
   }, ABSENCE_MS));
 }
 
-function showPeople() {
+/** The people here, by user, and those who left; both by name. */
+function listed() {
+  const byName = (a, b) => nameOf(a).localeCompare(nameOf(b));
   const users = new Map();
   for (const info of room.people.values()) users.set(info.user, info);
-  const sorted = [...users.values()].sort((a, b) => nameOf(a).localeCompare(nameOf(b)));
-  page.people.replaceChildren(...sorted.map((info) => {
-    const line = element("li", {}, dress(element("span", { class: "avatar", "aria-hidden": "true" }), info.user, nameOf(info)),
-      element("span", { class: "person" }, nameOf(info)));
-    if (info.user === me.user) line.append(element("span", { class: "you" }, "you"));
-    return line;
-  }));
-  page.count.textContent = users.size || "–";
-  counts.set(room.name, users.size);
+  return { here: [...users.values()].sort(byName), gone: [...room.gone.values()].sort(byName) };
+}
+
+function drawPeople() {
+  const { here, gone } = listed();
+  page.people.replaceChildren(...here.map((info) => personLine(info, "person")));
+  page.gone.replaceChildren(...gone.map((info) => personLine(info, "gone-person")));
+  page.goneTitle.hidden = gone.length === 0;
+}
+
+function personLine(info, kind) {
+  const { state, text } = people.of(info.user);
+  const avatar = dress(element("span", { class: "avatar", "aria-hidden": "true", "data-state": state }), info.user, nameOf(info));
+  const who = element("span", { class: "who" }, element("span", { class: kind }, nameOf(info)));
+  if (text && (text !== "online" || kind === "gone-person")) who.append(element("span", { class: "state" }, text));
+  const line = element("li", {}, avatar, who);
+  if (info.user === me.user) line.append(element("span", { class: "you" }, "you"));
+  return line;
+}
+
+function showPeople() {
+  const { here: users, gone } = listed();
+  people.follow([...users, ...gone].map((info) => info.user));
+  drawPeople();
+  page.count.textContent = users.length || "–";
+  counts.set(room.name, users.length);
   showRooms();
 }
 

@@ -1,0 +1,256 @@
+//! The session side of user presence: when a session becomes idle, how it ends, and what clients and backends ask.
+//!
+//! A session is active by the commands that a user causes (subscribe, unsubscribe, publish, rpc, send), not by those
+//! that libraries and pages send on their own (pong, refresh, presence, history). Signs of life are those commands and
+//! the answered pings.
+
+use std::borrow::Cow;
+
+use crate::base::tick::Tick;
+use crate::hub::activity::Activity;
+use crate::hub::api::{ApiAnswer, ApiError, UserView};
+use crate::hub::channel_name::parse;
+use crate::hub::cold::Wait;
+use crate::hub::connection::{Connection, NONE, Phase, flag};
+use crate::hub::depart::Farewell;
+use crate::hub::mail::{Leave, LookAsk, Mail, Origin, ReplyBody, Ticket, UserAsk, UserOp};
+use crate::hub::permission::{Actor, may_subscribe};
+use crate::hub::settings::UserPresenceSettings;
+use crate::hub::shard::{Shard, ticks_of};
+use crate::limits;
+use crate::protocol::{ErrorCode, Rpc, encode_rpc};
+
+/// A `presence.get` whose homes have not all answered.
+#[derive(Debug)]
+pub(crate) struct PendingUsers {
+    id: u32,
+    missing: u32,
+    users: Vec<(String, UserView)>,
+}
+
+/// Parameters of `presence.set`.
+#[derive(serde::Deserialize)]
+struct SetParams<'a> {
+    #[serde(borrow)]
+    state: Cow<'a, str>,
+}
+
+/// Parameters of `presence.get`.
+#[derive(serde::Deserialize)]
+struct GetParams {
+    users: Vec<String>,
+}
+
+impl Shard {
+    /// The user of a session did something.
+    pub(crate) fn touch(&mut self, slot: u32) {
+        let now = self.now.tick;
+        self.change_activity(slot, |activity| activity.touched(now));
+    }
+
+    /// When a session becomes idle if its user does nothing; `None` if it is, or never will be.
+    pub(crate) fn idle_due(&self, slot: u32, connection: &Connection) -> Option<Tick> {
+        let away_after = self.common.settings.user_presence.as_ref()?.away_after;
+        if connection.user == NONE || away_after.is_zero() {
+            return None;
+        }
+        let activity = self.locals.activity(connection.user, slot);
+        let left = ticks_of(away_after).saturating_sub(activity.age(self.now.tick));
+        (!activity.is_idle()).then(|| self.now.tick.after(left))
+    }
+
+    /// The timer of a live session fired: maybe for this.
+    pub(crate) fn notice_idle(&mut self, slot: u32) {
+        let Some(connection) = self.connections.0.get(slot as usize) else { return };
+        if self.idle_due(slot, connection).is_some_and(|due| due <= self.now.tick) {
+            self.change_activity(slot, Activity::idled);
+        }
+    }
+
+    /// What the home of the user is told of a session that ends.
+    pub(crate) fn leave_of(&self, slot: u32, farewell: Farewell) -> Leave {
+        let now = self.now.tick;
+        let Some(connection) = self.connections.0.get(slot as usize).filter(|of| of.user != NONE) else {
+            return Leave { quiet: false, lost: None };
+        };
+        let activity = self.locals.activity(connection.user, slot);
+        let lost = match farewell {
+            Farewell::Goodbye => None,
+            Farewell::Heard => Some(now),
+            Farewell::Lost => Some(self.last_sign(connection, activity)),
+        };
+        Leave { quiet: activity.is_quiet(), lost }
+    }
+
+    /// While an answer to a ping is missing, the peer was last heard of at the ping before, or at its user's last
+    /// command.
+    fn last_sign(&self, connection: &Connection, activity: Activity) -> Tick {
+        let (client, now) = (&self.common.settings.client, self.now.tick);
+        if connection.phase != Phase::Live || !connection.has(flag::AWAITING_PONG) {
+            return now;
+        }
+        let since = ticks_of(client.ping_interval) + ticks_of(client.pong_timeout);
+        let answered = Tick(connection.ping.0.saturating_sub(since));
+        let active = Tick(now.0.saturating_sub(activity.age(now)));
+        answered.max(active).min(now)
+    }
+
+    fn change_activity(&mut self, slot: u32, change: impl FnOnce(Activity) -> Activity) {
+        let user = match self.connections.0.get(slot as usize) {
+            Some(connection) if self.common.settings.user_presence.is_some() => connection.user,
+            _ => NONE,
+        };
+        if user == NONE {
+            return;
+        }
+        let before = self.locals.activity(user, slot);
+        let after = change(before);
+        if before == after {
+            return;
+        }
+        self.locals.set_activity(user, slot, after);
+        if before.is_quiet() != after.is_quiet() {
+            let name = self.locals.user_name(user);
+            let (home, hash) = (self.common.home_of(&self.hasher, name), self.hasher.of(name.as_bytes()));
+            let ask = UserAsk { hash, key: self.key(slot), op: UserOp::Quiet(after.is_quiet()) };
+            self.post.send(home, Mail::User(Box::new(ask)));
+        }
+        if before.is_idle() && !after.is_idle() {
+            self.arm(slot);
+        }
+    }
+
+    /// Methods of clients. Without user presence there are none.
+    pub(crate) fn rpc(&mut self, slot: u32, id: u32, request: &Rpc<'_>) {
+        if self.common.settings.user_presence.is_none() {
+            return self.reply_error(slot, id, ErrorCode::NotAvailable);
+        }
+        let data = request.data.as_deref().unwrap_or_default();
+        let done = match &*request.method {
+            "presence.set" => self.presence_set(slot, id, data),
+            "presence.get" => self.presence_get(slot, id, data),
+            _ => {
+                self.touch(slot);
+                Err(ErrorCode::MethodNotFound)
+            }
+        };
+        if let Err(error) = done {
+            self.reply_error(slot, id, error);
+        }
+    }
+
+    fn presence_set(&mut self, slot: u32, id: u32, data: &[u8]) -> Result<(), ErrorCode> {
+        let params: SetParams<'_> = serde_json::from_slice(data).map_err(|_| ErrorCode::BadRequest)?;
+        if self.user_of(slot).is_empty() {
+            return Err(ErrorCode::PermissionDenied);
+        }
+        let now = self.now.tick;
+        match &*params.state {
+            "away" => self.change_activity(slot, |activity| activity.set_away(true)),
+            "online" => self.change_activity(slot, |activity| activity.set_away(false).touched(now)),
+            _ => return Err(ErrorCode::BadRequest),
+        }
+        self.rpc_result(slot, id, b"{}");
+        Ok(())
+    }
+
+    fn presence_get(&mut self, slot: u32, id: u32, data: &[u8]) -> Result<(), ErrorCode> {
+        let params: GetParams = serde_json::from_slice(data).map_err(|_| ErrorCode::BadRequest)?;
+        if params.users.len() > limits::USERS_PER_LOOK {
+            return Err(ErrorCode::LimitExceeded);
+        }
+        let common = std::sync::Arc::clone(&self.common);
+        let Some(settings) = &common.settings.user_presence else { return Err(ErrorCode::NotAvailable) };
+        params.users.iter().try_for_each(|user| self.may_watch(slot, settings, user))?;
+        let asks = self.looks(&params.users);
+        let users: Vec<_> = params.users.into_iter().map(|user| (user, UserView::default())).collect();
+        if asks.is_empty() {
+            self.rpc_result(slot, id, &users_json(&users));
+            return Ok(());
+        }
+        let missing = asks.len() as u32;
+        let number = self.block(slot, Wait::Users(Box::new(PendingUsers { id, missing, users })));
+        let origin = Origin::Connection(Ticket { key: self.key(slot), number });
+        for (home, users) in asks {
+            self.post.send(home, Mail::Look(Box::new(LookAsk { origin, users })));
+        }
+        Ok(())
+    }
+
+    /// Whoever may subscribe to a user's channel may ask for the user.
+    fn may_watch(&self, slot: u32, settings: &UserPresenceSettings, user: &str) -> Result<(), ErrorCode> {
+        let channel = &self.common.settings.channel;
+        let name = [settings.namespace.as_str(), channel.namespace_boundary.as_str(), user].concat();
+        let parsed = parse(channel, &name)?;
+        let insecure = self.common.settings.client.insecure;
+        let actor = Actor { user: self.user_of(slot), insecure, subscribed: false };
+        may_subscribe(&parsed, &actor, false).map_err(ErrorCode::from)
+    }
+
+    /// The users by home, each with its index.
+    fn looks(&self, users: &[String]) -> Vec<(crate::base::ids::ShardId, Vec<(u32, u64)>)> {
+        let mut asks: Vec<(_, Vec<_>)> = Vec::new();
+        for (index, user) in (0..).zip(users) {
+            let (home, hash) = (self.common.home_of(&self.hasher, user), self.hasher.of(user.as_bytes()));
+            match asks.iter_mut().find(|(other, _)| *other == home) {
+                Some((_, of_home)) => of_home.push((index, hash)),
+                None => asks.push((home, vec![(index, hash)])),
+            }
+        }
+        asks
+    }
+
+    /// One home's part of the answer to `presence.get`.
+    pub(crate) fn users_answer(&mut self, slot: u32, body: ReplyBody) {
+        let Some(blocked) = self.cold_if_any(slot).and_then(|cold| cold.blocked.as_mut()) else { return };
+        let (Wait::Users(pending), ReplyBody::Users(views)) = (&mut blocked.wait, body) else { return };
+        for (index, view) in views {
+            if let Some(user) = pending.users.get_mut(index as usize) {
+                user.1 = view;
+            }
+        }
+        pending.missing -= 1;
+        if pending.missing == 0 {
+            let (id, json) = (pending.id, users_json(&pending.users));
+            self.rpc_result(slot, id, &json);
+            self.resume(slot);
+        }
+    }
+
+    /// Those of the users that are homed here.
+    pub(crate) fn api_user_presence(&mut self, users: Vec<String>) -> ApiAnswer {
+        if self.common.settings.user_presence.is_none() {
+            return ApiAnswer::Error(ApiError::NotAvailable);
+        }
+        if users.len() > limits::USERS_PER_API_LOOK {
+            return ApiAnswer::Error(ApiError::BadRequest);
+        }
+        let (common, hasher, id) = (&self.common, &self.hasher, self.id);
+        let here: Vec<_> = users.into_iter().filter(|user| common.home_of(hasher, user) == id).collect();
+        let now = self.now;
+        let view = |user: String| {
+            let view = self.homes.user_view(self.hasher.of(user.as_bytes()), now);
+            (user, view)
+        };
+        ApiAnswer::UserPresence(here.into_iter().map(view).collect())
+    }
+
+    fn rpc_result(&mut self, slot: u32, id: u32, data: &[u8]) {
+        self.output(slot, |outbox, encoding| {
+            outbox.message(encoding, |out| encode_rpc(out, encoding, id, Some(data)));
+        });
+    }
+}
+
+/// `{"users":{"bob":{"state":"away","devices":1}}}`
+fn users_json(users: &[(String, UserView)]) -> Vec<u8> {
+    let one = |view: &UserView| {
+        let mut of = serde_json::json!({ "state": view.state.name(), "devices": view.devices });
+        if let Some(at) = view.last_seen {
+            of["last_seen"] = at.into();
+        }
+        of
+    };
+    let map: serde_json::Map<_, _> = users.iter().map(|(user, view)| (user.clone(), one(view))).collect();
+    serde_json::to_vec(&serde_json::json!({ "users": map })).unwrap_or_default()
+}

@@ -1,0 +1,181 @@
+//! End-to-end benches: each builds what it needs, runs it, and appends one row to its table in `docs/BENCHMARKS.md`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::command::Run;
+use crate::lint::cargo;
+use crate::record::{Row, append};
+use crate::server::Server;
+use crate::workspace::Workspace;
+
+/// Building and running together take less, even for a million connections on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(45 * 60);
+
+/// After the last connection left, memory is given back within so long.
+const AFTERMATH: Duration = Duration::from_secs(10);
+
+/// Signs the tokens of a bench: the server lives for its length, on loopback.
+const TOKEN_KEY: &str = "a key for benches, on loopback only";
+
+/// Connections that are opened, held and dropped.
+struct Crowd {
+    name: &'static str,
+    connections: u32,
+    hold: &'static str,
+}
+
+/// `cargo xtask bench fanout`
+pub(crate) fn fanout(workspace: &Workspace, args: &[String]) -> Result<()> {
+    let json = report_path(workspace, "fanout")?;
+    let command = ["bench", "--package", "millpond", "--bench", "fanout", "--", "--json"];
+    let run = Run::new("cargo", &workspace.root, DEADLINE).args(command).args([&json]);
+    run.args(args).succeed()?;
+    let figures = read_json(&json)?;
+    let figure = |name: &str, digits: usize| round(figures.get(name).and_then(Value::as_f64), digits);
+    append(
+        workspace,
+        "fanout",
+        &Row {
+            command: shown("fanout", args),
+            figures: vec![
+                figure("subscribers", 0),
+                figure("raw_cpu_ns", 0),
+                figure("lone_cpu_ns", 0),
+                figure("lone_to_raw_cpu", 3),
+                figure("lone_to_raw_rate", 3),
+                figure("flight_cpu_ns", 0),
+                figure("flight_rate", 0),
+            ],
+        },
+    )
+}
+
+/// `cargo xtask bench density`
+pub(crate) fn density(workspace: &Workspace, args: &[String]) -> Result<()> {
+    crowd(workspace, &Crowd { name: "density", connections: 100_000, hold: "60s" }, args)
+}
+
+/// `cargo xtask bench accept`
+pub(crate) fn accept(workspace: &Workspace, args: &[String]) -> Result<()> {
+    crowd(workspace, &Crowd { name: "accept", connections: 100_000, hold: "1s" }, args)
+}
+
+/// `cargo xtask bench million`
+pub(crate) fn million(workspace: &Workspace, args: &[String]) -> Result<()> {
+    crowd(workspace, &Crowd { name: "million", connections: 1_000_000, hold: "3m" }, args)
+}
+
+fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
+    let build = ["build", "--release", "--package", "millpond", "--package", "millpond-load"];
+    cargo(&workspace.root).args(build).succeed()?;
+    let json = report_path(workspace, crowd.name)?;
+    let port = free_port()?;
+    let server = start_server(workspace, crowd, port)?;
+    let rss_at_start = server.rss()?;
+    let mut command = vec!["idle".to_owned(), "--connections".to_owned(), crowd.connections.to_string()];
+    let url = format!("ws://127.0.0.1:{port}/connection/websocket");
+    let pid = server.id().to_string();
+    let options = ["--url", &url, "--token-key", TOKEN_KEY, "--personal", "--hold", crowd.hold];
+    command.extend(options.map(str::to_owned));
+    command.extend(["--server-pid", &pid, "--json"].map(str::to_owned));
+    let load = workspace.target.join("release/millpond-load");
+    let run = Run::new(load, &workspace.root, DEADLINE).args(&command).args([&json]).args(args);
+    run.succeed()?;
+    thread::sleep(AFTERMATH);
+    let rss_after = server.rss()?;
+    server.stop()?;
+    let figures = metrics(&read_json(&json)?);
+    let figure = |name: &str, digits: usize| round(figures.get(name).copied(), digits);
+    let growth = 100.0 * (rss_after as f64 / rss_at_start as f64 - 1.0);
+    append(
+        workspace,
+        crowd.name,
+        &Row {
+            command: shown(crowd.name, args),
+            figures: vec![
+                figure("ready", 0),
+                figure("failed", 0),
+                figure("connects_per_s", 0),
+                figure("server_cpu_per_connect_us", 1),
+                figure("server_rss_per_connection_b", 0),
+                figure("lost_connections", 0),
+                figure("connections_without_ping", 0),
+                figure("server_cpu_per_connection_second_us", 2),
+                format!("{growth:+.1} %"),
+            ],
+        },
+    )
+}
+
+/// Every connection has a token, a user, presence, a personal channel and pings: nothing that a real one has is off.
+fn start_server(workspace: &Workspace, crowd: &Crowd, port: u16) -> Result<Server> {
+    let config = workspace.scratch.join("bench.toml");
+    let text = format!(
+        "[client]\nping_interval = \"25s\"\n\n[client.token]\nhmac_secret_key = \"{TOKEN_KEY}\"\n\n\
+         [client.subscribe_to_user_personal_channel]\nenabled = true\n\n\
+         [channel.without_namespace]\npresence = true\nallow_user_limited_channels = true\n"
+    );
+    fs::write(&config, text)?;
+    let config = config.display().to_string();
+    let (listen, most) = (format!("127.0.0.1:{port}"), (crowd.connections + 1000).to_string());
+    let args = ["--config", &config, "--listen", &listen, "--max-connections", &most];
+    Server::start(workspace, crowd.name, port, &args)
+}
+
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+fn report_path(workspace: &Workspace, name: &str) -> Result<std::path::PathBuf> {
+    let folder = workspace.scratch.join("bench");
+    fs::create_dir_all(&folder)?;
+    Ok(folder.join(format!("{name}.json")))
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))
+}
+
+/// The figures of all phases; where two phases have one of the same name, the later one's.
+fn metrics(report: &Value) -> BTreeMap<String, f64> {
+    let phases = report.get("phases").and_then(Value::as_array).into_iter().flatten();
+    let metrics = phases.filter_map(|phase| phase.get("metrics")?.as_object()).flatten();
+    metrics.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
+}
+
+fn round(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+fn shown(name: &str, args: &[String]) -> String {
+    let words = ["cargo", "xtask", "bench", name].into_iter().chain(args.iter().map(String::as_str));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_of_all_phases_are_one_list() {
+        let report = serde_json::json!({"phases": [
+            {"name": "ramp", "metrics": {"connects_per_s": 20_000.4, "ready": 1.0}},
+            {"name": "hold", "metrics": {"ready": 2.0, "note": "no number"}},
+        ]});
+        let figures = metrics(&report);
+        assert_eq!(figures.len(), 2);
+        assert_eq!(round(figures.get("connects_per_s").copied(), 0), "20000");
+        assert_eq!(round(figures.get("ready").copied(), 1), "2.0");
+        assert_eq!(round(None, 1), "-");
+    }
+}
