@@ -21,9 +21,12 @@ fn frame(first: u32) -> Vec<u8> {
     let mut lines = Vec::new();
     for sequence in first..first + BATCH {
         let mut data = Vec::new();
-        Marker { run: 1, channel: 0, lane: 0, sequence, intended_ns: 1_234_567_890 }.write_json(SIZE, &mut data);
+        Marker { run: 1, channel: 0, lane: 0, sequence, intended_ns: 1_234_567_890 }
+            .write_json(SIZE, &mut data);
         let data = String::from_utf8_lossy(&data).into_owned();
-        lines.push(format!("{{\"push\":{{\"channel\":\"all\",\"pub\":{{\"data\":{data},\"offset\":{sequence}}}}}}}"));
+        lines.push(format!(
+            "{{\"push\":{{\"channel\":\"all\",\"pub\":{{\"data\":{data},\"offset\":{sequence}}}}}}}"
+        ));
     }
     lines.join("\n").into_bytes()
 }
