@@ -133,9 +133,8 @@ fn files(local_server: bool) -> Option<Bound> {
 fn tracked() -> Option<Bound> {
     let most = number("/proc/sys/net/netfilter/nf_conntrack_max")?;
     let used = number("/proc/sys/net/netfilter/nf_conntrack_count")?;
-    let what =
-        format!("nf_conntrack_max {most}, of which {used} are used (only if a firewall rule needs it)");
-    Some(Bound { connections: most.saturating_sub(used), what })
+    let what = format!("nf_conntrack_max {most}, of which {used} are used");
+    (used > 0).then_some(Bound { connections: most.saturating_sub(used), what })
 }
 
 fn number(path: &str) -> Option<u64> {

@@ -33,6 +33,8 @@ use schedule::{Schedule, Step};
 const TIMER: Token = Token(usize::MAX - 1);
 /// In the closed model, deliveries that take longer than this are given up on.
 const STALL: Duration = Duration::from_secs(2);
+/// How long answers to the last messages are waited for. Whoever hangs up before may take them with him.
+const ANSWERS: Duration = Duration::from_secs(30);
 
 /// The token under which workers wake the publisher.
 const DOOR: Token = Token(usize::MAX);
@@ -100,7 +102,7 @@ pub struct Published {
     pub lateness: Histogram<u64>,
     /// From sending to the answer, in microseconds.
     pub answers: Histogram<u64>,
-    /// Answers that were errors.
+    /// Answers that were errors, or did not come.
     pub errors: u64,
     /// How often deliveries were given up on.
     pub stalls: u64,
@@ -262,7 +264,7 @@ impl State {
                 }
             }
         }
-        self.result.errors = self.lanes.iter().map(|lane| lane.errors).sum();
+        self.result.errors = self.lanes.iter().map(|lane| lane.errors + u64::from(lane.outstanding)).sum();
         Ok(self.result)
     }
 
@@ -309,14 +311,14 @@ impl State {
                         ));
                     }
                 }
-                Step::Over => return Ok(self.is_answered_or_late(now).then_some(Duration::from_millis(10))),
+                Step::Over => return Ok(self.awaits_answers(now).then_some(Duration::from_millis(10))),
             }
         }
     }
 
     /// After the last message: whether answers are still worth waiting for.
-    fn is_answered_or_late(&self, now: u64) -> bool {
-        let patience = u64::try_from(STALL.as_nanos()).unwrap_or(u64::MAX);
+    fn awaits_answers(&self, now: u64) -> bool {
+        let patience = u64::try_from(ANSWERS.as_nanos()).unwrap_or(u64::MAX);
         self.lanes.iter().any(|lane| lane.outstanding > 0)
             && now < self.schedule.end_ns().saturating_add(patience)
     }
