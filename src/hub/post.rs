@@ -94,6 +94,12 @@ impl Post {
         Some(mail)
     }
 
+    /// Gives spare capacity back.
+    pub(crate) fn shrink(&mut self) {
+        self.outgoing.iter_mut().for_each(VecDeque::shrink_to_fit);
+        self.answers.shrink_to_fit();
+    }
+
     /// Letters that wait, answers included.
     pub fn len(&self) -> usize {
         self.outgoing.iter().map(VecDeque::len).sum::<usize>() + self.answers.len()
