@@ -82,10 +82,7 @@ async fn obey(
     socket: &mut WebSocketStream<TcpStream>,
 ) -> Result<(), Error> {
     if let Some(name) = text.strip_prefix("subscribe ") {
-        let mut channels = channels.borrow_mut();
-        let sender = channels.entry(name.to_owned()).or_insert_with(|| channel(BACKLOG).0);
-        *subscription = Some(sender.subscribe());
-        drop(channels);
+        *subscription = Some(subscribe(channels, name));
         return socket.send(Message::text("ok")).await;
     }
     if let Some((name, payload)) = text.strip_prefix("publish ").and_then(|rest| rest.split_once(' '))
@@ -95,4 +92,8 @@ async fn obey(
         let _ = sender.send(payload.into());
     }
     Ok(())
+}
+
+fn subscribe(channels: &Channels, name: &str) -> Receiver<Utf8Bytes> {
+    channels.borrow_mut().entry(name.to_owned()).or_insert_with(|| channel(BACKLOG).0).subscribe()
 }

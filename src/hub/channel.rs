@@ -281,7 +281,7 @@ impl Channel {
     /// future: O(subscribers) every 2^30 frames.
     fn count(&mut self) {
         self.next_number = self.next_number.wrapping_add(1);
-        if self.next_number % AGE_ROUND == 0 {
+        if self.next_number.is_multiple_of(AGE_ROUND) {
             let old = self.next_number.wrapping_sub(AGE_ROUND / 2);
             for subscriber in &mut self.subscribers {
                 if self.next_number.wrapping_sub(subscriber.joined) > AGE_ROUND / 2 {
