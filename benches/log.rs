@@ -2,7 +2,8 @@
 //! sizes, the recovery scan, the start after a clean stop, replay, and the index at ten million mailboxes.
 //!
 //! `cargo bench --bench log`; the summary at the start interleaves log and raw loop, so that its ratio holds on a noisy
-//! machine. `LOG_BENCH=summary` prints the summary only, `LOG_BENCH=index` measures the index only.
+//! machine. `LOG_BENCH=summary` prints the summary only, `LOG_BENCH=index` measures the index only; `LOG_BENCH_DIR` is the
+//! directory to work in.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
@@ -29,7 +30,14 @@ const DATA_BYTES: usize = 200;
 const GROUPS: [usize; 4] = [1, 64, 512, 4096];
 
 fn directory() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+    let parent = std::env::var("LOG_BENCH_DIR").unwrap_or_else(|_| env!("CARGO_TARGET_TMPDIR").to_owned());
+    tempfile::tempdir_in(parent).unwrap()
+}
+
+/// CPU time of this process.
+fn cpu_time() -> Duration {
+    let usage = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(usage.tv_sec.unsigned_abs(), u32::try_from(usage.tv_nsec).unwrap())
 }
 
 fn settings() -> LogSettings {
@@ -37,7 +45,7 @@ fn settings() -> LogSettings {
 }
 
 fn open(path: &Path) -> Log {
-    Log::open(Box::new(Directory::open(path, false).unwrap()), settings()).unwrap().0
+    Log::open(Box::new(Directory::open(path, true).unwrap()), settings()).unwrap().0
 }
 
 fn request(number: u64, users: u64, data: &Bytes) -> AppendRequest {
@@ -108,7 +116,7 @@ fn summary() {
     println!(
         "durable appends of {DATA_BYTES}-byte messages, against a raw write + fdatasync loop of the same sizes"
     );
-    println!("outstanding  messages/group  messages/s    raw loop/s    ratio");
+    println!("outstanding  messages/group  messages/s    raw loop/s    ratio  CPU/message  CPU/message raw");
     for outstanding in GROUPS {
         let outstanding = outstanding as u64;
         let home = directory();
@@ -118,29 +126,34 @@ fn summary() {
         let count = (outstanding * 40).clamp(2_000, 60_000);
         let (mut log_time, mut raw_time) = (Duration::ZERO, Duration::ZERO);
         let (mut messages, mut groups) = (0, 0);
+        let (mut log_cpu, mut raw_cpu) = (Duration::ZERO, Duration::ZERO);
         append(&door, 0, count, outstanding, &data);
         for round in 1..=8 {
             let before = log.reader().status();
-            let start = Instant::now();
+            let (start, cpu) = (Instant::now(), cpu_time());
             append(&door, round * count, count, outstanding, &data);
             log_time += start.elapsed();
+            log_cpu += cpu_time() - cpu;
             let after = log.reader().status();
             let made = after.groups - before.groups;
             let length = (after.bytes - before.bytes) / made;
-            let start = Instant::now();
+            let (start, cpu) = (Instant::now(), cpu_time());
             for _ in 0..made {
                 raw.group(usize::try_from(length).unwrap());
             }
             raw_time += start.elapsed();
+            raw_cpu += cpu_time() - cpu;
             messages += count;
             groups += made;
         }
         println!(
-            "{outstanding:11}  {:14.1}  {:10.0}  {:12.0}  {:7.2}",
+            "{outstanding:11}  {:14.1}  {:10.0}  {:12.0}  {:7.2}  {:11.2?}  {:15.2?}",
             messages as f64 / groups as f64,
             messages as f64 / log_time.as_secs_f64(),
             messages as f64 / raw_time.as_secs_f64(),
             raw_time.as_secs_f64() / log_time.as_secs_f64(),
+            log_cpu / u32::try_from(messages).unwrap(),
+            raw_cpu / u32::try_from(messages).unwrap(),
         );
     }
     latency(&data);
@@ -201,7 +214,7 @@ fn appends(criterion: &mut Criterion) {
 
 /// Fills a log through the engine, in groups of 4096.
 fn fill(path: &Path, messages: u64, users: u64, data: &Bytes) -> Engine {
-    let storage = Box::new(Directory::open(path, false).unwrap());
+    let storage = Box::new(Directory::open(path, true).unwrap());
     let mut engine = Engine::open(storage, settings(), NOW).unwrap().0;
     let mut number = 0;
     while number < messages {
@@ -221,7 +234,7 @@ fn scan(criterion: &mut Criterion) {
         let home = directory();
         drop(fill(home.path(), messages, 100_000, &Bytes::from(vec![b'x'; bytes])));
         let report = || {
-            let storage = Box::new(Directory::open(home.path(), false).unwrap());
+            let storage = Box::new(Directory::open(home.path(), true).unwrap());
             Engine::open(storage, settings(), NOW).unwrap().1
         };
         group.throughput(Throughput::Bytes(report().bytes));
@@ -241,7 +254,7 @@ fn clean_start(criterion: &mut Criterion) {
         bencher.iter_custom(|count| {
             let mut time = Duration::ZERO;
             for _ in 0..count {
-                let storage = Box::new(Directory::open(home.path(), false).unwrap());
+                let storage = Box::new(Directory::open(home.path(), true).unwrap());
                 let start = Instant::now();
                 let (engine, report) = Engine::open(storage, settings(), NOW).unwrap();
                 time += start.elapsed();

@@ -12,6 +12,7 @@ mod drain;
 mod heap;
 mod logging;
 mod memory;
+mod refusals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -138,6 +139,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
     let handover = Arc::new(handover);
     let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
     memory::watch(&common, config.server.memory_limit)?;
+    refusals::sample(&figures)?;
     let control = control.start()?;
     report(config, &plan);
     Ok(Running { shards, control, mesh, wakers, common })

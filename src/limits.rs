@@ -28,11 +28,15 @@ pub const ASSEMBLY_TICKS: u32 = 300;
 /// WebSocket control frames one connection may send a second (P06).
 pub const CONTROL_FRAMES_PER_SECOND: u8 = 20;
 
-/// Commands over the rate in a row that are answered with error 111 before reading stops for a second.
+/// Commands over the rate that are answered with error 111; this one and every further one stops reading for a second.
 pub const RATE_STRIKES_TO_PAUSE: u8 = 8;
 
-/// Commands over the rate in a row before disconnect 3013.
-pub const RATE_STRIKES_TO_CLOSE: u8 = 64;
+/// Commands over the rate before disconnect 3013: reached by who goes on at full speed for about eight seconds (R15),
+/// so before the pong that stands behind the flood is missed.
+pub const RATE_STRIKES_TO_CLOSE: u8 = 16;
+
+/// Commands over the rate are forgotten when none came for so long (10 s).
+pub const STRIKES_TICKS: u32 = 100;
 
 /// Outboxes smaller than this are not worth a disconnect when memory runs short.
 pub const SHED_OUTBOX_LEAST: usize = 4096;

@@ -1,7 +1,6 @@
 //! The configuration as operators meet it: three formats, environment, flags, and what is said about mistakes.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 

@@ -96,8 +96,7 @@ fn compare(args: &CompareArgs) -> Result<u8, AppError> {
 }
 
 fn redraw(args: &ReportArgs) -> Result<u8, AppError> {
-    let mut report = load_report(&args.report)?;
-    conclude(&mut report, &args.output, &[])
+    conclude(&load_report(&args.report)?, &args.output, &[])
 }
 
 fn load_report(path: &Path) -> Result<Report, AppError> {
@@ -148,15 +147,27 @@ fn conduct(scenario: &Scenario, output: &OutputArgs) -> Result<u8, AppError> {
     };
     kernel::catch_interrupt();
     let mut conductor = Conductor::start(plan, &scenario.load.server_pids, output.quiet)?;
-    for phase in scenario.phases.iter().take_while(|_| !kernel::interrupted()) {
-        phase.run(&mut conductor, &scenario.load, &mut report.phases)?;
-    }
+    let outcome = run_phases(scenario, &mut conductor, &mut report);
     report.samples = conductor.finish();
-    conclude(&mut report, output, &scenario.asserts)
+    if let Err(error) = outcome {
+        // What was found until then is worth having, but conditions would be about half a run.
+        conclude(&report, &OutputArgs { asserts: Vec::new(), ..output.clone() }, &[])?;
+        return Err(error.into());
+    }
+    conclude(&report, output, &scenario.asserts)
+}
+
+/// Runs the phases until one cannot be run, or the user interrupts.
+fn run_phases(scenario: &Scenario, conductor: &mut Conductor, report: &mut Report) -> Result<(), StepError> {
+    let phases = scenario.phases.iter().take_while(|_| !kernel::interrupted());
+    for phase in phases {
+        phase.run(conductor, &scenario.load, &mut report.phases)?;
+    }
+    Ok(())
 }
 
 /// Checks the conditions, writes what is wanted, and says how it went.
-fn conclude(report: &mut Report, output: &OutputArgs, asserts: &[String]) -> Result<u8, AppError> {
+fn conclude(report: &Report, output: &OutputArgs, asserts: &[String]) -> Result<u8, AppError> {
     print!("{}", text::render(report));
     let save = |path: &Path, outcome: std::io::Result<()>| {
         outcome.map_err(|error| AppError::File(path.display().to_string(), error))

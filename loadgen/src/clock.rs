@@ -25,6 +25,12 @@ impl Clock {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// Milliseconds since the origin.
+    #[must_use]
+    pub fn millis(self) -> u32 {
+        u32::try_from(self.elapsed().as_millis()).unwrap_or(u32::MAX)
+    }
+
     /// Time since the origin.
     #[must_use]
     pub fn elapsed(self) -> Duration {

@@ -264,6 +264,21 @@ mod tests {
     }
 
     #[test]
+    fn the_scenarios_that_come_along_can_be_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let mut read = 0;
+        for file in std::fs::read_dir(folder).unwrap() {
+            let scenario = Scenario::load(&file.unwrap().path()).unwrap();
+            assert!(scenario.phases.len() > 1 && scenario.plan().is_ok());
+            for text in &scenario.asserts {
+                crate::report::assert::Condition::parse(text).unwrap();
+            }
+            read += 1;
+        }
+        assert!(read >= 3);
+    }
+
+    #[test]
     fn a_misspelt_name_is_refused() {
         let error = |text: &str| toml::from_str::<Scenario>(text).unwrap_err().to_string();
         assert!(error("phase = []\n[load]\nconection = 1").contains("conection"));

@@ -128,7 +128,8 @@ fn files(local_server: bool) -> Option<Bound> {
     Some(Bound { connections: most.saturating_sub(used) / ends, what })
 }
 
-/// Where a firewall keeps track of connections, loopback included, its table is a bound too.
+/// Where a firewall keeps track of connections, loopback included, its table is a bound too. A table that holds none of
+/// this host's connections is loaded but not in use.
 fn tracked() -> Option<Bound> {
     let most = number("/proc/sys/net/netfilter/nf_conntrack_max")?;
     let used = number("/proc/sys/net/netfilter/nf_conntrack_count")?;

@@ -10,10 +10,16 @@ const SLOTS: u32 = 1024;
 
 /// A wheel of `T`s on a clock of milliseconds.
 pub struct Wheel<T> {
-    slots: Vec<Vec<Entry<T>>>,
+    slots: Vec<Slot<T>>,
     /// The next slot time to be turned, in slots since time 0.
     cursor: u32,
     len: usize,
+}
+
+struct Slot<T> {
+    entries: Vec<Entry<T>>,
+    /// The time of the first of them that comes due.
+    earliest_ms: u32,
 }
 
 struct Entry<T> {
@@ -25,14 +31,16 @@ impl<T> Wheel<T> {
     /// An empty wheel that begins at `now_ms`.
     #[must_use]
     pub fn new(now_ms: u32) -> Self {
-        let slots = (0..SLOTS).map(|_| Vec::new()).collect();
+        let slots = (0..SLOTS).map(|_| Slot::empty()).collect();
         Self { slots, cursor: now_ms / SLOT_MS, len: 0 }
     }
 
     /// Sets `item` to come due at `due_ms`, or at the next turn if that has passed.
     pub fn insert(&mut self, due_ms: u32, item: T) {
         let slot = (due_ms.div_ceil(SLOT_MS)).max(self.cursor);
-        self.slots[(slot % SLOTS) as usize].push(Entry { due_ms, item });
+        let slot = &mut self.slots[(slot % SLOTS) as usize];
+        slot.entries.push(Entry { due_ms, item });
+        slot.earliest_ms = slot.earliest_ms.min(due_ms);
         self.len += 1;
     }
 
@@ -54,30 +62,43 @@ impl<T> Wheel<T> {
         self.len == 0
     }
 
-    /// How long a poller may sleep at most, if anything waits: until the next slot that holds something.
+    /// How long a poller may sleep at most, if anything waits: until the next entry is due, or for a round.
     #[must_use]
     pub fn patience_ms(&self) -> Option<u32> {
         if self.len == 0 {
             return None;
         }
-        let filled = |step: &u32| !self.slots[(self.cursor.wrapping_add(*step) % SLOTS) as usize].is_empty();
-        Some((0..SLOTS).find(filled).unwrap_or(0) * SLOT_MS)
+        let due = |step: &u32| {
+            let slot = self.cursor.wrapping_add(*step);
+            self.slots[(slot % SLOTS) as usize].earliest_ms <= slot.saturating_mul(SLOT_MS)
+        };
+        Some((0..SLOTS).find(due).unwrap_or(SLOTS) * SLOT_MS)
     }
 
     /// Forgets all entries.
     pub fn clear(&mut self) {
-        self.slots.iter_mut().for_each(|slot| *slot = Vec::new());
+        self.slots.iter_mut().for_each(|slot| *slot = Slot::empty());
         self.len = 0;
     }
 
     fn take_due(&mut self, slot: u32, now_ms: u32, due: &mut Vec<T>) {
-        let entries = &mut self.slots[(slot % SLOTS) as usize];
-        let before = entries.len();
-        due.extend(entries.extract_if(.., |entry| entry.due_ms <= now_ms).map(|entry| entry.item));
-        self.len -= before - entries.len();
-        if entries.is_empty() && entries.capacity() > 64 {
-            *entries = Vec::new();
+        let slot = &mut self.slots[(slot % SLOTS) as usize];
+        if slot.earliest_ms > now_ms {
+            return;
         }
+        let before = slot.entries.len();
+        due.extend(slot.entries.extract_if(.., |entry| entry.due_ms <= now_ms).map(|entry| entry.item));
+        self.len -= before - slot.entries.len();
+        slot.earliest_ms = slot.entries.iter().map(|entry| entry.due_ms).min().unwrap_or(u32::MAX);
+        if slot.entries.is_empty() && slot.entries.capacity() > 64 {
+            *slot = Slot::empty();
+        }
+    }
+}
+
+impl<T> Slot<T> {
+    fn empty() -> Self {
+        Self { entries: Vec::new(), earliest_ms: u32::MAX }
     }
 }
 
@@ -113,5 +134,21 @@ mod tests {
         let mut due = Vec::new();
         wheel.turn(1_000_000, &mut due);
         assert_eq!(due.len(), 4_000);
+    }
+
+    #[test]
+    fn patience_ends_when_the_next_entry_is_due_and_not_before() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut wheel = Wheel::new(0);
+        (0..3_000).for_each(|_| wheel.insert(random.u32(1..30_000), ()));
+        let (mut now, mut turns, mut due) = (0, 0, Vec::new());
+        while let Some(patience) = wheel.patience_ms() {
+            now += patience;
+            turns += 1;
+            let before = due.len();
+            wheel.turn(now, &mut due);
+            assert!(due.len() > before || patience == 1024, "woken for nothing at {now}");
+        }
+        assert!(due.len() == 3_000 && turns <= 3_000);
     }
 }

@@ -59,11 +59,11 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), CliError> {
     if !client.insecure && !PLAUSIBLE_CLOCK.contains(&now) {
         return Err(CliError::Clock(now));
     }
-    run(config)
+    run(&config)
 }
 
-fn run(config: Config) -> Result<(), CliError> {
-    Ok(crate::app::serve(&config)?)
+fn run(config: &Config) -> Result<(), CliError> {
+    Ok(crate::app::serve(config)?)
 }
 
 fn anybody_gets_in(client: &ClientSettings) -> bool {

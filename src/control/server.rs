@@ -201,15 +201,22 @@ fn internal_router(settings: &ControlSettings, api: Arc<Api>, metrics: Metrics) 
     if let Some(path) = &settings.prometheus {
         router = router.merge(Router::new().route(path, get(scrape)).with_state(Arc::new(metrics)));
     }
-    router
+    with_refusals(router)
 }
 
 fn client_router(settings: &ControlSettings, api: Arc<Api>) -> Router {
     let router = common_router(settings, api, settings.api.enabled && settings.api.external);
-    match settings.demo.clone() {
+    with_refusals(match settings.demo.clone() {
         Some(settings) => router.merge(demo::router(settings)),
         None => router,
-    }
+    })
+}
+
+/// A refusal says in words what it is, also to who typed the address.
+fn with_refusals(router: Router) -> Router {
+    router
+        .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"))
+        .fallback(async || (StatusCode::NOT_FOUND, "not found\n"))
 }
 
 fn common_router(settings: &ControlSettings, api: Arc<Api>, with_api: bool) -> Router {

@@ -18,6 +18,11 @@ use crate::hub::subscribe::NewSubscription;
 use crate::limits;
 use crate::protocol::{DisconnectCode, UnsubscribeCode, encode_push_refresh};
 
+/// Sessions that calls change.
+const LIVE: &[Phase] = &[Phase::Live];
+/// Sessions that calls end: also those whose connect command waits for homes.
+const AUTHENTICATED: &[Phase] = &[Phase::Connecting, Phase::Live];
+
 impl Shard {
     /// Carries out one call, or starts it at the channel's home.
     pub(crate) fn api(&mut self, ask: ApiAsk) {
@@ -138,14 +143,14 @@ impl Shard {
 
     fn api_subscribe(&mut self, call: &ApiSubscribe) -> Result<(), ApiError> {
         self.api_parse(&call.channel)?;
-        for slot in self.sessions(&call.target) {
-            let full = self.subscription_count(slot) >= self.common.settings.client.channel_limit as usize;
-            if full || self.find_subscription(slot, &call.channel).is_some() {
+        for slot in self.sessions(&call.target, LIVE) {
+            if let Some((handle, flags)) = self.find_subscription(slot, &call.channel) {
+                self.set_subscription_flags(slot, handle, flags & !sub::REVOKED);
                 continue;
             }
             if let Some(ask) = self.api_subscription(slot, call, call.overrides) {
-                let origin = Origin::Connection(Ticket { key: self.key(slot), number: 0 });
-                self.ask_subscription(slot, origin, ask);
+                let ticket = Ticket { key: self.key(slot), number: self.ticket_number() };
+                self.ask_subscription(slot, Origin::Connection(ticket), ask);
             }
         }
         Ok(())
@@ -185,8 +190,13 @@ impl Shard {
         if channel.is_empty() {
             return Err(ApiError::BadRequest);
         }
-        for slot in self.sessions(target) {
-            self.unsubscribe_with(slot, channel, UnsubscribeCode::Server);
+        for slot in self.sessions(target, LIVE) {
+            match self.find_subscription(slot, channel) {
+                Some((handle, flags)) if flags & sub::PENDING != 0 => {
+                    self.set_subscription_flags(slot, handle, flags | sub::REVOKED);
+                }
+                _ => self.unsubscribe_with(slot, channel, UnsubscribeCode::Server),
+            }
         }
         Ok(())
     }
@@ -198,7 +208,7 @@ impl Shard {
         code: u16,
         reason: &str,
     ) -> Result<(), ApiError> {
-        for slot in self.sessions(target) {
+        for slot in self.sessions(target, AUTHENTICATED) {
             if whitelist.is_empty() || !whitelist.contains(&self.client_id(slot)) {
                 self.close_with(slot, code, reason);
             }
@@ -213,7 +223,7 @@ impl Shard {
         expire_at: u64,
         info: Option<&Bytes>,
     ) -> Result<(), ApiError> {
-        for slot in self.sessions(target) {
+        for slot in self.sessions(target, LIVE) {
             let ttl = match expire_at {
                 0 => Some(0),
                 at => ttl_seconds(at, self.now.unix_seconds()),
@@ -249,8 +259,8 @@ impl Shard {
         }
     }
 
-    /// Live sessions that a call is for.
-    fn sessions(&self, target: &Target) -> Vec<u32> {
+    /// Sessions in one of `phases` that a call is for.
+    fn sessions(&self, target: &Target, phases: &[Phase]) -> Vec<u32> {
         let named = target.client.as_deref().map(|client| self.ids.decode(client));
         let slots = match named {
             Some(Some(key)) if key.shard == self.id && self.is_current(key.slot, key.generation) => {
@@ -262,10 +272,11 @@ impl Shard {
             None => self.locals.sessions_of(&target.user),
         };
         let of_user = |slot: &u32| target.user.is_empty() || self.user_of(*slot) == target.user;
-        let live = |slot: &u32| {
-            self.connections.0.get(*slot as usize).is_some_and(|connection| connection.phase == Phase::Live)
+        let is_ready = |slot: &u32| {
+            let connection = self.connections.0.get(*slot as usize);
+            connection.is_some_and(|connection| phases.contains(&connection.phase))
         };
-        slots.into_iter().filter(|slot| of_user(slot) && live(slot)).collect()
+        slots.into_iter().filter(|slot| of_user(slot) && is_ready(slot)).collect()
     }
 
     fn anonymous_sessions(&self) -> Vec<u32> {

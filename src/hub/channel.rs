@@ -342,3 +342,6 @@ impl Run {
         self.base + self.bytes.len() as u64
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,12 @@ use crate::hub::connect::PendingConnect;
 use crate::hub::connection::{NONE, Subscription};
 use crate::hub::outbox::Outbox;
 use crate::hub::session_presence::PendingUsers;
+use crate::limits;
 use crate::wire::http::HeadScan;
 use crate::wire::message::Assembly;
+
+/// Ticks of a second.
+const SECOND: u32 = 10;
 
 /// Emptied parts kept for reuse at most.
 const SPARE_LIMIT: usize = 16;
@@ -35,12 +39,12 @@ pub(crate) struct Cold {
     pub(crate) more: Vec<(Subscription, u8)>,
     /// Info and expiry of subscriptions that have them.
     pub(crate) extras: Vec<SubscriptionExtra>,
-    /// Rate violations in a row, and the tick at which a paused connection reads again.
+    /// Commands over the rate, until none came for [`limits::STRIKES_TICKS`].
     pub(crate) strikes: u8,
-    /// End of the pause in reading.
+    /// When the last of them came.
+    pub(crate) struck_at: Tick,
+    /// End of the pause in reading, while `blocked` waits for it.
     pub(crate) paused_until: Option<Tick>,
-    /// What was read behind the command that made reading pause.
-    pub(crate) paused_input: Vec<u8>,
     /// Control frames since `control_since`.
     pub(crate) control_frames: u8,
     /// Start of the second in which control frames are counted.
@@ -90,6 +94,8 @@ pub(crate) enum Wait {
         /// Id of the command.
         id: u32,
     },
+    /// Nothing: too many commands came, and the rest of them waits for the end of the pause.
+    Pause,
 }
 
 impl Cold {
@@ -102,9 +108,26 @@ impl Cold {
             && self.more.is_empty()
             && self.extras.is_empty()
             && self.paused_until.is_none()
-            && self.paused_input.is_empty()
             && self.strikes == 0
             && self.control_frames == 0
+    }
+
+    /// When something here falls due.
+    pub(crate) fn next_due(&self) -> Option<Tick> {
+        let extras = self.extras.iter().filter_map(|extra| extra.expires).min();
+        let strikes = (self.strikes > 0).then(|| self.struck_at.after(limits::STRIKES_TICKS));
+        let control = (self.control_frames > 0).then(|| self.control_since.after(SECOND));
+        [extras, self.paused_until, self.assembly_deadline, strikes, control].into_iter().flatten().min()
+    }
+
+    /// Forgets what was counted in a time that is over.
+    pub(crate) fn forget_counts(&mut self, now: Tick) {
+        if now.since(self.struck_at) >= limits::STRIKES_TICKS {
+            self.strikes = 0;
+        }
+        if now.since(self.control_since) >= SECOND {
+            self.control_frames = 0;
+        }
     }
 
     /// Drops everything but what is still to be written.
@@ -137,6 +160,11 @@ pub(crate) struct ColdPool {
 }
 
 impl ColdPool {
+    /// Parts in use.
+    pub(crate) fn len(&self) -> usize {
+        self.parts.len()
+    }
+
     /// The part at `index`.
     pub(crate) fn get(&self, index: u32) -> Option<&Cold> {
         self.parts.get(index as usize).map(|part| &**part)

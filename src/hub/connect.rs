@@ -28,6 +28,8 @@ pub(crate) struct PendingConnect {
     ttl: u32,
     /// Answers that have not come.
     missing: u32,
+    /// The user's home knows of this session.
+    admitted: bool,
     /// Channel, and what its home granted.
     granted: Vec<(Box<str>, Subscribed)>,
 }
@@ -74,24 +76,30 @@ impl Shard {
         };
         let asks = self.initial_subscriptions(slot, &claims, &request.subs)?;
         self.enter(slot, &claims, ttl);
-        let admission_ticket =
-            self.common.settings.client.user_connection_limit > 0 && !claims.user.is_empty();
-        let (waiting, certain): (Vec<_>, Vec<_>) = asks.into_iter().partition(NewSubscription::needs_answer);
+        let admission_ticket = self.needs_admission() && !claims.user.is_empty();
+        let (waiting, certain): (Vec<_>, Vec<_>) =
+            asks.into_iter().partition(|ask| ask.needs_answer(&self.common));
         let missing = waiting.len() as u32 + u32::from(admission_ticket);
         let granted = certain.iter().map(|ask| (ask.channel.clone(), ask.certain_grant())).collect();
-        let pending = PendingConnect { id, ttl, missing, granted };
+        let pending = PendingConnect { id, ttl, missing, admitted: !admission_ticket, granted };
         if missing == 0 {
             self.announce_user(slot, &claims.user, None);
-            certain.into_iter().for_each(|ask| self.ask_subscription(slot, Origin::Nobody, ask));
-            self.finish_connect(slot, pending);
+            self.ask_subscriptions(slot, Origin::Nobody, certain);
+            self.finish_connect(slot, &pending);
             return Ok(());
         }
         let number = self.block(slot, Wait::Connect(Box::new(pending)));
         self.announce_user(slot, &claims.user, admission_ticket.then_some(number));
         let origin = Origin::Connection(Ticket { key: self.key(slot), number });
-        certain.into_iter().for_each(|ask| self.ask_subscription(slot, Origin::Nobody, ask));
-        waiting.into_iter().for_each(|ask| self.ask_subscription(slot, origin, ask));
+        self.ask_subscriptions(slot, Origin::Nobody, certain);
+        self.ask_subscriptions(slot, origin, waiting);
         Ok(())
+    }
+
+    fn ask_subscriptions(&mut self, slot: u32, origin: Origin, asks: Vec<NewSubscription>) {
+        for ask in asks {
+            self.ask_subscription(slot, origin, ask);
+        }
     }
 
     fn authenticate(&mut self, token: &str) -> Result<ConnectionClaims, Refusal> {
@@ -217,6 +225,19 @@ impl Shard {
         }
     }
 
+    /// True if a user's home decides which of its sessions stay.
+    fn needs_admission(&self) -> bool {
+        let client = &self.common.settings.client;
+        client.user_connection_limit > 0
+            || client.personal_channel.as_ref().is_some_and(|p| p.single_connection)
+    }
+
+    /// True while the user's home has not heard of this session: it is newer than all that the home speaks of.
+    pub(crate) fn awaits_admission(&mut self, slot: u32) -> bool {
+        let blocked = self.cold_if_any(slot).and_then(|cold| cold.blocked.as_ref());
+        matches!(blocked.map(|blocked| &blocked.wait), Some(Wait::Connect(pending)) if !pending.admitted)
+    }
+
     fn announce_user(&mut self, slot: u32, user: &str, ticket: Option<u32>) {
         if user.is_empty() {
             return;
@@ -235,7 +256,7 @@ impl Shard {
         let Wait::Connect(pending) = &mut blocked.wait else { return };
         match body {
             ReplyBody::Subscribed(granted) => pending.granted.push((channel, *granted)),
-            ReplyBody::Admitted(true) => {}
+            ReplyBody::Admitted(true) => pending.admitted = true,
             ReplyBody::Admitted(false) => return self.disconnect(slot, DisconnectCode::ConnectionLimit),
             ReplyBody::Failed(error) => {
                 let id = pending.id;
@@ -247,13 +268,13 @@ impl Shard {
         if pending.missing > 0 {
             return;
         }
-        let empty = PendingConnect { id: 0, ttl: 0, missing: 0, granted: Vec::new() };
+        let empty = PendingConnect { id: 0, ttl: 0, missing: 0, admitted: true, granted: Vec::new() };
         let pending = std::mem::replace(&mut **pending, empty);
-        self.finish_connect(slot, pending);
+        self.finish_connect(slot, &pending);
         self.resume(slot);
     }
 
-    fn finish_connect(&mut self, slot: u32, pending: PendingConnect) {
+    fn finish_connect(&mut self, slot: u32, pending: &PendingConnect) {
         self.go_live(slot);
         let client = self.client_id(slot);
         let common = std::sync::Arc::clone(&self.common);

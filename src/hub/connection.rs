@@ -39,14 +39,12 @@ pub(crate) mod flag {
     pub(crate) const PROTOBUF: u8 = 1;
     /// A ping is out and its pong has not come.
     pub(crate) const AWAITING_PONG: u8 = 1 << 1;
-    /// A command waits for an answer from another shard; later input is stashed.
+    /// A command waits for an answer from another shard, or for the end of a pause; later input is stashed.
     pub(crate) const BLOCKED: u8 = 1 << 2;
     /// The kernel's send buffer was full; output waits for writability.
     pub(crate) const CORKED: u8 = 1 << 3;
     /// Stands in the shard's list of connections with output to flush this turn.
     pub(crate) const DIRTY: u8 = 1 << 4;
-    /// Reading is suspended (command rate exceeded) until the timer says otherwise.
-    pub(crate) const PAUSED: u8 = 1 << 5;
     /// WebSocket ping frames instead of empty replies, no pong expected.
     pub(crate) const NATIVE_PING: u8 = 1 << 6;
     /// Counts in the admission's number of connections that are not authenticated yet.
@@ -69,6 +67,8 @@ pub(crate) mod sub {
     pub(crate) const POSITIONED: u8 = 1 << 5;
     /// Came from the connection token (compared at refresh).
     pub(crate) const FROM_TOKEN: u8 = 1 << 6;
+    /// The server API took it back while it was pending: it ends as soon as it stands.
+    pub(crate) const REVOKED: u8 = 1 << 7;
 }
 
 /// One subscription of a connection: which channel record, and where in its list of subscribers.
@@ -76,7 +76,7 @@ pub(crate) mod sub {
 pub(crate) struct Subscription {
     /// Handle of the local channel record.
     pub(crate) channel: u32,
-    /// Index in the channel's subscriber list, `NONE` while pending or alone.
+    /// Index in the channel's subscriber list, `NONE` while alone. While pending: the number its grant must carry.
     pub(crate) index: u32,
 }
 
@@ -101,7 +101,7 @@ pub(crate) struct Connection {
     pub(crate) subscriptions: [Subscription; INLINE_SUBSCRIPTIONS],
     /// When the next ping is due, or (while awaiting a pong) when it went out.
     pub(crate) ping: Tick,
-    /// Token expiry in seconds since process start plus one, 0 = never.
+    /// Tick at which the connection expires, grace included; 0 = never.
     pub(crate) expires: u32,
     /// Index of the cold part, `NONE` for most.
     pub(crate) cold: u32,
@@ -160,6 +160,6 @@ impl Connection {
 
     /// True while input is to be read and parsed now.
     pub(crate) fn wants_input(&self) -> bool {
-        self.phase < Phase::Closing && self.flags & (flag::BLOCKED | flag::PAUSED) == 0
+        self.phase < Phase::Closing && !self.has(flag::BLOCKED)
     }
 }

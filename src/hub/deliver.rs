@@ -168,10 +168,15 @@ impl Pass<'_> {
         } else {
             return Ok(());
         }
-        let cold = self.cold.obtain(&mut connection.cold);
-        queue_rest(&portion, sent, |rest, is_cut| cold.outbox.rest_of_frame(rest, is_cut));
-        let over = cold.outbox.len() > self.queue_max;
-        if over { Err(Offence::Disconnect(DisconnectCode::Slow)) } else { Ok(()) }
+        let (encoding, is_corked) = (connection.encoding(), connection.has(flag::CORKED));
+        let outbox = &mut self.cold.obtain(&mut connection.cold).outbox;
+        if is_corked {
+            queue_rest(&portion, sent, |rest, is_cut| outbox.rest_of_frame(rest, is_cut));
+        } else {
+            portion.frames().for_each(|frame| outbox.shared_message(encoding, frame));
+        }
+        let is_slow = is_corked && outbox.len() > self.queue_max;
+        if is_slow { Err(Offence::Disconnect(DisconnectCode::Slow)) } else { Ok(()) }
     }
 }
 

@@ -50,13 +50,11 @@ impl Shard {
         if connection.phase == Phase::Closing {
             return;
         }
-        if connection.phase >= Phase::Live {
-            self.metrics.disconnect(code);
-        }
         if connection.phase > Phase::Handshake {
+            self.metrics.disconnect(code);
             let mut frame = Vec::with_capacity(reason.len() + 4);
             write_close(&mut frame, code, reason);
-            self.output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
+            self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
         }
         self.depart(slot, Farewell::of_server(code));
     }
@@ -68,7 +66,7 @@ impl Shard {
             Some(code) => write_close(&mut frame, code, ""),
             None => frame.extend_from_slice(&[0x88, 0]),
         }
-        self.output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
+        self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
         self.depart(slot, Farewell::of_peer(code));
     }
 
@@ -76,10 +74,12 @@ impl Shard {
     pub fn hang_up(&mut self, slot: u32) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
         let waits = self.cold.get(connection.cold).is_some_and(|cold| !cold.outbox.is_empty());
-        if connection.phase == Phase::Closing || !waits {
-            return self.doom_as(slot, false, Farewell::Heard);
+        match (waits, connection.phase) {
+            (false, _) => self.doom_as(slot, false, Farewell::Heard),
+            // It is told again with every event of the socket; the timer bounds the wait.
+            (true, Phase::Closing) => {}
+            (true, _) => self.depart(slot, Farewell::Heard),
         }
-        self.depart(slot, Farewell::Heard);
     }
 
     /// The connection is broken.
@@ -94,7 +94,7 @@ impl Shard {
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         connection.phase = Phase::Closing;
         connection.ping = deadline;
-        connection.set(flag::BLOCKED | flag::PAUSED, false);
+        connection.set(flag::BLOCKED, false);
         if let Some(cold) = self.cold.get_mut(connection.cold) {
             cold.keep_output_only();
         }
@@ -146,7 +146,7 @@ impl Shard {
     /// `single_connection`: a newer session of the user stays, the others go.
     pub(crate) fn close_others(&mut self, user: &str, keep: ConnKey) {
         for slot in self.locals.sessions_of(user) {
-            if self.key(slot) != keep {
+            if self.key(slot) != keep && !self.awaits_admission(slot) {
                 self.disconnect(slot, DisconnectCode::ConnectionLimit);
             }
         }
@@ -163,9 +163,8 @@ impl Shard {
         }
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         connection.phase = Phase::Closing;
-        if !self.doomed.iter().any(|(doomed, _)| *doomed == slot) {
-            self.doomed.push((slot, reset));
-        }
+        // It may stand there already: the first entry frees the slot, and nobody moves in before the next turn.
+        self.doomed.push((slot, reset));
     }
 
     fn leave_user(&mut self, user: u32, key: ConnKey, leave: Leave) {

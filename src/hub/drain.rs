@@ -2,8 +2,10 @@
 
 use crate::base::tick::Tick;
 use crate::hub::connection::Phase;
+use crate::hub::metrics::Refusal;
 use crate::hub::shard::Shard;
 use crate::protocol::DisconnectCode;
+use crate::wire::reject::Reject;
 
 /// Connections a shard may let go in one tick without spreading (1,000 a second and node is always fine).
 const LEAST_PER_TICK: usize = 100;
@@ -42,7 +44,11 @@ impl Shard {
             drain.cursor += 1;
             match self.connections.0.get(slot as usize).map(|connection| connection.phase) {
                 None | Some(Phase::Closing) => continue,
-                Some(Phase::Handshake) => self.doom(slot, false),
+                // Closing at once would meet a request on its way with RST (D04).
+                Some(Phase::Handshake) => {
+                    self.metrics.refuse(Refusal::Draining);
+                    self.reject(slot, Reject::Unavailable { retry_after: 1 });
+                }
                 Some(_) => self.disconnect(slot, DisconnectCode::Shutdown),
             }
             share -= 1;

@@ -36,3 +36,31 @@ impl Shard {
         figures
     }
 }
+
+impl Shard {
+    /// What the shard still holds for anybody, by name, with how many: empty once every connection is gone and all
+    /// mail has been handled. History that waits for its expiry does not count. For tests of leaks.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<(&'static str, usize)> {
+        let counts = [
+            ("connections", self.connections.0.len()),
+            ("cold parts", self.cold.len()),
+            ("timers", self.wheel.len()),
+            ("local users", self.locals.users_len()),
+            ("local channels", self.locals.channels_len()),
+            ("local records", self.locals.records()),
+            ("users", self.homes.users()),
+            ("occupied channels", self.homes.occupied()),
+            ("gatherings", self.homes.gathers()),
+            ("deferred publications", self.deferred.len()),
+            ("letters", self.post.len()),
+            ("dirty connections", self.dirty.len()),
+            ("doomed connections", self.doomed.len()),
+            ("connections to hand over", self.handed.len()),
+            ("clients counted", self.metrics.clients as usize),
+            ("subscriptions counted", self.metrics.subscriptions as usize),
+            ("unauthenticated counted", self.metrics.unauthenticated as usize),
+        ];
+        counts.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+}

@@ -37,7 +37,7 @@ impl Shard {
                     cold.head_scan = scan;
                 }
             }
-            Ok(Some(Route::ControlPlane)) => self.handed.push((slot, bytes.to_vec())),
+            Ok(Some(Route::ControlPlane)) => self.hand_over(slot, bytes),
             Ok(Some(Route::Upgraded { protobuf, native_ping, response, head_length })) => {
                 self.upgrade(slot, protobuf, native_ping, &response);
                 let rest = bytes.get_mut(head_length..).unwrap_or_default();
@@ -73,6 +73,14 @@ impl Shard {
         Ok(Some(Route::Upgraded { protobuf, native_ping, response, head_length: head.length() }))
     }
 
+    /// Gives the socket to the control plane at the end of the turn; what it holds by then is read there.
+    fn hand_over(&mut self, slot: u32, bytes: &[u8]) {
+        if let Some(connection) = self.connection(slot) {
+            connection.set(flag::BLOCKED, true);
+        }
+        self.handed.push((slot, bytes.to_vec()));
+    }
+
     fn is_origin_allowed(&self, head: &RequestHead<'_>) -> bool {
         let rule = match &self.common.settings.http.allowed_origins {
             OriginPolicy::Any => OriginRule::Any,
@@ -91,7 +99,7 @@ impl Shard {
     }
 
     /// Answers with an HTTP status and closes.
-    fn reject(&mut self, slot: u32, reject: Reject) {
+    pub(crate) fn reject(&mut self, slot: u32, reject: Reject) {
         match reject {
             Reject::Forbidden | Reject::Unavailable { .. } => {}
             Reject::NotFound => self.metrics.refuse(Refusal::NotFound),
@@ -99,7 +107,7 @@ impl Shard {
         }
         let mut response = Vec::with_capacity(192);
         reject.write(&mut response);
-        self.output(slot, |outbox, encoding| outbox.raw(encoding, &response));
+        self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &response));
         self.depart(slot, Farewell::Lost);
     }
 }

@@ -15,11 +15,12 @@ use crate::hub::api::{ApiAnswer, ApiError, ApiPublish, Member, Position};
 use crate::hub::epoch::Epochs;
 use crate::hub::home_announce::Announcements;
 use crate::hub::home_pages::Pages;
+use crate::hub::home_shards::{add, remove, spread};
 use crate::hub::home_users::HomeUser;
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
-    Answer, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk,
-    Subscribed, UnsubscribeAsk,
+    Answer, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk, Subscribed,
+    UnsubscribeAsk,
 };
 use crate::hub::post::Post;
 use crate::hub::publication::{Encodings, deliver_publication, publisher, stored};
@@ -132,6 +133,11 @@ impl Homes {
         self.channels.len() - self.vacant
     }
 
+    /// Lists of members under way.
+    pub(crate) fn gathers(&self) -> usize {
+        self.gathers.len()
+    }
+
     /// Bytes of memory: channels, users, history.
     pub(crate) fn memory_bytes(&mut self) -> (usize, usize, usize) {
         let (mut extra, mut history) = (0, self.idempotency.memory_bytes());
@@ -155,7 +161,7 @@ impl Homes {
                 if ask.presence {
                     self.announcements.returns(hash, ask.user_hash);
                 }
-                let mut body = self.subscribe(&place, *ask, now);
+                let mut body = self.subscribe(&place, &ask, now);
                 self.watch(&place.channel, hash, &mut body, now);
                 body
             }
@@ -200,6 +206,7 @@ impl Homes {
 
     /// Looks at a few records and drops what has expired. O(1) a turn.
     pub(crate) fn housekeep(&mut self, now: Now) {
+        self.idempotency.sweep(now.tick, limits::HOUSEKEEPING_PER_TURN);
         for _ in 0..limits::HOUSEKEEPING_PER_TURN {
             let Some(record) = self.channels.record_at(self.housekeeping) else {
                 self.housekeeping = 0;
@@ -207,7 +214,8 @@ impl Homes {
             };
             self.housekeeping += 1;
             let Some(channel) = record else { continue };
-            if channel.stream.as_mut().is_some_and(|stream| stream.expire(now.tick)) {
+            let is_forgotten = channel.stream.as_mut().is_some_and(|stream| stream.expire(now.tick));
+            if is_forgotten && channel.shards.is_empty() {
                 channel.stream = None;
                 self.epochs.retire(channel.hash);
             }
@@ -229,10 +237,12 @@ impl Homes {
         }
     }
 
-    fn subscribe(&mut self, place: &Place, ask: SubscribeAsk, now: Now) -> ReplyBody {
-        let granted = match self.grant(place, &ask, now) {
-            Ok(granted) => granted,
-            Err(error) => return ReplyBody::Failed(error),
+    /// Registers a subscriber, also one that is refused: until its shard takes it back. So every subscribe has its
+    /// unsubscribe, whatever became of the connection in between.
+    fn subscribe(&mut self, place: &Place, ask: &SubscribeAsk, now: Now) -> ReplyBody {
+        let granted = match self.grant(place, ask, now) {
+            Ok(granted) => ReplyBody::Subscribed(Box::new(granted)),
+            Err(error) => ReplyBody::Failed(error),
         };
         let alone = self.common.personal_user(&place.channel).map(|user| self.user_hash(user));
         if alone == Some(ask.user_hash)
@@ -242,7 +252,7 @@ impl Homes {
             let marks =
                 if ask.protobuf { mark::PROTOBUF } else { 0 } | if ask.presence { mark::PRESENCE } else { 0 };
             self.channels.insert_single(place.hash, ask.shard, marks);
-            return ReplyBody::Subscribed(Box::new(granted));
+            return granted;
         }
         let channel = record(&mut self.channels, &self.common, &self.hasher, place);
         self.vacant -= usize::from(channel.shards.is_empty() && channel.stream.is_some());
@@ -253,7 +263,7 @@ impl Homes {
             channel.clients += 1;
             *channel.users.entry(ask.user_hash).or_insert(0) += 1;
         }
-        ReplyBody::Subscribed(Box::new(granted))
+        granted
     }
 
     /// Position and recovery for a new subscriber.
@@ -313,10 +323,11 @@ impl Homes {
                 if channel.shards.is_empty() {
                     channel.encodings = Encodings::default();
                     channel.users = HashMap::default();
-                    if channel.stream.is_none() {
-                        self.channels.remove(place.hash);
-                        return;
-                    }
+                    let Some(stream) = &mut channel.stream else {
+                        return self.channels.remove(place.hash);
+                    };
+                    let options = &self.common.settings.channel.options[place.namespace as usize];
+                    stream.hold(&Retention::of(options), now.tick);
                     self.vacant += 1;
                 }
             }
@@ -369,6 +380,9 @@ impl Homes {
         let channel = record(&mut self.channels, &self.common, &self.hasher, place);
         self.vacant += usize::from(channel.shards.is_empty() && channel.stream.is_none());
         let stream = channel.stream.get_or_insert_with(|| Box::new(Stream::new(epoch, &retention, now.tick)));
+        if !channel.shards.is_empty() {
+            stream.hold(&retention, now.tick);
+        }
         let mut access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
         let draft = Draft {
             data: ask.publish.data,
@@ -485,6 +499,7 @@ pub(crate) struct Place {
     pub(crate) namespace: u16,
 }
 
+/// Encodings of a single subscriber.
 pub(crate) fn encodings_of(marks: u8) -> Encodings {
     let protobuf = marks & mark::PROTOBUF != 0;
     Encodings { json: !protobuf, protobuf }
@@ -504,7 +519,12 @@ fn stream_of<'a>(
     now: Now,
 ) -> &'a mut Stream {
     match channels.get(hash) {
-        Registered::Record(HomeChannel { stream: Some(stream), .. }) => stream,
+        Registered::Record(HomeChannel { stream: Some(stream), shards, .. }) => {
+            if !shards.is_empty() {
+                stream.hold(retention, now.tick);
+            }
+            stream
+        }
         _ => none.insert(Stream::new(epoch, retention, now.tick)),
     }
 }
@@ -537,30 +557,6 @@ fn record<'a>(
         }
         channel
     })
-}
-
-pub(crate) fn spread(shards: &[(ShardId, u32)], delivery: &Arc<Delivery>, post: &mut Post) {
-    for (shard, _) in shards {
-        post.send(*shard, Mail::Deliver(Arc::clone(delivery)));
-    }
-}
-
-pub(crate) fn add(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
-    match shards.iter_mut().find(|(other, _)| *other == shard) {
-        Some((_, count)) => *count += 1,
-        None => shards.push((shard, 1)),
-    }
-}
-
-pub(crate) fn remove(shards: &mut SmallVec<[(ShardId, u32); 2]>, shard: ShardId) {
-    let Some(at) = shards.iter().position(|(other, _)| *other == shard) else { return };
-    shards[at].1 -= 1;
-    if shards[at].1 == 0 {
-        shards.swap_remove(at);
-        if shards.is_empty() {
-            shards.shrink_to_fit();
-        }
-    }
 }
 
 fn api_answer(body: ReplyBody) -> ApiAnswer {

@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use crate::base::tick::{Now, Tick};
 use crate::hub::api::Member;
-use crate::hub::home::{Homes, Keyed, Place, encodings_of, mark, spread};
+use crate::hub::home::{Homes, Keyed, Place, encodings_of, mark};
+use crate::hub::home_shards::spread;
 use crate::hub::mail::{KeptMember, Mail};
 use crate::hub::post::Post;
 use crate::hub::publication::{deliver_membership, deliver_message};

@@ -5,7 +5,8 @@ use smallvec::SmallVec;
 use crate::base::ids::{ConnKey, ShardId};
 use crate::base::tick::{Now, Tick};
 use crate::hub::api::UserState;
-use crate::hub::home::{Homes, add, remove};
+use crate::hub::home::Homes;
+use crate::hub::home_shards::{add, remove};
 use crate::hub::mail::{Leave, Mail, Origin, ReplyBody, Ticket, UserAsk, UserOp};
 use crate::hub::post::Post;
 use crate::hub::registry::Registered;
@@ -110,7 +111,7 @@ impl Homes {
             count
         };
         if let Some(name) = alone {
-            self.close_others(hash, name, key, post);
+            self.close_others(hash, &name, key, post);
         }
         if let Some(number) = ticket {
             let admitted = limit == 0 || count < limit;
@@ -150,10 +151,10 @@ impl Homes {
         }
     }
 
-    fn close_others(&mut self, hash: u64, name: Box<str>, keep: ConnKey, post: &mut Post) {
+    fn close_others(&mut self, hash: u64, name: &str, keep: ConnKey, post: &mut Post) {
         if let Registered::Record(user) = self.users.get(hash) {
             for (shard, _) in &user.shards {
-                post.send(*shard, Mail::CloseOthers { user: name.clone(), keep });
+                post.send(*shard, Mail::CloseOthers { user: name.into(), keep });
             }
         }
     }

@@ -242,6 +242,21 @@ impl Locals {
         smallest.into_iter().collect()
     }
 
+    /// Users with connections here.
+    pub(crate) fn users_len(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Channels with subscribers here.
+    pub(crate) fn channels_len(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Records that stand for users and channels, and lists of sessions.
+    pub(crate) fn records(&self) -> usize {
+        self.arena.len() + self.many.len() + self.sessions.len()
+    }
+
     /// Bytes of memory: users and channels, with their names.
     pub(crate) fn memory_bytes(&self) -> usize {
         let many: usize = self.many.iter().map(|(_, channel)| channel.memory_bytes() + 16).sum();

@@ -108,18 +108,18 @@ pub struct PageOf {
 pub enum Origin {
     /// Nobody waits.
     Nobody,
-    /// A connection, blocked (or, with number 0, not blocked) until the answer comes.
+    /// A connection, blocked until the answer comes unless the server API asked.
     Connection(Ticket),
     /// The control plane.
     Api(u64),
 }
 
-/// Names one wait of one connection.
+/// Names one question of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     /// Which connection.
     pub key: ConnKey,
-    /// Which wait; 0 for subscriptions made by the server, which do not block the connection.
+    /// Which wait, or (for subscriptions made by the server API, which block nobody) which pending subscription.
     pub number: u32,
 }
 

@@ -160,9 +160,9 @@ labels! {
 
 /// Disconnect codes that are counted one by one; all others (custom ones) share the last place of
 /// [`ShardMetrics::disconnects`].
-pub const DISCONNECT_CODES: [u16; 24] = [
-    1000, 1001, 1002, 1007, 1009, 3000, 3001, 3003, 3004, 3005, 3006, 3008, 3009, 3010, 3011, 3012, 3013,
-    3500, 3501, 3502, 3503, 3504, 3505, 3507,
+pub const DISCONNECT_CODES: [u16; 27] = [
+    1000, 1001, 1002, 1007, 1008, 1009, 3000, 3001, 3003, 3004, 3005, 3006, 3008, 3009, 3010, 3011, 3012,
+    3013, 3500, 3501, 3502, 3503, 3504, 3505, 3506, 3507, 3508,
 ];
 /// Unsubscribe codes that are counted one by one; all others share the last place.
 pub const UNSUBSCRIBE_CODES: [u16; 4] = [2000, 2500, 2501, 2502];

@@ -24,6 +24,7 @@ mod handshake;
 mod home;
 mod home_announce;
 mod home_pages;
+mod home_shards;
 mod home_users;
 mod idempotency;
 mod last_seen;

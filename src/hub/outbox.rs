@@ -122,6 +122,8 @@ impl Outbox {
             if self.sent == self.joined.len() {
                 self.joined.clear();
                 (self.sent, self.open_at) = (0, 0);
+            } else if self.sent > COPY_LIMIT && self.sent > self.joined.len() / 2 {
+                self.trim();
             }
             return;
         }
@@ -158,6 +160,14 @@ impl Outbox {
         self.joined.shrink_to(SPARE_CAPACITY);
     }
 
+    /// Gives back the frames that are out, so that a reader who is never quite up to date does not let the queue grow.
+    fn trim(&mut self) {
+        let start = frame_start(&self.joined, self.sent);
+        self.joined.drain(..start);
+        self.sent -= start;
+        self.open_at = self.joined.len();
+    }
+
     fn open(&mut self, encoding: Encoding) {
         if self.open_messages == 0 {
             self.open_at = self.joined.len();
@@ -185,16 +195,30 @@ impl Outbox {
 
 /// Where the frame ends in which `sent` lies; `sent` itself if it lies between two frames.
 fn frame_end(frames: &[u8], sent: usize) -> usize {
-    let mut end = 0;
-    while end < sent {
-        let Some(length) = frames.get(end..).and_then(frame_length) else { return frames.len() };
-        end += length;
+    let start = frame_start(frames, sent);
+    if start == sent {
+        return sent;
     }
-    end.min(frames.len())
+    let length = frames.get(start..).and_then(frame_length).unwrap_or(frames.len());
+    (start + length).min(frames.len())
 }
 
-/// Length of the frame of ours that begins here.
+/// Where the frame begins in which `sent` lies; `sent` itself if it lies between two frames.
+fn frame_start(frames: &[u8], sent: usize) -> usize {
+    let mut start = 0;
+    while let Some(length) = frames.get(start..).and_then(frame_length)
+        && start + length <= sent
+    {
+        start += length;
+    }
+    start
+}
+
+/// Length of the frame of ours that begins here, or of the HTTP response before all frames.
 fn frame_length(frame: &[u8]) -> Option<usize> {
+    if *frame.first()? < 0x80 {
+        return memchr::memmem::find(frame, b"\r\n\r\n").map(|end| end + 4);
+    }
     let payload = match frame.get(1)? {
         126 => usize::from(u16::from_be_bytes(frame.get(2..4)?.try_into().ok()?)),
         127 => usize::try_from(u64::from_be_bytes(frame.get(2..10)?.try_into().ok()?)).ok()?,
@@ -240,6 +264,32 @@ mod tests {
         expected.extend(&long);
         assert_eq!(outbox.len() + 6, expected.len() + 6);
         assert_eq!(drain(&mut outbox, Encoding::Json), expected);
+    }
+
+    #[test]
+    fn what_is_out_is_given_back_at_the_borders_of_frames() {
+        let (mut outbox, mut sent, mut expected) = (Outbox::default(), Vec::new(), Vec::new());
+        outbox.raw(Encoding::Json, b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
+        expected.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
+        for round in 0..2000_usize {
+            let payload = vec![b'a' + (round % 26) as u8; round % 300];
+            outbox.message(Encoding::Json, |out| out.extend_from_slice(&payload));
+            let mut header = [0; 10];
+            let length = frame_header(&mut header, Opcode::Text, payload.len());
+            expected.extend_from_slice(&header[..length]);
+            expected.extend(&payload);
+            let front = outbox.front(Encoding::Json);
+            let count = if round < 20 { 1 } else { front.len().saturating_sub(1 + round % 2500).max(1) };
+            sent.extend_from_slice(&front[..count]);
+            outbox.advance(count);
+            assert!(outbox.memory_bytes() < 40_000, "{} bytes for {}", outbox.memory_bytes(), outbox.len());
+        }
+        let cut = expected[..sent.len()].to_vec();
+        assert_eq!(sent, cut);
+        outbox.clear_unsent();
+        sent.extend(drain(&mut outbox, Encoding::Json));
+        assert!(expected.starts_with(&sent) && sent.len() - cut.len() < 304);
+        assert_eq!(frame_start(&sent, sent.len()), sent.len(), "the last frame is whole");
     }
 
     #[test]

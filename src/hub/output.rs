@@ -14,12 +14,22 @@ enum Flushed {
 }
 
 impl Shard {
-    /// Adds output to a connection; it leaves at the end of the turn, joined with whatever else comes.
+    /// Adds output to a connection; it leaves at the end of the turn, joined with whatever else comes. A queue over its
+    /// limit that the kernel does not take ends the connection.
     pub(crate) fn output(&mut self, slot: u32, add: impl FnOnce(&mut Outbox, Encoding)) {
         let limit = self.common.settings.client.queue_max_size;
-        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        let waiting = self.last_output(slot, add);
+        if waiting > limit && self.connections.0.get(slot as usize).is_some_and(|c| c.has(flag::CORKED)) {
+            self.disconnect(slot, DisconnectCode::Slow);
+        }
+    }
+
+    /// Adds output behind which the connection ends anyway, whatever waits before it: a close frame that was refused
+    /// for a full queue would ask for another one. Returns the bytes that wait.
+    pub(crate) fn last_output(&mut self, slot: u32, add: impl FnOnce(&mut Outbox, Encoding)) -> usize {
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return 0 };
         if connection.phase == Phase::Closing {
-            return;
+            return 0;
         }
         let encoding = connection.encoding();
         let cold = self.cold.obtain(&mut connection.cold);
@@ -29,9 +39,7 @@ impl Shard {
             connection.set(flag::DIRTY, true);
             self.dirty.push(slot);
         }
-        if waiting > limit && connection.has(flag::CORKED) {
-            self.disconnect(slot, DisconnectCode::Slow);
-        }
+        waiting
     }
 
     /// The kernel takes output again.
@@ -49,9 +57,15 @@ impl Shard {
 
     /// Writes the output of this turn, one write per connection where the kernel takes it.
     pub(crate) fn flush(&mut self, io: &mut impl Sockets) {
+        let post = &self.post;
+        self.granted.retain(|(_, home)| post.waits(*home));
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
-            self.flush_one(slot, io);
+            if self.granted.iter().any(|(held, _)| *held == slot) {
+                self.dirty.push(slot);
+            } else {
+                self.flush_one(slot, io);
+            }
         }
         if self.dirty.is_empty() {
             self.dirty = dirty;

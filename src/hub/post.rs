@@ -100,6 +100,11 @@ impl Post {
         self.answers.shrink_to_fit();
     }
 
+    /// True if letters to `to` have not left.
+    pub(crate) fn waits(&self, to: ShardId) -> bool {
+        !self.outgoing[to.0 as usize].is_empty()
+    }
+
     /// Letters that wait, answers included.
     pub fn len(&self) -> usize {
         self.outgoing.iter().map(VecDeque::len).sum::<usize>() + self.answers.len()

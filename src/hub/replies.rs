@@ -23,47 +23,44 @@ impl Shard {
         if !self.is_current(key.slot, key.generation) {
             return;
         }
-        if reply.ticket.number == 0 {
+        let blocked = self.cold_if_any(key.slot).and_then(|cold| cold.blocked.as_ref());
+        let Some(blocked) = blocked.filter(|blocked| blocked.number == reply.ticket.number) else {
             return self.unasked_reply(key.slot, &reply);
-        }
-        let Some(blocked) = self.cold_if_any(key.slot).and_then(|cold| cold.blocked.as_ref()) else { return };
-        if blocked.number != reply.ticket.number {
-            return;
-        }
+        };
         match blocked.wait {
             Wait::Connect(_) => return self.connect_answer(key.slot, reply.channel, reply.body),
             Wait::Users(_) => return self.users_answer(key.slot, reply.body),
             Wait::Subscribe { id, ttl } => self.subscribe_answer(key.slot, id, ttl, &reply),
             Wait::Command { id } => self.command_answer(key.slot, id, reply.body),
+            Wait::Pause => return,
         }
         self.resume(key.slot);
     }
 
-    /// A subscription made by the server API: nobody waits.
+    /// Nobody waits: a subscription made by the server API, or one that was given up.
     fn unasked_reply(&mut self, slot: u32, reply: &HomeReply) {
-        match &reply.body {
-            ReplyBody::Subscribed(granted) => self.subscribed_by_server(slot, &reply.channel, granted),
-            _ => self.forget_pending(slot, &reply.channel),
+        let pending = self.pending_subscription(slot, &reply.channel, reply.ticket.number);
+        if let Some(handle) = pending {
+            match &reply.body {
+                ReplyBody::Subscribed(granted) => {
+                    self.subscribed_by_server(slot, handle, &reply.channel, granted);
+                }
+                _ => self.leave(slot, handle),
+            }
         }
     }
 
     fn subscribe_answer(&mut self, slot: u32, id: u32, ttl: Option<u32>, reply: &HomeReply) {
+        let Some(handle) = self.pending_subscription(slot, &reply.channel, reply.ticket.number) else {
+            return self.reply_error(slot, id, ErrorCode::Internal);
+        };
         match &reply.body {
-            ReplyBody::Subscribed(granted) => self.subscribed(slot, id, ttl, &reply.channel, granted),
+            ReplyBody::Subscribed(granted) => self.subscribed(slot, id, ttl, handle, granted),
             ReplyBody::Failed(error) => {
-                self.forget_pending(slot, &reply.channel);
+                self.leave(slot, handle);
                 self.reply_error(slot, id, *error);
             }
             _ => self.reply_error(slot, id, ErrorCode::Internal),
-        }
-    }
-
-    /// The home did not register the subscription: there is nothing to take back there.
-    fn forget_pending(&mut self, slot: u32, channel: &str) {
-        if let Some((handle, flags)) = self.find_subscription(slot, channel)
-            && flags & sub::PENDING != 0
-        {
-            self.leave_local(slot, handle);
         }
     }
 
@@ -73,7 +70,7 @@ impl Shard {
                 outbox.message(encoding, |out| encode_empty(out, encoding, id, EmptyKind::Publish));
             }),
             ReplyBody::History(publications, position) => {
-                self.history_reply(slot, id, &publications, &position)
+                self.history_reply(slot, id, &publications, &position);
             }
             ReplyBody::PresenceStats(clients, users) => self.output(slot, |outbox, encoding| {
                 outbox.message(encoding, |out| encode_presence_stats(out, encoding, id, clients, users));
@@ -85,7 +82,7 @@ impl Shard {
             }),
             ReplyBody::Failed(error) => self.reply_error(slot, id, error),
             ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) | ReplyBody::Users(_) => {
-                self.reply_error(slot, id, ErrorCode::Internal)
+                self.reply_error(slot, id, ErrorCode::Internal);
             }
         }
     }

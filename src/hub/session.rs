@@ -29,9 +29,13 @@ impl Shard {
     pub(crate) fn frames(&mut self, slot: u32, mut bytes: &mut [u8]) {
         let mut assembly = self.cold_if_any(slot).and_then(|cold| cold.assembly.take());
         let limits = DecoderLimits { message: self.common.settings.http.message_size_limit };
+        let mut is_fresh = false;
         while self.wants_input(slot) {
             match next_item(&mut assembly, &mut bytes, &limits) {
-                Ok(Some(item)) => self.item(slot, item),
+                Ok(Some(item)) => {
+                    is_fresh |= matches!(item, Item::Text(_) | Item::Binary(_));
+                    self.item(slot, item);
+                }
                 Ok(None) => break,
                 Err(violation) => {
                     self.violation(slot, violation);
@@ -39,7 +43,7 @@ impl Shard {
                 }
             }
         }
-        self.keep_assembly(slot, assembly);
+        self.keep_assembly(slot, assembly, is_fresh);
         if !bytes.is_empty() {
             self.stash_input(slot, bytes);
         }
@@ -67,8 +71,7 @@ impl Shard {
 
     /// Blocks the connection until the home answers; returns the number the answer must carry.
     pub(crate) fn block(&mut self, slot: u32, wait: Wait) -> u32 {
-        self.next_ticket = self.next_ticket.wrapping_add(1).max(1);
-        let number = self.next_ticket;
+        let number = self.ticket_number();
         if let Some(connection) = self.connection(slot) {
             connection.set(flag::BLOCKED, true);
         }
@@ -76,6 +79,12 @@ impl Shard {
             cold.blocked = Some(Box::new(Blocked { number, wait, commands: Vec::new(), input: Vec::new() }));
         }
         number
+    }
+
+    /// A number for a question to a home, different from all others that may be under way.
+    pub(crate) fn ticket_number(&mut self) -> u32 {
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        self.next_ticket
     }
 
     pub(crate) fn reply_error(&mut self, slot: u32, id: u32, error: ErrorCode) {
@@ -112,13 +121,18 @@ impl Shard {
     fn control_frame(&mut self, slot: u32) -> bool {
         let now = self.now.tick;
         let Some(cold) = self.cold(slot) else { return false };
-        if now.since(cold.control_since) >= 10 {
-            (cold.control_since, cold.control_frames) = (now, 0);
+        cold.forget_counts(now);
+        if cold.control_frames == 0 {
+            cold.control_since = now;
         }
         cold.control_frames += 1;
-        if cold.control_frames > limits::CONTROL_FRAMES_PER_SECOND {
+        let count = cold.control_frames;
+        if count > limits::CONTROL_FRAMES_PER_SECOND {
             self.close_with(slot, 1008, "too many control frames");
             return false;
+        }
+        if count == 1 {
+            self.arm(slot);
         }
         true
     }
@@ -191,13 +205,12 @@ impl Shard {
         let (rate, now) = (self.command_rate, self.now.tick);
         let Some(connection) = self.connection(slot) else { return false };
         if connection.rate.take(rate, now) {
-            if let Some(cold) = self.cold_if_any(slot) {
-                cold.strikes = 0;
-            }
             return true;
         }
         let Some(cold) = self.cold(slot) else { return false };
+        cold.forget_counts(now);
         cold.strikes = cold.strikes.saturating_add(1);
+        cold.struck_at = now;
         let strikes = cold.strikes;
         self.metrics.commands_over_rate += 1;
         if strikes >= limits::RATE_STRIKES_TO_CLOSE {
@@ -210,18 +223,17 @@ impl Shard {
         if strikes >= limits::RATE_STRIKES_TO_PAUSE {
             self.pause(slot);
         }
+        self.arm(slot);
         false
     }
 
+    /// Looks at nothing from this connection for a second: what stands behind the command waits.
     fn pause(&mut self, slot: u32) {
+        self.block(slot, Wait::Pause);
         let until = self.now.tick.after(10);
         if let Some(cold) = self.cold(slot) {
             cold.paused_until = Some(until);
         }
-        if let Some(connection) = self.connection(slot) {
-            connection.set(flag::PAUSED, true);
-        }
-        self.arm(slot);
     }
 
     fn violation(&mut self, slot: u32, violation: Violation) {
@@ -229,7 +241,8 @@ impl Shard {
         self.close_with(slot, violation.code(), violation.reason());
     }
 
-    fn keep_assembly(&mut self, slot: u32, assembly: Option<Box<Assembly>>) {
+    /// Keeps what is pending. Its deadline counts from its own begin: `is_fresh` if a message before it has ended.
+    fn keep_assembly(&mut self, slot: u32, assembly: Option<Box<Assembly>>, is_fresh: bool) {
         let Some(assembly) = assembly.filter(|assembly| assembly.is_pending()) else {
             if let Some(cold) = self.cold_if_any(slot) {
                 cold.assembly_deadline = None;
@@ -242,7 +255,7 @@ impl Shard {
         let deadline = self.now.tick.after(limits::ASSEMBLY_TICKS);
         let Some(cold) = self.cold(slot) else { return };
         cold.assembly = Some(assembly);
-        if cold.assembly_deadline.is_none() {
+        if is_fresh || cold.assembly_deadline.is_none() {
             cold.assembly_deadline = Some(deadline);
             self.arm(slot);
         }
@@ -253,8 +266,6 @@ impl Shard {
         let Some(cold) = self.cold_if_any(slot) else { return };
         if let Some(blocked) = &mut cold.blocked {
             blocked.input.extend_from_slice(bytes);
-        } else if cold.paused_until.is_some() {
-            cold.paused_input.extend_from_slice(bytes);
         }
     }
 

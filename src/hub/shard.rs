@@ -103,6 +103,8 @@ pub struct Shard {
     pub(crate) deferred: VecDeque<HomeAsk>,
     /// Connections with output to flush this turn.
     pub(crate) dirty: Vec<u32>,
+    /// Connections that were granted a subscription of which its home has yet to hear: output waits until it has.
+    pub(crate) granted: Vec<(u32, ShardId)>,
     /// Connections whose socket is to be closed this turn; true = with RST.
     pub(crate) doomed: Vec<(u32, bool)>,
     /// Sockets that go to the control plane this turn, with what was read.
@@ -122,11 +124,11 @@ pub struct Shard {
     pub(crate) forgiven_until: Tick,
     pub(crate) generation: u32,
     pub(crate) next_ticket: u32,
-    /// The last measurement of memory pressure that was reacted to.
-    pub(crate) measurement_seen: u32,
     /// Questions of the server API about the sessions of a user.
     pub(crate) listings: Vec<(u64, String)>,
     pub(crate) accepts: Accepts,
+    /// The last measurement of memory pressure that was reacted to.
+    pub(crate) measurement_seen: u32,
     due: Vec<u32>,
     timers_due: bool,
 }
@@ -164,6 +166,7 @@ impl Shard {
             post: Post::new(common.shards as usize),
             deferred: VecDeque::new(),
             dirty: Vec::new(),
+            granted: Vec::new(),
             doomed: Vec::new(),
             handed: Vec::new(),
             sweeping: VecDeque::new(),
@@ -181,9 +184,9 @@ impl Shard {
             forgiven_until: Tick(0),
             generation: 0,
             next_ticket: 0,
-            measurement_seen: 0,
             listings: Vec::new(),
             accepts: Accepts::default(),
+            measurement_seen: 0,
             due: Vec::new(),
             timers_due: false,
             common,
@@ -355,7 +358,7 @@ impl Shard {
         let mut due = std::mem::take(&mut self.due);
         let expiry =
             self.wheel.expire(self.now.tick, limits::EXPIRIES_PER_TURN, &mut self.connections, |slot| {
-                due.push(slot)
+                due.push(slot);
             });
         self.timers_due = expiry.more;
         for slot in due.drain(..) {

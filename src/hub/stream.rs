@@ -4,7 +4,8 @@
 //! Invariants:
 //! - Offsets start at 1 and go up by 1 within an epoch. What is kept is contiguous and ends at the top.
 //! - Data goes when the channel saw no publication for the data TTL, or on [`Access::remove`]; top, epoch and version
-//!   stay. They go when nobody touched the stream for the meta TTL; the next access finds a new epoch and offset 0.
+//!   stay. They go when nobody touched or held the stream for the meta TTL; the next access finds a new epoch and
+//!   offset 0.
 //! - Nothing is expired by a timer of its own: [`Stream::access`] first expires what is due, so no caller can see it. A
 //!   sweep over idle streams calls [`Stream::expire`] to give the memory back.
 
@@ -119,6 +120,11 @@ impl Stream {
         }
         self.meta_expires = meta_deadline(retention, now);
         Access { stream: self, retention, now }
+    }
+
+    /// Puts off the meta TTL without looking: a stream with subscribers, who know its epoch, does not begin anew.
+    pub fn hold(&mut self, retention: &Retention, now: Tick) {
+        self.meta_expires = meta_deadline(retention, now);
     }
 
     /// Drops what has expired. True if the whole stream has, and its owner may forget it.

@@ -13,7 +13,7 @@ use crate::hub::mail::{
     HomeAsk, HomeOp, KeptMember, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
 };
 use crate::hub::permission::{Actor, Features, features, may_subscribe};
-use crate::hub::shard::{Shard, ticks_of};
+use crate::hub::shard::{Common, Shard, ticks_of};
 use crate::protocol::{DisconnectCode, ErrorCode, UnsubscribeCode};
 use crate::protocol::{
     EmptyKind, Encoding, encode_empty, encode_push_subscribe, encode_push_unsubscribe, encode_sub_refresh,
@@ -40,10 +40,10 @@ pub(crate) struct NewSubscription {
 }
 
 impl NewSubscription {
-    /// True if only the home knows what to grant. Without a position there is nothing to know: the subscription is
-    /// granted here, and the home hears of it before the client does.
-    pub(crate) fn needs_answer(&self) -> bool {
-        self.flags & sub::POSITIONED != 0
+    /// True if only the home knows what to grant: a position, or the state of a user. Without these there is nothing to
+    /// know: the subscription is granted here, and the home hears of it before the client does.
+    pub(crate) fn needs_answer(&self, common: &Common) -> bool {
+        self.flags & sub::POSITIONED != 0 || common.watched_user(&self.channel).is_some()
     }
 
     /// What is granted without asking.
@@ -76,15 +76,15 @@ impl From<ErrorCode> for Refusal {
 impl Shard {
     pub(crate) fn subscribe(&mut self, slot: u32, id: u32, request: &Subscribe<'_>) {
         match self.check_subscribe(slot, request) {
-            Ok((ask, ttl)) if ask.needs_answer() => {
+            Ok((ask, ttl)) if ask.needs_answer(&self.common) => {
                 let number = self.block(slot, Wait::Subscribe { id, ttl });
                 let origin = Origin::Connection(Ticket { key: self.key(slot), number });
                 self.ask_subscription(slot, origin, ask);
             }
             Ok((ask, ttl)) => {
-                let (channel, granted) = (ask.channel.clone(), ask.certain_grant());
-                self.ask_subscription(slot, Origin::Nobody, ask);
-                self.subscribed(slot, id, ttl, &channel, &granted);
+                let granted = ask.certain_grant();
+                let handle = self.ask_subscription(slot, Origin::Nobody, ask);
+                self.subscribed(slot, id, ttl, handle, &granted);
             }
             Err(Refusal::Error(error)) => self.reply_error(slot, id, error),
             Err(Refusal::Disconnect(code)) => self.disconnect(slot, code),
@@ -183,12 +183,12 @@ impl Shard {
         Ok(Some(claims))
     }
 
-    /// Notes the subscription as pending and tells its home, which answers `origin`.
-    pub(crate) fn ask_subscription(&mut self, slot: u32, origin: Origin, ask: NewSubscription) {
+    /// Notes the subscription as pending and tells its home, which answers `origin`. Returns its handle.
+    pub(crate) fn ask_subscription(&mut self, slot: u32, origin: Origin, ask: NewSubscription) -> u32 {
+        let number = if let Origin::Connection(ticket) = origin { ticket.number } else { 0 };
         let hash = self.locals.hash(&ask.channel);
-        self.join_local(slot, hash, &ask.channel, ask.flags | sub::PENDING);
+        let handle = self.join_local(slot, hash, &ask.channel, ask.flags | sub::PENDING, number);
         if (ask.info.is_some() || ask.expires.is_some())
-            && let Some(handle) = self.locals.find_channel(hash, &ask.channel)
             && let Some(cold) = self.cold(slot)
         {
             cold.extras.push(SubscriptionExtra { channel: handle, info: ask.info, expires: ask.expires });
@@ -204,7 +204,11 @@ impl Shard {
             reject_unrecovered: ask.reject_unrecovered,
             data: ask.data,
         }));
+        if origin == Origin::Nobody {
+            self.granted.push((slot, self.home_of_channel(&ask.channel)));
+        }
         self.ask_home(ask.channel, hash, ask.namespace, origin, op);
+        handle
     }
 
     pub(crate) fn ask_home(
@@ -225,7 +229,7 @@ impl Shard {
         slot: u32,
         id: u32,
         ttl: Option<u32>,
-        channel: &str,
+        handle: u32,
         granted: &Subscribed,
     ) {
         let views = subscribe_result::views(granted);
@@ -233,15 +237,17 @@ impl Shard {
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_subscribe(out, encoding, id, &result));
         });
-        self.activate(slot, channel);
+        self.activate_handle(slot, handle);
     }
 
     /// The home granted a subscription that the server API made: the client hears of it by a push.
-    pub(crate) fn subscribed_by_server(&mut self, slot: u32, channel: &str, granted: &Subscribed) {
-        let Some((handle, flags)) = self.find_subscription(slot, channel) else { return };
-        if flags & sub::PENDING == 0 {
-            return;
-        }
+    pub(crate) fn subscribed_by_server(
+        &mut self,
+        slot: u32,
+        handle: u32,
+        channel: &str,
+        granted: &Subscribed,
+    ) {
         let views = subscribe_result::views(granted);
         let result = subscribe_result::of(granted, &views, None);
         self.output(slot, |outbox, encoding| {
@@ -259,19 +265,27 @@ impl Shard {
 
     fn activate_handle(&mut self, slot: u32, handle: u32) {
         let Some(flags) = self.subscription_flags(slot, handle) else { return };
-        self.set_subscription_flags(slot, handle, flags & !sub::PENDING);
+        if flags & sub::PENDING == 0 {
+            return;
+        }
+        self.set_subscription_flags(slot, handle, flags & !(sub::PENDING | sub::REVOKED));
+        let mut place = NONE;
         if let ChannelRef::Many(index) = self.locals.channel(handle)
             && let Some(channel) = self.locals.many(index)
         {
-            let place = channel.add(slot);
-            self.set_subscription_place(slot, handle, place);
+            place = channel.add(slot);
         }
+        self.set_subscription_place(slot, handle, place);
         self.metrics.subscriptions += 1;
         if flags & sub::ANNOUNCED != 0 {
             self.announce(slot, handle);
         }
         if self.cold_if_any(slot).is_some_and(|cold| !cold.extras.is_empty()) {
             self.arm(slot);
+        }
+        if flags & sub::REVOKED != 0 {
+            let channel = self.locals.channel_name(handle).to_owned();
+            self.unsubscribe_with(slot, &channel, UnsubscribeCode::Server);
         }
     }
 
@@ -303,7 +317,7 @@ impl Shard {
         }
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| {
-                encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason())
+                encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason());
             });
         });
     }

@@ -56,20 +56,30 @@ impl Shard {
             .collect()
     }
 
-    /// Links a new subscription, not yet in the channel's list of those who get publications.
-    pub(crate) fn join_local(&mut self, slot: u32, hash: u64, channel: &str, flags: u8) {
+    /// Handle of the connection's subscription to `channel` that waits for the grant with this number.
+    pub(crate) fn pending_subscription(&mut self, slot: u32, channel: &str, number: u32) -> Option<u32> {
+        let (handle, flags) = self.find_subscription(slot, channel)?;
+        let mut awaited = None;
+        self.with_subscription(slot, handle, |subscription, _| awaited = Some(subscription.index));
+        (flags & sub::PENDING != 0 && awaited == Some(number)).then_some(handle)
+    }
+
+    /// Links a new subscription, not yet in the channel's list of those who get publications: it is pending until the
+    /// grant with this number. Returns its handle.
+    pub(crate) fn join_local(&mut self, slot: u32, hash: u64, channel: &str, flags: u8, number: u32) -> u32 {
         let (handle, promoted) = self.locals.join(hash, channel, slot);
         if let Some((first, former)) = promoted {
             self.promote(first, former, handle);
         }
-        let subscription = Subscription { channel: handle, index: NONE };
-        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        let subscription = Subscription { channel: handle, index: number };
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return handle };
         if let Some(at) = connection.subscriptions.iter().position(|place| place.channel == NONE) {
             connection.subscriptions[at] = subscription;
             connection.subscription_flags[at] = flags;
         } else {
             self.cold.obtain(&mut connection.cold).more.push((subscription, flags));
         }
+        handle
     }
 
     /// Unlinks a subscription.
@@ -77,20 +87,20 @@ impl Shard {
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         let mut found = None;
         if let Some(at) = connection.subscriptions.iter().position(|place| place.channel == handle) {
-            found = Some(connection.subscriptions[at]);
+            found = Some((connection.subscriptions[at], connection.subscription_flags[at]));
             connection.subscriptions[at] = Subscription::EMPTY;
         }
         if let Some(cold) = self.cold.get_mut(connection.cold) {
             cold.extras.retain(|extra| extra.channel != handle);
             if let Some(at) = cold.more.iter().position(|(place, _)| place.channel == handle) {
-                found = Some(cold.more.swap_remove(at).0);
+                found = Some(cold.more.swap_remove(at));
             }
             if cold.more.is_empty() {
                 cold.more = Vec::new();
             }
         }
-        if let Some(subscription) = found {
-            self.leave_channel(handle, subscription.index);
+        if let Some((subscription, flags)) = found {
+            self.leave_channel(handle, if flags & sub::PENDING == 0 { subscription.index } else { NONE });
         }
         self.release_cold(slot);
     }
@@ -132,15 +142,15 @@ impl Shard {
     /// A channel got its second subscriber: the first one's link now leads to the new record.
     fn promote(&mut self, first: u32, former: u32, handle: u32) {
         let Some(flags) = self.subscription_flags(first, former) else { return };
-        let mut place = NONE;
+        let mut place = None;
         if flags & sub::PENDING == 0
             && let ChannelRef::Many(index) = self.locals.channel(handle)
             && let Some(channel) = self.locals.many(index)
         {
-            place = channel.add(first);
+            place = Some(channel.add(first));
         }
         self.with_subscription(first, former, |subscription, _| {
-            *subscription = Subscription { channel: handle, index: place };
+            *subscription = Subscription { channel: handle, index: place.unwrap_or(subscription.index) };
         });
         if let Some(cold) = self.cold_if_any(first) {
             for extra in cold.extras.iter_mut().filter(|extra| extra.channel == former) {

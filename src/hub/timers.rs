@@ -1,6 +1,7 @@
 //! One timer per connection, armed lazily: activity only notes a tick, and when the timer fires it looks what is due.
 
 use crate::base::tick::Tick;
+use crate::hub::cold::Cold;
 use crate::hub::connection::{Connection, NONE, Phase, flag, sub};
 use crate::hub::metrics::Refusal;
 use crate::hub::shard::{Shard, ticks_of};
@@ -29,10 +30,7 @@ impl Shard {
                 let ping = pings.then_some(connection.ping);
                 let expiry = (connection.expires != 0).then_some(Tick(connection.expires));
                 let cold = if connection.cold == NONE { None } else { self.cold.get(connection.cold) };
-                let colder = cold.and_then(|cold| {
-                    let extras = cold.extras.iter().filter_map(|extra| extra.expires).min();
-                    [extras, cold.paused_until, cold.assembly_deadline].into_iter().flatten().min()
-                });
+                let colder = cold.and_then(Cold::next_due);
                 [ping, expiry, colder, self.idle_due(slot, connection)].into_iter().flatten().min()
             }
         }
@@ -51,7 +49,7 @@ impl Shard {
                 self.doom(slot, false);
             }
             Phase::Upgraded | Phase::Connecting | Phase::Failed => {
-                self.disconnect(slot, DisconnectCode::Stale)
+                self.disconnect(slot, DisconnectCode::Stale);
             }
             Phase::Closing => self.doom(slot, true),
             Phase::Live => self.live_timer(slot),
@@ -114,6 +112,7 @@ impl Shard {
             self.close_with(slot, 1008, "message took too long");
             return false;
         }
+        cold.forget_counts(now);
         let due: Vec<u32> = cold
             .extras
             .iter()
@@ -123,18 +122,15 @@ impl Shard {
         if cold.paused_until.is_some_and(|until| until <= now) {
             self.end_pause(slot);
         }
+        self.release_cold(slot);
         due.into_iter().all(|handle| self.subscription_expired(slot, handle))
     }
 
     fn end_pause(&mut self, slot: u32) {
-        let Some(cold) = self.cold_if_any(slot) else { return };
-        cold.paused_until = None;
-        let mut input = std::mem::take(&mut cold.paused_input);
-        if let Some(connection) = self.connection(slot) {
-            connection.set(flag::PAUSED, false);
+        if let Some(cold) = self.cold_if_any(slot) {
+            cold.paused_until = None;
         }
-        self.frames(slot, &mut input);
-        self.resumed.push(slot);
+        self.resume(slot);
     }
 
     fn subscription_expired(&mut self, slot: u32, handle: u32) -> bool {

@@ -8,14 +8,13 @@
 //!   behind something else (S11, S12);
 //! * a failed sync is never tried again.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::compact::Maintenance;
 use super::error::{AppendError, OpenError, StorageError};
 use super::place::{Stamp, place};
 use super::reader::Reader;
-use super::record::{Header, Kind, Sequence, StreamKey, padded_bytes};
+use super::record::{Header, Kind, Sequence, StreamKey, StreamMap, padded_bytes};
 use super::recover::{self, Recovered, RecoveryReport};
 use super::request::{Ack, AppendRequest, Appended, Prepared};
 use super::segment::{DATA_START, Marks, Segment, SegmentHeader, segment_name, temporary_name};
@@ -52,7 +51,7 @@ struct Group {
     records: Vec<(Sequence, u64)>,
     /// Header of the last record and where it stands in `bytes`.
     last: Option<(Header, usize)>,
-    streams: HashMap<StreamKey, Stream>,
+    streams: StreamMap<Stream>,
     acks: Vec<Ack>,
 }
 
@@ -304,6 +303,10 @@ impl Engine {
     fn fail_group(&mut self, error: StorageError, acks: &mut Vec<Ack>) {
         if let Some(&(first, _)) = self.group.records.first() {
             self.next = first;
+        }
+        // Under the weaker policies it was the write that failed: what was acknowledged before can still be synced.
+        if self.settings.sync != SyncPolicy::Always {
+            let _ = self.sync();
         }
         self.give_up(error);
         let failure = match self.open_segment() {

@@ -49,13 +49,6 @@ pub enum Operation {
         /// Number of the file.
         file: usize,
     },
-    /// Everything from `offset` turned into zeros.
-    Release {
-        /// Number of the file.
-        file: usize,
-        /// From where.
-        offset: u64,
-    },
     /// A name changed.
     Rename {
         /// Old name.
@@ -191,7 +184,6 @@ impl FakeDisk {
             Operation::Write { file, offset, bytes } => disk.write(*file, *offset, bytes),
             Operation::Sync { file } => disk.sync(*file),
             Operation::SyncFailed { file } => disk.forget(*file),
-            Operation::Release { file, offset } => disk.release(*file, *offset),
             Operation::Rename { from, to } => disk.rename(from, to),
             Operation::Remove { name } => disk.remove(name),
             Operation::SyncDirectory => disk.sync_names(),
@@ -379,15 +371,6 @@ impl Disk {
         }
     }
 
-    fn release(&mut self, file: usize, offset: u64) {
-        self.trace(|| Operation::Release { file, offset });
-        let node = &mut self.nodes[file];
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(node.live.len());
-        node.live[start..].fill(0);
-        node.durable[start..].fill(0);
-        node.pending.retain(|pending| pending.sector * SECTOR_BYTES < start);
-    }
-
     fn rename(&mut self, from: &str, to: &str) {
         self.trace(|| Operation::Rename { from: from.to_owned(), to: to.to_owned() });
         self.change_name(NameChange::Rename(from.to_owned(), to.to_owned()));
@@ -522,11 +505,6 @@ impl StorageFile for FakeFile {
             return Err(error);
         }
         disk.sync(self.node);
-        Ok(())
-    }
-
-    fn release_from(&self, offset: u64) -> Result<(), StorageError> {
-        self.disk.lock_disk().release(self.node, offset);
         Ok(())
     }
 

@@ -37,9 +37,14 @@ impl Directory {
     /// # Errors
     /// What the file system says.
     pub fn open(path: &Path, allow_volatile: bool) -> Result<Self, StorageError> {
-        match DirBuilder::new().recursive(true).mode(0o700).create(path) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
-            _ => {}
+        let missing =
+            path.ancestors().take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists());
+        let made: Vec<&Path> = missing.collect();
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        // A directory whose name is lost in a power cut takes everything in it along.
+        for parent in made.iter().filter_map(|made| made.parent()) {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            File::open(parent)?.sync_all()?;
         }
         Self::open_existing(path, allow_volatile)
     }
@@ -190,15 +195,6 @@ impl StorageFile for DiskFile {
 
     fn sync_data(&self) -> Result<(), StorageError> {
         Ok(self.file.sync_data()?)
-    }
-
-    fn release_from(&self, offset: u64) -> Result<(), StorageError> {
-        let length = self.length()?.saturating_sub(offset);
-        if length == 0 {
-            return Ok(());
-        }
-        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(fallocate(&self.file, mode, offset, length)?)
     }
 
     fn view(&self) -> Result<Arc<dyn View>, StorageError> {

@@ -5,12 +5,11 @@
 //! 48 + 5 × 16/7 = 59.5 bytes each, and at ten million mailboxes 57. Only mailboxes whose clients name devices have
 //! more, in a map of their own.
 
-use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hashbrown::HashTable;
 
-use super::record::{Header, Kind, Sequence, StreamKey};
+use super::record::{Header, Kind, Sequence, StreamKey, StreamMap};
 use super::stream::{Devices, Stream, StreamState};
 
 const STRIPES: usize = 64;
@@ -41,7 +40,7 @@ struct Stripe {
     used: u32,
     free: Vec<u32>,
     slots: HashTable<u32>,
-    devices: HashMap<StreamKey, Devices>,
+    devices: StreamMap<Devices>,
 }
 
 /// The index; every call locks one stripe for well under a microsecond.
@@ -329,6 +328,7 @@ fn entry_mut(chunks: &mut [Box<[Entry]>], slot: u32) -> Option<&mut Entry> {
 mod tests {
     use super::*;
     use crate::log::record::{Class, KeyHasher};
+    use std::collections::HashMap;
 
     #[test]
     fn behaves_as_a_map_under_random_calls() {

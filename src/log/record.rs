@@ -28,7 +28,8 @@
 //! `previous`, newest first, which is what lets an index of 48 bytes serve a mailbox of any length.
 
 use siphasher::sip128::{Hasher128, SipHasher13};
-use std::hash::Hasher;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::storage::SECTOR_BYTES;
 
@@ -175,7 +176,7 @@ impl Class {
 
 /// Names a stream by 88 bits of a keyed hash: at ten million streams two share a key with a chance of 10^-13, and what
 /// is read is compared with the name all the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamKey {
     /// 64 bits of the hash.
     pub hash: u64,
@@ -188,6 +189,37 @@ impl StreamKey {
     #[must_use]
     pub fn class(self) -> Option<Class> {
         Class::from_number(self.check.to_le_bytes()[0])
+    }
+}
+
+impl std::hash::Hash for StreamKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// A map by stream. The keys are keyed hashes already, so they are not hashed again.
+pub(super) type StreamMap<T> = HashMap<StreamKey, T, BuildHasherDefault<TakenHash>>;
+
+/// Hands on the hash that a key is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct TakenHash {
+    hash: u64,
+}
+
+impl Hasher for TakenHash {
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.hash = self.hash.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.hash = hash;
     }
 }
 

@@ -152,7 +152,8 @@ impl Recovered {
         report.streams = self.index.len();
         report.next = self.next;
         let quarantined = self.segments.iter().filter(|segment| segment.is_quarantined());
-        report.quarantined = quarantined.map(|segment| segment.header.id).collect();
+        report.quarantined.extend(quarantined.map(|segment| segment.header.id));
+        report.quarantined.sort_unstable();
         self.resume = self.segments.last().is_some_and(|last| {
             let newest = last.header.id.saturating_add(1) == self.next_id;
             newest && !last.header.is_sparse() && !last.is_quarantined()
@@ -240,7 +241,8 @@ fn identity_of(found: &[Found], seed: &[u8; 16], now: u32) -> Result<Identity, O
 
 fn read_segment(found: &Found, later: &[Found], recovered: &mut Recovered) -> Result<(), OpenError> {
     let Some(header) = found.header else {
-        // Kept under its id so that nothing reuses it; nothing in it can be read.
+        // Nothing in it can be read. Its id is not used again.
+        recovered.report.quarantined.push(found.id);
         return Ok(());
     };
     // What a compaction has merged into this segment does not end it.
@@ -332,8 +334,7 @@ fn repair(storage: &dyn Storage, recovered: &mut Recovered) -> Result<(), Storag
         last.file.sync_data()?;
     }
     let mut renamed = false;
-    for segment in recovered.segments.iter().filter(|segment| segment.is_quarantined()) {
-        let id = segment.header.id;
+    for &id in &recovered.report.quarantined {
         match storage.rename(&segment_name(id), &quarantined_name(id)) {
             Ok(()) => renamed = true,
             Err(StorageError::NotFound) => {}

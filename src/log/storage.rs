@@ -88,12 +88,6 @@ pub trait StorageFile: Send + Sync + Debug {
     /// What the file system says.
     fn sync_data(&self) -> Result<(), StorageError>;
 
-    /// Turns everything from `offset` on into zeros without blocks, keeping the length.
-    ///
-    /// # Errors
-    /// What the file system says.
-    fn release_from(&self, offset: u64) -> Result<(), StorageError>;
-
     /// A view for reading.
     ///
     /// # Errors

@@ -359,7 +359,7 @@ fn expired_messages_leave_the_disk_and_silent_streams_the_memory() {
     engine.maintenance().pass(later).unwrap();
     assert!(engine.reader().info(Class::Mailbox, "alice", "").is_none());
     drop(engine);
-    let mut engine = Engine::open(Box::new(disk.clone()), settings(), later).unwrap().0;
+    let mut engine = Engine::open(Box::new(disk), settings(), later).unwrap().0;
     assert!(engine.reader().info(Class::Mailbox, "alice", "").is_none());
     assert_eq!(send(&mut engine, "alice", "m1").result.unwrap().offset, 1);
 }

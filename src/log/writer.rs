@@ -217,14 +217,14 @@ impl Appender {
         let before = self.lane.outstanding.fetch_add(1, Ordering::Relaxed);
         let sent = if before >= self.lane.allowance { Err(RefuseError::Full) } else { self.send(request) };
         if sent.is_err() {
-            self.lane.outstanding.fetch_sub(1, Ordering::Relaxed);
+            self.lane.release(1);
         }
         sent
     }
 
     /// Says that `count` acknowledgements were taken out of the sink, so that as many more requests may be made.
     pub fn release(&self, count: usize) {
-        self.lane.outstanding.fetch_sub(count, Ordering::Relaxed);
+        self.lane.release(count);
     }
 
     fn send(&self, request: AppendRequest) -> Result<(), RefuseError> {
@@ -240,17 +240,13 @@ impl AckReceiver {
     /// The next acknowledgement, if there is one.
     #[must_use]
     pub fn try_recv(&self) -> Option<Ack> {
-        self.acks.try_recv().ok().inspect(|_| self.release())
+        self.acks.try_recv().ok().inspect(|_| self.lane.release(1))
     }
 
     /// Waits for the next acknowledgement; `None` once the log is gone and all have been taken, or after `timeout`.
     #[must_use]
     pub fn recv_timeout(&self, timeout: Duration) -> Option<Ack> {
-        self.acks.recv_timeout(timeout).ok().inspect(|_| self.release())
-    }
-
-    fn release(&self) {
-        self.lane.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.acks.recv_timeout(timeout).ok().inspect(|_| self.lane.release(1))
     }
 }
 
@@ -265,6 +261,14 @@ impl AckSink for AckQueue {
             // Full is impossible within the allowance; disconnected means that nobody wants to know.
             let _ = self.sender.try_send(*ack);
         }
+    }
+}
+
+impl Lane {
+    fn release(&self, count: usize) {
+        // Releasing too often is the owner's mistake; it must not let the counter wrap.
+        let lower = |outstanding: usize| Some(outstanding.saturating_sub(count));
+        let _ = self.outstanding.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);
     }
 }
 

@@ -90,7 +90,15 @@ pub fn check_flip(
     let obsolete = removed.contains(name);
     let intact = check(&before, expected, &context, &mut Counts::default());
     let (engine, report) = open(&flipped, &context);
-    let fenced = hit.is_some_and(|hit| hit > intact.len() as u64) || obsolete;
+    // Left by a group that failed: a later segment begins before it, and has the number again.
+    let header = |file: &String| segment_header(&image.contents(file).expect("exists"));
+    let own = header(name);
+    let voided = files.iter().map(header).any(|other| {
+        other.id > own.id
+            && own.covers_through == Sequence(0)
+            && hit.is_some_and(|hit| other.first_sequence.0 <= hit)
+    });
+    let fenced = hit.is_some_and(|hit| hit > intact.len() as u64) || obsolete || voided;
     let damaged = hit.filter(|hit| Some(*hit) <= vouched && !fenced);
     let cut = hit.filter(|hit| Some(*hit) > vouched && !fenced);
     let reader = engine.reader();
@@ -252,18 +260,25 @@ fn record_at(segment: &[u8], at: usize) -> Option<u64> {
     None
 }
 
-/// The highest sequence that something in the segment other than the record hit says is durable.
-fn vouched(segment: &[u8], hit: Option<u64>) -> u64 {
-    let Ok(HeaderState::Good(own)) = SegmentHeader::decode(0, segment) else {
+fn segment_header(segment: &[u8]) -> SegmentHeader {
+    let Ok(HeaderState::Good(header)) = SegmentHeader::decode(0, segment) else {
         panic!("the image is not flipped")
     };
-    let mut offset = 1024;
+    header
+}
+
+/// The highest sequence that something in the segment other than the record hit says is durable.
+fn vouched(segment: &[u8], hit: Option<u64>) -> u64 {
+    let own = segment_header(segment);
     let mut vouched = own.durable_through.0.max(own.covers_through.0);
-    while let Some(header) = segment.get(offset..offset + HEADER_BYTES).and_then(Header::decode) {
-        if Some(header.sequence.0) != hit {
+    // Also a header behind a hole vouches, whose body is torn.
+    for offset in (1024..segment.len() - HEADER_BYTES).step_by(8) {
+        if let Some(header) = Header::decode(&segment[offset..])
+            && header.salt == own.salt
+            && Some(header.sequence.0) != hit
+        {
             vouched = vouched.max(header.durable_through.0);
         }
-        offset = header.next_offset(offset as u64) as usize;
     }
     vouched
 }

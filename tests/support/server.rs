@@ -17,14 +17,15 @@ use tempfile::TempDir;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// The key of the server API in every configuration made here.
-const API_KEY: &str = "test-api-key";
+pub(crate) const API_KEY: &str = "test-api-key";
 
 /// A running server; dropping it kills it.
 pub(crate) struct Server {
     child: Child,
     /// Where clients connect.
     pub(crate) address: SocketAddr,
-    internal: SocketAddr,
+    /// Where backends and operators connect.
+    pub(crate) internal: SocketAddr,
     folder: TempDir,
     /// Open descriptors while nobody is connected.
     idle_descriptors: usize,
@@ -48,13 +49,18 @@ impl Server {
         let file = folder.path().join("config.json");
         std::fs::write(&file, config.to_string()).unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_millpond"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+        // Settings of whoever runs the tests would override the configuration.
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MILLPOND_"))
+        {
+            command.env_remove(name);
+        }
+        let child = command
             .arg("serve")
             .args(["--config".as_ref(), file.as_os_str()])
             .args(["--listen", &address.to_string()])
             .args(args)
-            // Ours, and no key of the server's, which would refuse to start.
-            .env_remove("MILLPOND_SHARED")
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

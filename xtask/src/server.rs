@@ -40,13 +40,18 @@ impl Server {
         let output = File::create(&log)?;
         let binary = workspace.release_binary()?;
         println!("$ {} serve {}   (log: {})", binary.display(), args.join(" "), log.display());
-        let child = Command::new(binary)
+        let mut command = Command::new(binary);
+        // Settings of whoever runs the suites would override the configuration.
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MILLPOND_"))
+        {
+            command.env_remove(name);
+        }
+        let child = command
             .arg("serve")
             .args(args)
             // Any free port for the internal endpoints: the suites use those on the client port.
             .env("MILLPOND_HTTP_SERVER_INTERNAL_PORT", "0")
-            // Ours, and no key of the server's, which would refuse to start.
-            .env_remove("MILLPOND_SHARED")
             .current_dir(&workspace.scratch)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

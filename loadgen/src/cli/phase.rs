@@ -66,7 +66,7 @@ pub struct PublishArgs {
     /// Publish only into the first so many channels of the first template; 0 for all.
     #[arg(long, default_value_t = 0)]
     pub publish_channels: u32,
-    /// How long to wait for the last deliveries before they count as lost.
+    /// How long no delivery may come before those still missing count as lost.
     #[arg(long, default_value = "5s", value_parser = duration)]
     #[serde(deserialize_with = "read_duration")]
     pub drain: Duration,
@@ -131,7 +131,7 @@ pub struct ChatArgs {
     #[arg(long, default_value = "30s", value_parser = duration)]
     #[serde(deserialize_with = "read_duration")]
     pub duration: Duration,
-    /// How long to wait for the last deliveries before they count as lost.
+    /// How long no delivery may come before those still missing count as lost.
     #[arg(long, default_value = "5s", value_parser = duration)]
     #[serde(deserialize_with = "read_duration")]
     pub drain: Duration,

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
 
+use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -207,16 +208,31 @@ fn read_line(line: &[u8], places: bool) -> Incoming {
         return Incoming::Ping;
     }
     if line.starts_with(PUSH)
-        && !places
         && !sampled()
-        && let Some((marker, _)) = marker::find(line)
+        && let Some((marker, end)) = marker::find(line)
     {
-        return Incoming::Delivery(marker, None);
+        // Behind our mark stand no more data, only the fields that the server adds.
+        match (places, place(&line[end..])) {
+            (false, _) => return Incoming::Delivery(marker, None),
+            (true, Some(place)) => return Incoming::Delivery(marker, Some(place)),
+            (true, None) => {}
+        }
     }
     match serde_json::from_slice::<Message<'_>>(line) {
         Ok(message) => message.interpret(line),
         Err(_) => Incoming::Malformed,
     }
+}
+
+/// The place of a publication by its last fields; `None` where it takes a closer look.
+fn place(fields: &[u8]) -> Option<PublicationPlace> {
+    if memmem::find(fields, b"\"epoch\":").is_some() {
+        return None;
+    }
+    let digits = &fields[memmem::find(fields, b"\"offset\":")? + b"\"offset\":".len()..];
+    let end = digits.iter().position(|byte| !byte.is_ascii_digit())?;
+    let offset = std::str::from_utf8(&digits[..end]).ok()?.parse().ok()?;
+    Some(PublicationPlace { offset, epoch: None })
 }
 
 /// Whether this message is one to look at closely.
@@ -349,6 +365,9 @@ mod tests {
         assert_eq!(incoming(&push, false), [Incoming::Delivery(marker, None)]);
         let place = PublicationPlace { offset: 12, epoch: None };
         assert_eq!(incoming(&push, true), [Incoming::Delivery(marker, Some(place))]);
+        let first = push.replace("\"offset\":12", "\"offset\":1,\"epoch\":\"e\"");
+        let place = PublicationPlace { offset: 1, epoch: Some("e".into()) };
+        assert_eq!(incoming(&first, true), [Incoming::Delivery(marker, Some(place))]);
         let reply = format!(
             "{{\"id\":2,\"subscribe\":{{\"recovered\":true,\"epoch\":\"e\",\"offset\":7,\"publications\":[{{\"data\":{data},\"offset\":12}}]}}}}"
         );

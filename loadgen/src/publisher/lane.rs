@@ -49,6 +49,10 @@ pub(super) struct Lane {
     input: Vec<u8>,
     output: Vec<u8>,
     next_id: u32,
+    /// The server has said that it closes after this answer.
+    closing: bool,
+    /// Where the socket is registered, to register its successor there.
+    home: Option<(Registry, Token)>,
     /// Publications that are not answered yet.
     pub(super) outstanding: u32,
     /// Answers that were errors.
@@ -73,13 +77,31 @@ impl Lane {
             input: Vec::new(),
             output: Vec::new(),
             next_id: 10,
+            closing: false,
+            home: None,
             outstanding: 0,
             errors: 0,
         })
     }
 
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.home = Some((registry.try_clone()?, token));
         registry.register(&mut self.socket, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// Connects again, after a server that closes after every answer, or closed meanwhile.
+    fn reopen(&mut self) -> Result<(), LaneError> {
+        let Way::Http { address, .. } = &self.way else { return Ok(()) };
+        let socket = TcpStream::connect(address)?;
+        socket.set_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+        self.socket = mio::net::TcpStream::from_std(socket);
+        self.input.clear();
+        self.closing = false;
+        if let Some((registry, token)) = &self.home {
+            registry.register(&mut self.socket, *token, Interest::READABLE | Interest::WRITABLE)?;
+        }
+        Ok(())
     }
 
     /// Sends one publication; what the socket does not take goes out with the next event.
@@ -126,12 +148,22 @@ impl Lane {
     pub(super) fn read(&mut self) -> Result<u32, LaneError> {
         let ended = self.receive();
         // What came before the end says why it ended.
-        let answered = match &self.way {
+        let mut answered = match &self.way {
             Way::Http { .. } => self.take_responses()?,
             Way::Client { .. } => self.take_frames()?,
         };
-        ended?;
         self.outstanding = self.outstanding.saturating_sub(answered);
+        match &self.way {
+            Way::Client { .. } => ended?,
+            Way::Http { .. } if ended.is_err() || self.closing => {
+                // A request without an answer has failed, and may or may not have been carried out.
+                let unanswered = std::mem::take(&mut self.outstanding);
+                self.errors += u64::from(unanswered);
+                answered += unanswered;
+                self.reopen()?;
+            }
+            Way::Http { .. } => {}
+        }
         Ok(answered)
     }
 
@@ -162,12 +194,12 @@ impl Lane {
         let mut response = httparse::Response::new(&mut headers);
         let Ok(parsed) = response.parse(&self.input) else { return Err(LaneError::NotHttp) };
         let httparse::Status::Complete(head) = parsed else { return Ok(None) };
-        let length = response
-            .headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case("content-length"))
-            .and_then(|header| std::str::from_utf8(header.value).ok()?.trim().parse::<usize>().ok())
-            .unwrap_or(0);
+        let value = |name: &str| {
+            let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+            std::str::from_utf8(header.value).ok().map(str::trim)
+        };
+        let length = value("content-length").and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
+        self.closing = value("connection").is_some_and(|text| text.eq_ignore_ascii_case("close"));
         let Some(body) = self.input.get(head..head + length) else { return Ok(None) };
         match response.code {
             Some(200) => self.errors += u64::from(memchr::memmem::find(body, b"\"error\"").is_some()),
@@ -277,5 +309,54 @@ fn receive(socket: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<()> {
             input.extend_from_slice(&buffer[..read]);
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// Answers one request per connection, with or without saying that it closes.
+    fn closing_server(answers: Vec<&'static str>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for answer in answers {
+                let (mut socket, _) = listener.accept().unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"}}") {
+                    receive(&mut socket, &mut request).unwrap();
+                }
+                socket.write_all(answer.as_bytes()).unwrap();
+            }
+            // The last answer is followed by one more connection, for which nothing is left to say.
+            let _ = listener.accept();
+        });
+        address
+    }
+
+    #[test]
+    fn a_server_that_closes_after_every_answer_is_connected_to_again() {
+        const SAYS: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
+        const SILENT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        let address = closing_server(vec![SAYS, SAYS, SILENT, "", SAYS]);
+        let way = Way::Http { address, host: "h".into(), path: "/".into(), key: None };
+        let mut lane = Lane::open(way).unwrap();
+        let mut poll = mio::Poll::new().unwrap();
+        lane.register(poll.registry(), Token(0)).unwrap();
+        let mut events = mio::Events::with_capacity(8);
+        for _ in 0..5 {
+            lane.publish("c", b"{}").unwrap();
+            while lane.outstanding > 0 {
+                poll.poll(&mut events, None).unwrap();
+                lane.flush().unwrap();
+                lane.read().unwrap();
+            }
+            // Lets the end of a connection that was not announced arrive.
+            crate::clock::rest(Duration::from_millis(20));
+            let _ = lane.read();
+        }
+        assert_eq!(lane.errors, 1, "the request that was closed on");
     }
 }

@@ -32,10 +32,10 @@ pub fn render(report: &Report) -> String {
         escape(&report.command)
     );
     render_verdict(report, &mut out);
+    render_plots(report, &mut out);
     for phase in &report.phases {
         render_phase(phase, &mut out);
     }
-    render_plots(report, &mut out);
     let host = &report.host;
     let _ = write!(
         out,

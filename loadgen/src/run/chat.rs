@@ -22,7 +22,7 @@ pub struct ChatPhase {
     pub size: usize,
     /// How long they talk.
     pub duration: Duration,
-    /// How long to wait for the last deliveries.
+    /// How long no delivery may come before those still missing count as lost.
     pub drain: Duration,
 }
 

@@ -16,7 +16,7 @@ use crate::report::PhaseReport;
 pub struct Fanout {
     /// How to publish.
     pub publishing: Publishing,
-    /// How long to wait for the last deliveries.
+    /// How long no delivery may come before those still missing count as lost.
     pub drain: Duration,
 }
 
@@ -60,12 +60,15 @@ pub fn fanout(conductor: &mut Conductor, name: &str, how: &Fanout) -> Result<Pha
     Ok(report)
 }
 
-/// Waits until all deliveries are there, or for so long.
+/// Waits until all deliveries are there, or none has come for so long.
 pub(super) fn drain(conductor: &mut Conductor, flow: &Flow, patience: Duration) {
     let expected = flow.expected();
-    let end = conductor.clock.elapsed() + patience;
-    while flow.delivered() < expected && conductor.clock.elapsed() < end {
+    let (mut delivered, mut end) = (flow.delivered(), conductor.clock.elapsed() + patience);
+    while delivered < expected && conductor.clock.elapsed() < end && !kernel::interrupted() {
         conductor.look();
+        if flow.delivered() > delivered {
+            (delivered, end) = (flow.delivered(), conductor.clock.elapsed() + patience);
+        }
     }
     // What is sent twice may come after the last that was awaited.
     conductor.look();

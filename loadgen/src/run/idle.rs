@@ -45,6 +45,10 @@ pub fn ramp(
     }
     let census = conductor.fleet.census()?;
     report.set("generator_bytes_per_client_b", census.bytes_per_client as f64);
+    let failed = report.metrics.get("failed").copied().unwrap_or(0.0);
+    if failed > 0.0 {
+        report.broken.push(format!("{failed} connections did not come up"));
+    }
     // A ramp is meant to go as fast as it can: that a worker is busy says how fast, not that it is wrong.
     report.void.clear();
     progress.done(&format!("{became_ready} ready, {:.0} a second", became_ready as f64 / seconds));

@@ -10,8 +10,10 @@ use crate::progress::Progress;
 use crate::report::PhaseReport;
 use crate::worker::Order;
 
-/// How long the server has to settle before it is asked, and to answer.
+/// How long the server has to settle before it is asked.
 const SETTLE: Duration = Duration::from_secs(1);
+/// How long it has to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A churn of presence.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,7 +49,10 @@ pub fn presence(conductor: &mut Conductor, name: &str, how: &PresencePhase) -> R
     let churned = conductor.mark();
     wait(conductor, SETTLE);
     conductor.fleet.order(|_| Order::AskPresence);
-    wait(conductor, SETTLE);
+    await_answers(conductor)?;
+    // A later phase must find everybody where the plan has them.
+    conductor.fleet.order(|_| Order::Rejoin);
+    await_answers(conductor)?;
     let (finished, _) = conductor.finish_flow()?;
     let mut report = conductor.report(name, "presence", &start);
     let new = churned.totals.since(&start.totals);
@@ -66,4 +71,17 @@ pub fn presence(conductor: &mut Conductor, name: &str, how: &PresencePhase) -> R
     }
     progress.done(&format!("{} channels right, {} wrong", finished.presence.0, finished.presence.1));
     Ok(report)
+}
+
+/// Waits until commands are answered, or for a while.
+fn await_answers(conductor: &mut Conductor) -> Result<(), RunError> {
+    // Orders are taken in turn: who has answered this has sent its commands.
+    conductor.fleet.census()?;
+    let end = conductor.clock.elapsed() + PATIENCE;
+    loop {
+        let totals = conductor.look();
+        if totals.replies >= totals.commands || conductor.clock.elapsed() > end {
+            return Ok(());
+        }
+    }
 }

@@ -31,7 +31,7 @@ pub struct Storm {
     pub patience: Duration,
     /// What is published meanwhile.
     pub publishing: Option<Publishing>,
-    /// How long to wait for the last deliveries.
+    /// How long no delivery may come before those still missing count as lost.
     pub drain: Duration,
 }
 
@@ -45,8 +45,9 @@ pub fn storm(conductor: &mut Conductor, name: &str, how: &Storm) -> Result<Phase
     let started_ns = conductor.clock.nanos();
     let publisher = start_publisher(conductor, &flow, how.publishing.as_ref())?;
     wait(conductor, LEAD);
-    let broke_s = conductor.clock.elapsed().as_secs_f64();
+    let leaving_s = conductor.clock.elapsed().as_secs_f64();
     depart(conductor, how, how.clients)?;
+    let broke_s = conductor.clock.elapsed().as_secs_f64();
     let back_s = await_return(conductor, name, how, broke_s);
     let published = match publisher {
         Some(publisher) => {
@@ -65,6 +66,7 @@ pub fn storm(conductor: &mut Conductor, name: &str, how: &Storm) -> Result<Phase
     report_flow(conductor, &flow, &start, started_ns, &mut report);
     report_findings(&finished.findings, &mut report);
     report_returns(conductor, how, &start.totals, back_s, &mut report);
+    report.set("all_gone_s", broke_s - leaving_s);
     latency::set(&mut report, "return", &finished.returns);
     latency::set(&mut report, "latency", &latencies);
     report.curve = latency::curve(&finished.returns);

@@ -76,6 +76,8 @@ pub enum Order {
     Churn(Option<Churn>),
     /// Ask for the presence of channels and compare it with what it must be.
     AskPresence,
+    /// Let those join again that churn has left outside.
+    Rejoin,
     /// Some clients are slow, or all prompt again.
     Slow(Slowness),
     /// Close all connections and end.
@@ -337,6 +339,7 @@ impl Worker {
                 Order::Chat(chat) => self.set_chat(chat),
                 Order::Churn(churn) => self.set_churn(churn),
                 Order::AskPresence => self.ask_presence(),
+                Order::Rejoin => self.all_rejoin(),
                 Order::Slow(slowness) => self.set_slowness(&slowness),
                 Order::Stop => self.stopping = true,
             }

@@ -44,16 +44,32 @@ impl Worker {
         }
         // Starting anywhere, so that a repeated departure does not always take the same.
         let (start, step) = (self.random.usize(..ready.len()), (ready.len() / count as usize).max(1));
+        let chosen = |index: u32| ready[(start + index as usize * step) % ready.len()];
         for index in 0..count {
-            let local = ready[(start + index as usize * step) % ready.len()];
-            self.leave(local, departure.close);
-            let delay = departure.jitter.delay_ms(departure.within_ms, index, count, &mut self.random);
-            let due_ms = self.now_ms.saturating_add(delay);
-            if self.returns.away.insert(local, Away { due_ms, failures: 0 }).is_none() {
-                self.counters.away.add(1);
-            }
-            self.wheel.insert(due_ms, Due::Return(local));
+            self.leave(chosen(index), departure.close);
         }
+        // Closing many takes a while; the time to come back counts from when all are gone.
+        let gone_ms = self.clock.millis();
+        for index in 0..count {
+            let delay = departure.jitter.delay_ms(departure.within_ms, index, count, &mut self.random);
+            self.await_return(chosen(index), gone_ms.saturating_add(delay));
+        }
+    }
+
+    /// Closes one client's connection by reset, and opens a new one at once.
+    pub(super) fn leave_and_return(&mut self, local: u32) {
+        self.leave(local, Close::Reset);
+        self.await_return(local, self.now_ms);
+    }
+
+    fn await_return(&mut self, local: u32, due_ms: u32) {
+        if self.clients[local as usize].stage != Stage::Waiting {
+            return;
+        }
+        if self.returns.away.insert(local, Away { due_ms, failures: 0 }).is_none() {
+            self.counters.away.add(1);
+        }
+        self.wheel.insert(due_ms, Due::Return(local));
     }
 
     fn leave(&mut self, local: u32, close: Close) {

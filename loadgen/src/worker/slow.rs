@@ -46,19 +46,18 @@ impl Worker {
         }
     }
 
-    /// Reads what has piled up, so that it shows what the server did with each of them.
+    /// Reads what has piled up, so that it shows what the server did with each of them. Those whose host was gone come
+    /// back with a new connection.
     fn all_prompt(&mut self) {
         for local in 0..u32::try_from(self.clients.len()).unwrap_or(u32::MAX) {
-            let client = &mut self.clients[local as usize];
-            let was = std::mem::take(&mut client.manner);
-            if was == Manner::Prompt {
-                continue;
+            match std::mem::take(&mut self.clients[local as usize].manner) {
+                Manner::Prompt => {}
+                Manner::HalfOpen => self.leave_and_return(local),
+                Manner::Stuck | Manner::DripRead | Manner::DripWrite => {
+                    self.writable(local);
+                    self.readable(local, true);
+                }
             }
-            if let Some(socket) = client.socket.as_ref().filter(|_| was == Manner::HalfOpen) {
-                let _ = SockRef::from(socket).detach_filter();
-            }
-            self.writable(local);
-            self.readable(local, true);
         }
     }
 

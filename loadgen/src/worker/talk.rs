@@ -187,6 +187,20 @@ impl Worker {
         }
     }
 
+    /// Lets everybody join again who has left.
+    pub(super) fn all_rejoin(&mut self) {
+        for local in std::mem::take(&mut self.talk.absent) {
+            let (channel, _) = self.plan.channels.seat(self.number(local));
+            let name = self.plan.channels.name(channel);
+            if self.clients[local as usize].stage == Stage::Ready
+                && let Err(reason) =
+                    self.command(local, Command::Subscribe { channel: &name }, What::Joins(channel))
+            {
+                self.end(local, reason);
+            }
+        }
+    }
+
     fn command(&mut self, local: u32, command: Command<'_>, what: What) -> Result<(), Reason> {
         self.talk.next_id = self.talk.next_id.wrapping_add(1).max(FIRST_ID);
         let id = self.talk.next_id;

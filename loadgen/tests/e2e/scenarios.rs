@@ -130,6 +130,17 @@ fn a_scenario_file_combines_phases_and_conditions() {
 }
 
 #[test]
+fn what_was_found_before_a_phase_failed_is_reported() {
+    let peer = peer(Faults::default());
+    // Nobody listens for the API at this port.
+    let fanout = "fanout -n 10 --channel-template all --api-url http://127.0.0.1:1/api/publish";
+    let (report, code) = run_with_code(&peer, fanout);
+    assert_eq!(code, NOT_RUN);
+    assert_eq!(figure(&report.phases[0], "ready"), 10.0);
+    peer.stop();
+}
+
+#[test]
 fn reports_can_be_compared_and_checked_afterwards() {
     let peer = peer(Faults::default());
     let json = tempfile::NamedTempFile::new().unwrap();

@@ -95,8 +95,8 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, NotAnAddress> {
 }
 
 fn keepalive(client: &Client) -> Option<Keepalive> {
-    let keepalive = Keepalive { quiet: client.ping_interval.0, answer_within: client.pong_timeout.0 };
-    (client.heartbeat.0 == Heartbeat::Tcp).then_some(keepalive)
+    (client.heartbeat.0 == Heartbeat::Tcp)
+        .then_some(Keepalive { quiet: client.ping_interval.0, answer_within: client.pong_timeout.0 })
 }
 
 /// The section's type keeps ports in range.

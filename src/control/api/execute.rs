@@ -110,7 +110,7 @@ impl Executor {
     }
 
     pub(super) async fn refresh(&self, mut params: RefreshParams<'_>) -> Outcome {
-        let (expired, expire_at, info) = (params.expired, params.expire_at(), params.info());
+        let (expired, expire_at, info) = (params.expired, params.expire_at(), params.info()?);
         self.everywhere(ApiCommand::Refresh { target: params.target(), expired, expire_at, info }).await
     }
 

@@ -17,7 +17,7 @@ mod tests;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method as HttpMethod, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -68,7 +68,9 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
     Router::new().route(&path, any(serve)).with_state(api)
 }
 
-async fn serve(State(api): State<Arc<Api>>, Path(method): Path<String>, request: Request) -> Response {
+/// The name of the method counts as it was sent: the same one percent-encoded is no method (H32).
+async fn serve(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
     match answer(&api, &method, request).await {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(),

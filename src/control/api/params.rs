@@ -10,6 +10,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::hub::api::{ApiError, ApiPublish, ApiSubscribe, Overrides, Position, Target};
+use crate::protocol::is_json;
 
 /// `publish` (with `channel`) and `broadcast` (with `channels`).
 #[derive(Default, serde::Deserialize)]
@@ -178,8 +179,8 @@ impl RefreshParams<'_> {
         unix_seconds(self.expire_at)
     }
 
-    pub(super) fn info(&self) -> Option<Bytes> {
-        self.info.map(json_payload)
+    pub(super) fn info(&self) -> Result<Option<Bytes>, ApiError> {
+        self.info.map(json_payload).transpose()
     }
 }
 
@@ -387,20 +388,24 @@ fn unix_seconds(time: i64) -> u64 {
 /// The binary alternative wins where both are given.
 fn payload(json: Option<&RawValue>, base64: &str) -> Result<Option<Bytes>, ApiError> {
     if base64.is_empty() {
-        return Ok(json.map(json_payload));
+        return json.map(json_payload).transpose();
     }
     STANDARD.decode(base64).map(|bytes| Some(Bytes::from(bytes))).map_err(|_| ApiError::BadRequest)
 }
 
 /// The JSON as it came, but on one line: line feeds separate messages on the wire to clients, and in valid JSON they
-/// can only stand between tokens.
-fn json_payload(json: &RawValue) -> Bytes {
+/// can only stand between tokens. What nests deeper than clients may send themselves is refused here: delivered, it would
+/// cost every JSON subscriber the connection (3506).
+fn json_payload(json: &RawValue) -> Result<Bytes, ApiError> {
     let text = json.get().as_bytes();
-    if text.contains(&b'\n') {
+    if !is_json(text) {
+        return Err(ApiError::BadRequest);
+    }
+    Ok(if text.contains(&b'\n') {
         text.iter().copied().filter(|byte| *byte != b'\n').collect()
     } else {
         Bytes::copy_from_slice(text)
-    }
+    })
 }
 
 #[cfg(test)]
@@ -424,6 +429,8 @@ mod tests {
         for (json, data) in cases {
             assert_eq!(publish(json).unwrap().data, data.as_bytes(), "{json}");
         }
+        let deep = format!(r#"{{"data":{}{}}}"#, "[".repeat(129), "]".repeat(129));
+        assert_eq!(publish(&deep).unwrap_err(), ApiError::BadRequest);
         assert_eq!(publish(r#"{"b64data":"?"}"#).unwrap_err(), ApiError::BadRequest);
     }
 

@@ -1,0 +1,426 @@
+//! Rows of bad-input.md that are about time and order, in virtual time: one shard, raw connections.
+
+use millpond::hub::api::{ApiCommand, ApiPublish};
+use millpond::hub::metrics::DISCONNECT_CODES;
+use millpond::hub::settings::Settings;
+
+use crate::frames::{self, CLOSE, PING, Seen, TEXT};
+use crate::hub::settings;
+use crate::net::Pipe;
+use crate::world::World;
+
+const UPGRADE: &str = "GET /connection/websocket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// One shard and connections to it.
+struct Stage {
+    world: World,
+}
+
+/// A connection of a stage.
+#[derive(Clone, Copy)]
+struct Peer {
+    socket: i32,
+}
+
+impl Stage {
+    fn new(settings: Settings) -> Self {
+        Self { world: World::new(1, 1, settings) }
+    }
+
+    fn dial(&mut self) -> Peer {
+        let socket = self.world.dial(0);
+        self.world.turn();
+        Peer { socket }
+    }
+
+    fn upgraded(&mut self) -> Peer {
+        let peer = self.dial();
+        self.pipe(peer).send(UPGRADE.as_bytes());
+        self.world.turn();
+        let response = std::mem::take(&mut self.pipe(peer).outbound);
+        assert!(response.starts_with(b"HTTP/1.1 101 "));
+        peer
+    }
+
+    fn live(&mut self) -> Peer {
+        let peer = self.upgraded();
+        self.say(peer, r#"{"id":1,"connect":{}}"#);
+        assert!(matches!(self.seen(peer)[..], [Seen::Data(TEXT, _)]));
+        peer
+    }
+
+    fn pipe(&mut self, peer: Peer) -> &mut Pipe {
+        self.world.pipe(0, peer.socket)
+    }
+
+    fn frame(&mut self, peer: Peer, opcode: u8, fin: bool, payload: &[u8]) {
+        let mut out = Vec::new();
+        frames::frame(&mut out, &mut self.world.rng, opcode, fin, payload);
+        self.pipe(peer).send(&out);
+        self.world.turn();
+    }
+
+    fn say(&mut self, peer: Peer, text: &str) {
+        self.frame(peer, TEXT, true, text.as_bytes());
+    }
+
+    /// All that arrived.
+    fn seen(&mut self, peer: Peer) -> Vec<Seen> {
+        let bytes = &mut self.pipe(peer).outbound;
+        let seen = std::iter::from_fn(|| frames::next(bytes, &mut false)).collect();
+        assert!(bytes.is_empty(), "half a frame");
+        seen
+    }
+
+    /// Texts, and the code of a close, that arrived; a ping is answered.
+    fn texts(&mut self, peer: Peer) -> (Vec<String>, Option<u16>) {
+        let (mut texts, mut close, mut pinged) = (Vec::new(), None, false);
+        for seen in self.seen(peer) {
+            match seen {
+                Seen::Data(TEXT, text) if text == b"{}" => pinged = true,
+                Seen::Data(TEXT, text) => {
+                    let text = String::from_utf8(text).unwrap();
+                    texts.extend(text.split('\n').map(str::to_owned));
+                }
+                Seen::Close(code, _) => close = Some(code),
+                other => panic!("{other:?}"),
+            }
+        }
+        if pinged {
+            self.say(peer, "{}");
+        }
+        (texts, close)
+    }
+
+    fn is_clean(&self) -> bool {
+        self.world.shards[0].leftovers().is_empty()
+    }
+
+    fn disconnects(&mut self, code: u16) -> u64 {
+        let place = DISCONNECT_CODES.iter().position(|known| *known == code).unwrap();
+        self.world.shards[0].figures(0, 0, 0).disconnects[place]
+    }
+}
+
+/// P02: one reply to two closes; the slot is free after FIN, with a close before it or without.
+#[test]
+fn closes_and_fins() {
+    let mut stage = Stage::new(settings());
+    let peer = stage.live();
+    let mut twice = Vec::new();
+    for _ in 0..2 {
+        frames::frame(&mut twice, &mut stage.world.rng, CLOSE, true, &1000_u16.to_be_bytes());
+    }
+    stage.pipe(peer).send(&twice);
+    stage.pipe(peer).finish();
+    stage.world.pass(1);
+    assert_eq!(stage.seen(peer), [Seen::Close(1000, String::new())]);
+    assert_eq!(stage.pipe(peer).closed, Some(false));
+    assert!(stage.is_clean());
+
+    let peer = stage.live();
+    stage.pipe(peer).finish();
+    stage.world.pass(1);
+    assert_eq!((stage.seen(peer), stage.pipe(peer).closed), (vec![], Some(false)));
+    assert!(stage.is_clean());
+}
+
+/// P01 and P03: nothing runs behind a close, and a peer that does not answer ours is reset after a second.
+#[test]
+fn an_unanswered_close() {
+    let mut stage = Stage::new(settings());
+    let peer = stage.live();
+    stage.say(peer, "{\"id\":2}\n{\"id\":3,\"publish\":{\"channel\":\"room\",\"data\":1}}");
+    assert!(matches!(stage.seen(peer)[..], [Seen::Close(3501, _)]));
+    stage.say(peer, r#"{"id":4,"publish":{"channel":"room","data":1}}"#);
+    stage.world.pass(9);
+    assert_eq!((stage.seen(peer), stage.pipe(peer).closed), (vec![], None));
+    stage.world.pass(2);
+    assert_eq!(stage.pipe(peer).closed, Some(true));
+    assert!(stage.is_clean());
+    assert_eq!(stage.world.shards[0].figures(0, 0, 0).publications, 0);
+}
+
+/// P04: pings begin spread over half an interval, and who does not answer goes with 3012 at its own time.
+#[test]
+fn no_pong() {
+    let mut stage = Stage::new(settings());
+    let peers: Vec<Peer> = (0..60).map(|_| stage.live()).collect();
+    let start = stage.world.tick;
+    let (mut pinged, mut ended) = (vec![0; peers.len()], vec![0; peers.len()]);
+    while stage.world.tick < start + 340 {
+        stage.world.pass(1);
+        for (at, peer) in peers.iter().enumerate() {
+            for seen in stage.seen(*peer) {
+                match seen {
+                    Seen::Data(TEXT, text) if text == b"{}" => pinged[at] = stage.world.tick,
+                    Seen::Close(3012, _) => ended[at] = stage.world.tick,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+    for (pinged, ended) in pinged.iter().zip(&ended) {
+        assert!((start + 125..=start + 250).contains(pinged), "{pinged}");
+        assert_eq!(*ended, pinged + 80);
+    }
+    pinged.sort_unstable();
+    pinged.dedup();
+    assert!(pinged.len() > 30, "pings in {} different ticks", pinged.len());
+    assert_eq!(stage.disconnects(3012), 60);
+    stage.world.pass(20);
+    assert!(stage.is_clean());
+}
+
+/// P05: a pong that nobody asked for is ignored as a WebSocket frame, and a violation as a command.
+#[test]
+fn unasked_pongs() {
+    let mut stage = Stage::new(settings());
+    let peer = stage.live();
+    stage.frame(peer, frames::PONG, true, b"hello");
+    assert_eq!(stage.seen(peer), []);
+    stage.say(peer, "{}");
+    assert!(matches!(stage.seen(peer)[..], [Seen::Close(3501, _)]));
+}
+
+/// P06: 20 control frames a second are answered, more are not; and nothing is kept of a connection that sent some.
+#[test]
+fn floods_of_pings() {
+    let mut stage = Stage::new(settings());
+    let peer = stage.live();
+    for _ in 0..5 {
+        (0..20).for_each(|_| stage.frame(peer, PING, true, b"p"));
+        assert_eq!(stage.seen(peer).len(), 20);
+        stage.world.pass(10);
+    }
+    stage.world.pass(1);
+    let cold = stage.world.shards[0].leftovers().into_iter().find(|(name, _)| *name == "cold parts");
+    assert_eq!(cold, None, "a connection at rest owns nothing");
+    (0..21).for_each(|_| stage.frame(peer, PING, true, b"p"));
+    let seen = stage.seen(peer);
+    assert_eq!(seen.len(), 21);
+    assert!(matches!(seen[20], Seen::Close(1008, _)));
+}
+
+/// P07: what waits for a peer that half-closed still goes out, for a second.
+#[test]
+fn half_closes() {
+    for reads in [true, false] {
+        let mut stage = Stage::new(settings());
+        let peer = stage.live();
+        stage.pipe(peer).room = 5;
+        stage.say(peer, r#"{"id":2,"history":{"channel":"hist:a"}}"#);
+        stage.pipe(peer).finish();
+        stage.world.pass(1);
+        assert_eq!(stage.pipe(peer).closed, None, "the reply waits");
+        if reads {
+            stage.pipe(peer).room = 10_000;
+            stage.world.pass(2);
+            assert!(
+                matches!(&stage.seen(peer)[..], [Seen::Data(TEXT, text)] if text.starts_with(b"{\"id\":2"))
+            );
+        }
+        stage.world.pass(11);
+        assert!(stage.pipe(peer).closed.is_some());
+        assert!(stage.is_clean());
+    }
+}
+
+/// C02, C03: a shard that stood still does not punish its peers for it; who stays silent afterwards goes.
+#[test]
+fn a_stall_is_forgiven() {
+    let mut stage = Stage::new(settings());
+    let peers: Vec<Peer> = (0..20).map(|_| stage.live()).collect();
+    stage.world.pass(200);
+    stage.world.tick += 600;
+    stage.world.turn();
+    let after = stage.world.tick;
+    while stage.world.tick < after + 79 {
+        for (at, peer) in peers.iter().enumerate() {
+            let waits = stage.pipe(*peer).outbound.len();
+            if waits > 0 && at % 2 == 0 && stage.world.tick > after + 40 {
+                assert_eq!(stage.texts(*peer), (vec![], None));
+            }
+        }
+        stage.world.pass(1);
+        assert_eq!(stage.disconnects(3012), 0, "{} ticks after the stall", stage.world.tick - after);
+    }
+    stage.world.pass(3);
+    assert_eq!(stage.disconnects(3012), 10, "the silent half");
+    for peer in peers.iter().step_by(2) {
+        assert_eq!(stage.texts(*peer), (vec![], None));
+    }
+    assert_eq!(stage.world.shards[0].figures(0, 0, 0).stalls, 1);
+}
+
+fn numbered(first: usize, count: usize) -> String {
+    let lines: Vec<String> = (first..first + count)
+        .map(|id| format!(r#"{{"id":{id},"unsubscribe":{{"channel":"c"}}}}"#))
+        .collect();
+    lines.join("\n")
+}
+
+/// R15: commands over the rate get error 111, then reading stops for a second, and nothing is lost meanwhile; who
+/// goes on gets 3013.
+#[test]
+fn too_many_commands() {
+    let mut settings = settings();
+    settings.client.command_rate_limit = 10;
+    let mut stage = Stage::new(settings);
+    let peer = stage.live();
+    stage.world.pass(20);
+    (0..5).for_each(|at| stage.say(peer, &numbered(2 + at * 10, 10)));
+    let (texts, _) = stage.texts(peer);
+    assert_eq!(texts.len(), 18, "{texts:?}");
+    assert!(texts[..10].iter().all(|text| text.contains(r#""unsubscribe":{}"#)));
+    assert!(texts[10..].iter().all(|text| text.contains(r#""code":111"#)));
+    stage.world.pass(9);
+    assert_eq!(stage.texts(peer), (vec![], None), "reading stopped");
+    let mut next = 20;
+    for _ in 0..6 {
+        stage.world.pass(3);
+        for text in stage.texts(peer).0 {
+            assert!(text.starts_with(&format!(r#"{{"id":{next},"#)), "{text} is not {next}");
+            next += 1;
+        }
+    }
+    assert!(next > 30, "it goes on where it stopped");
+}
+
+/// R15: who does not slow down is disconnected.
+#[test]
+fn too_many_commands_for_too_long() {
+    let mut settings = settings();
+    settings.client.command_rate_limit = 10;
+    let mut stage = Stage::new(settings);
+    let peer = stage.live();
+    stage.world.pass(20);
+    let mut close = None;
+    for second in 0..90 {
+        stage.say(peer, &numbered(2 + second * 40, 40));
+        stage.world.pass(10);
+        close = stage.texts(peer).1;
+        if close.is_some() {
+            break;
+        }
+    }
+    assert_eq!(close, Some(3013));
+    stage.world.pass(12);
+    assert!(stage.is_clean());
+}
+
+/// Without pings: a pong may not stand in the middle of a message.
+fn unpinged() -> Settings {
+    let mut settings = settings();
+    settings.client.ping_interval = std::time::Duration::ZERO;
+    settings
+}
+
+/// F20: a message that does not end is refused 30 s after it began, however it trickles.
+#[test]
+fn an_endless_message() {
+    let mut stage = Stage::new(unpinged());
+    let peer = stage.live();
+    let begin = stage.world.tick;
+    stage.frame(peer, TEXT, false, b"{");
+    let close = loop {
+        stage.world.pass(1);
+        stage.frame(peer, 0, false, b" ");
+        if let Some(close) = stage.texts(peer).1 {
+            break close;
+        }
+    };
+    assert_eq!(close, 1008);
+    assert!((begin + 300..begin + 303).contains(&stage.world.tick), "{} ticks", stage.world.tick - begin);
+}
+
+/// F20 again: a peer that is always in the middle of some message, but ends each soon, is fine.
+#[test]
+fn messages_across_reads() {
+    let mut stage = Stage::new(unpinged());
+    let peer = stage.live();
+    let mut half = Vec::new();
+    for id in 2..500 {
+        let mut bytes = std::mem::take(&mut half);
+        let text = format!(r#"{{"id":{id},"unsubscribe":{{"channel":"c"}}}}"#);
+        frames::frame(&mut bytes, &mut stage.world.rng, TEXT, true, text.as_bytes());
+        half = bytes.split_off(bytes.len() - 5);
+        stage.pipe(peer).send(&bytes);
+        stage.world.pass(2);
+        assert_eq!(stage.texts(peer).1, None, "after {} ticks", stage.world.tick);
+    }
+}
+
+/// H19: a request head that trickles in ends five seconds after accept, not after its last byte.
+#[test]
+fn a_slow_request() {
+    let mut stage = Stage::new(settings());
+    let peer = stage.dial();
+    let begin = stage.world.tick;
+    for byte in UPGRADE.bytes().take(200) {
+        stage.pipe(peer).send(&[byte]);
+        stage.world.pass(1);
+        if stage.pipe(peer).closed.is_some() {
+            break;
+        }
+    }
+    assert_eq!(stage.world.tick, begin + 50);
+    assert!(stage.is_clean());
+}
+
+/// Upgraded and then silent: stale ten seconds after accept.
+#[test]
+fn a_connection_that_never_connects() {
+    let mut stage = Stage::new(settings());
+    let peer = stage.upgraded();
+    stage.world.pass(99);
+    assert_eq!(stage.seen(peer), []);
+    stage.world.pass(1);
+    assert!(matches!(stage.seen(peer)[..], [Seen::Close(3502, _)]));
+}
+
+/// R04: a reader that does not read is disconnected with 3008 once its queue is full, and its queue is gone at once.
+#[test]
+fn a_slow_reader() {
+    let mut stage = Stage::new(settings());
+    let peers: Vec<Peer> = (0..20).map(|_| stage.live()).collect();
+    for peer in &peers {
+        stage.say(*peer, r#"{"id":2,"subscribe":{"channel":"quiet:a"}}"#);
+        stage.seen(*peer);
+    }
+    stage.pipe(peers[7]).room = 1000;
+    let data = format!("\"{}\"", "x".repeat(10_000));
+    for round in 0..40 {
+        let publish =
+            ApiPublish { channel: "quiet:a".into(), data: data.clone().into(), ..ApiPublish::default() };
+        stage.world.ask(0, ApiCommand::Publish(Box::new(publish)));
+        let queued = stage.world.shards[0].figures(0, 0, 0).out_queue_bytes;
+        assert!(queued < 330_000, "{queued} bytes wait in round {round}");
+        for (at, peer) in peers.iter().enumerate().filter(|(at, _)| *at != 7) {
+            assert_eq!(stage.seen(*peer).len(), 1, "{at} in round {round}");
+        }
+    }
+    assert_eq!(stage.disconnects(3008), 1);
+    assert!(stage.world.shards[0].figures(0, 0, 0).out_queue_bytes < 30_000);
+    // The frame in the middle of which the kernel's buffer was full is ended, then the close frame follows.
+    stage.pipe(peers[7]).room = 100_000;
+    stage.world.pass(1);
+    assert!(matches!(stage.seen(peers[7])[..], [Seen::Data(TEXT, _), Seen::Close(3008, _)]));
+}
+
+/// A request for the control plane is handed over once, and what arrives behind the first read stays in the kernel.
+#[test]
+fn a_request_of_the_control_plane() {
+    let mut stage = Stage::new(settings());
+    let peer = stage.dial();
+    let request =
+        format!("POST /api/info HTTP/1.1\r\nHost: a\r\nContent-Length: 70000\r\n\r\n{}", "x".repeat(70_000));
+    stage.pipe(peer).send(request.as_bytes());
+    stage.world.turn();
+    let handed = std::mem::take(&mut stage.world.nets[0].handed);
+    assert_eq!(handed.len(), 1);
+    assert!(request.as_bytes().starts_with(&handed[0].1));
+    assert_eq!(stage.pipe(peer).outbound, b"");
+    assert!(stage.is_clean());
+}
