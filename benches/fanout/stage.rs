@@ -1,6 +1,6 @@
 //! The sending side: one shard with its sockets, driven turn by turn as `net::reactor` drives it.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use millpond::hub::mail::{HomeAsk, HomeOp, Mail, Origin, PublishAsk};
 use millpond::hub::shard::{Common, Shard};
 use millpond::hub::sockets::{Sockets, Written};
 use millpond::net::clock::Clock;
+use millpond::net::listener::listen;
 use millpond::net::socket::{SocketTable, descriptor_of};
 use millpond::net::tables::descriptors_per_table;
 use millpond::protocol::{Encoding, PublicationView, encode_push_publication};
@@ -112,7 +113,10 @@ pub(crate) fn sockets_at_most() -> usize {
 
 /// Connects and subscribes `count` clients.
 pub(crate) fn open(count: usize) -> (Stage, Subscribers) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    // The server's own listener: a backlog that is full would cost a second for every SYN that is sent again.
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listener = listen(any, None).expect("a free port");
+    listener.set_nonblocking(false).expect("a file flag");
     let address = listener.local_addr().expect("a bound listener has an address");
     let mut subscribers = Subscribers::connect(address, count);
     let mut stage = Stage::new();

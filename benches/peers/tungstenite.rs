@@ -97,3 +97,7 @@ async fn obey(
     }
     Ok(())
 }
+
+fn subscribe(channels: &Channels, name: &str) -> Receiver<Utf8Bytes> {
+    channels.borrow_mut().entry(name.to_owned()).or_insert_with(|| channel(BACKLOG).0).subscribe()
+}

@@ -2,9 +2,9 @@
 //! the system after many connections left.
 //!
 //! What a shard frees stays with the allocator, which keeps it for the next connection. That is right while
-//! connections come and go, and wrong after a mass departure: `malloc_trim(3)` then returns every free page of every
-//! arena. It holds each arena's lock meanwhile, so it is called only once the number of connections has halved and
-//! does not fall any further, or when memory runs short.
+//! connections come and go, and wrong after a mass departure: then the shards are asked to give their pools back, and
+//! a second later `malloc_trim(3)` returns every free page of every arena. It holds each arena's lock meanwhile, so it
+//! is called only once the number of connections has halved and does not fall any further, or when memory runs short.
 #![allow(unsafe_code, reason = "malloc_trim(3) is a foreign function")]
 
 use std::io;
@@ -34,9 +34,13 @@ pub(super) fn watch(common: &Arc<Common>, limit: u64) -> io::Result<()> {
 fn run(common: &Weak<Common>, limit: u64) {
     let mut departures = Departures::default();
     let mut level = PressureLevel::Calm;
+    let mut asked = false;
     loop {
         std::thread::sleep(INTERVAL);
         let Some(common) = common.upgrade() else { return };
+        if std::mem::take(&mut asked) {
+            return_memory();
+        }
         let now = match resident_bytes() {
             Some(used) => common.admission.pressure.note(used, limit, common.shards),
             None => PressureLevel::Calm,
@@ -45,7 +49,9 @@ fn run(common: &Weak<Common>, limit: u64) {
             tracing::warn!(level = ?now, limit, "memory pressure");
         }
         if departures.look(common.admission.connections()) || now > level {
-            return_memory();
+            // Shards look at least once a second.
+            common.admission.pressure.ask_to_shrink();
+            asked = true;
         }
         level = now;
     }

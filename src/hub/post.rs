@@ -94,6 +94,12 @@ impl Post {
         Some(mail)
     }
 
+    /// Gives spare capacity back.
+    pub(crate) fn shrink(&mut self) {
+        self.outgoing.iter_mut().for_each(VecDeque::shrink_to_fit);
+        self.answers.shrink_to_fit();
+    }
+
     /// True if letters to `to` have not left.
     pub(crate) fn waits(&self, to: ShardId) -> bool {
         !self.outgoing[to.0 as usize].is_empty()

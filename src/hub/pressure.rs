@@ -50,7 +50,7 @@ impl PressureLevel {
 pub struct Pressure {
     /// A [`PressureLevel`].
     level: AtomicU8,
-    /// Counts measurements above `Calm` (wrapping).
+    /// Counts what shards are to react to: measurements above `Calm` and requests to shrink (wrapping).
     measurement: AtomicU32,
     /// Bytes each shard is to free by shedding.
     shed_bytes: AtomicU64,
@@ -64,10 +64,15 @@ impl Pressure {
         self.shed_bytes.store(excess / u64::from(shards.max(1)), Ordering::Relaxed);
         self.level.store(level as u8, Ordering::Relaxed);
         if level > PressureLevel::Calm {
-            // A shard that sees the number also sees what was stored before it.
-            self.measurement.fetch_add(1, Ordering::Release);
+            self.ask_to_shrink();
         }
         level
+    }
+
+    /// Lets every shard give back what it only keeps for later.
+    pub fn ask_to_shrink(&self) {
+        // A shard that sees the number also sees what was stored before it.
+        self.measurement.fetch_add(1, Ordering::Release);
     }
 
     /// The level of the latest measurement.
@@ -99,6 +104,7 @@ impl Shard {
     /// Gives back what is only kept to be used again.
     fn shrink(&mut self) {
         self.cold.shrink();
+        self.post.shrink();
         self.dirty.shrink_to_fit();
         self.doomed.shrink_to_fit();
         self.handed.shrink_to_fit();

@@ -15,6 +15,9 @@ use crate::net::handover::HandoverSender;
 
 const _: () = assert!(size_of::<Option<TcpStream>>() == 4, "a socket costs its descriptor");
 
+/// Places that an almost empty table keeps.
+const LEAST_PLACES: usize = 1024;
+
 /// Answer to a request that the control plane cannot take now.
 const CONTROL_BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n\
     Content-Type: text/plain\r\nContent-Length: 5\r\n\r\nbusy\n";
@@ -76,8 +79,16 @@ impl SocketTable {
         self.by_descriptor.get(usize::try_from(socket.0).ok()?)?.as_ref()
     }
 
+    /// The kernel gives out the lowest numbers first, so the table ends where the last socket stands.
     fn take(&mut self, socket: Descriptor) -> Option<TcpStream> {
-        self.by_descriptor.get_mut(usize::try_from(socket.0).ok()?)?.take()
+        let taken = self.by_descriptor.get_mut(usize::try_from(socket.0).ok()?)?.take();
+        while let Some(None) = self.by_descriptor.last() {
+            self.by_descriptor.pop();
+        }
+        if self.by_descriptor.capacity() > 4 * self.by_descriptor.len() + LEAST_PLACES {
+            self.by_descriptor.shrink_to(2 * self.by_descriptor.len());
+        }
+        taken
     }
 }
 

@@ -80,12 +80,17 @@ fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
     let port = free_port()?;
     let server = start_server(workspace, crowd, port)?;
     let rss_at_start = server.rss()?;
-    let mut command = vec!["idle".to_owned(), "--connections".to_owned(), crowd.connections.to_string()];
     let url = format!("ws://127.0.0.1:{port}/connection/websocket");
-    let pid = server.id().to_string();
-    let options = ["--url", &url, "--token-key", TOKEN_KEY, "--personal", "--hold", crowd.hold];
-    command.extend(options.map(str::to_owned));
-    command.extend(["--server-pid", &pid, "--json"].map(str::to_owned));
+    let (pid, connections) = (server.id().to_string(), crowd.connections.to_string());
+    let mut command =
+        vec!["idle", "--url", &url, "--token-key", TOKEN_KEY, "--personal", "--server-pid", &pid];
+    // What the user gives stands in place of the usual.
+    for (name, usual) in [("--connections", connections.as_str()), ("--hold", crowd.hold)] {
+        if !args.iter().any(|arg| arg.starts_with(name)) {
+            command.extend([name, usual]);
+        }
+    }
+    command.push("--json");
     let load = workspace.target.join("release/millpond-load");
     let run = Run::new(load, &workspace.root, DEADLINE).args(&command).args([&json]).args(args);
     run.succeed()?;
