@@ -1,6 +1,6 @@
 //! Rows of bad-input.md that are about time and order, in virtual time: one shard, raw connections.
 
-use millpond::hub::api::{ApiCommand, ApiPublish};
+use millpond::hub::api::{ApiAnswer, ApiCommand, ApiPublish, ApiSubscribe, Target};
 use millpond::hub::metrics::DISCONNECT_CODES;
 use millpond::hub::settings::Settings;
 
@@ -407,6 +407,37 @@ fn a_slow_reader() {
     stage.pipe(peers[7]).room = 100_000;
     stage.world.pass(1);
     assert!(matches!(stage.seen(peers[7])[..], [Seen::Data(TEXT, _), Seen::Close(3008, _)]));
+}
+
+/// The server API takes back a subscription whose home has not answered yet: it ends as soon as it stands, unless the
+/// server API wants it again.
+#[test]
+fn unsubscribed_while_pending() {
+    for again in [false, true] {
+        let mut stage = Stage::new(settings());
+        let peer = stage.live();
+        let mut bytes = Vec::new();
+        let command = br#"{"id":2,"subscribe":{"channel":"hist:a"}}"#;
+        frames::frame(&mut bytes, &mut stage.world.rng, TEXT, true, command);
+        stage.pipe(peer).send(&bytes);
+        let (target, channel) = (Target::default(), "hist:a".to_owned());
+        stage.world.call(0, ApiCommand::Unsubscribe { target, channel: channel.clone() });
+        if again {
+            let call = ApiSubscribe { channel: channel.clone(), ..ApiSubscribe::default() };
+            stage.world.call(0, ApiCommand::Subscribe(Box::new(call)));
+        }
+        stage.world.turn();
+        let texts = stage.texts(peer).0;
+        assert!(texts[0].starts_with(r#"{"id":2,"subscribe":"#), "{texts:?}");
+        let answer = stage.world.ask(0, ApiCommand::PresenceStats { channel });
+        let ApiAnswer::PresenceStats { num_clients, .. } = answer else { panic!("{answer:?}") };
+        if again {
+            assert_eq!((texts.len(), num_clients), (1, 1));
+        } else {
+            assert!(texts[1].contains(r#""unsubscribe":{"code":2000"#), "{texts:?}");
+            assert_eq!((texts.len(), num_clients), (2, 0));
+        }
+    }
 }
 
 /// A request for the control plane is handed over once, and what arrives behind the first read stays in the kernel.
