@@ -58,7 +58,7 @@ pub(crate) const ROWS: &[Row] = &[
         what: "presence flapping",
         run: Elsewhere("user_presence.rs: states, not flaps, are told"),
     },
-    Row { id: "P10", what: "resume tokens", run: NotHere("the client protocol recovers by position (P14)") },
+    Row { id: "P14b", what: "resume tokens", run: NotHere("the client protocol recovers by position (P14)") },
     Row { id: "+P1", what: "order of commands: none before connect, connect once", run: Now(order) },
     Row { id: "+P2", what: "Protobuf: lengths that lie, truncation, JSON", run: Now(strange_protobuf) },
     Row { id: "+P3", what: "10 000 commands in one go are answered in order", run: Now(pipelining) },
