@@ -107,6 +107,7 @@ impl Checks<'_> {
             client,
             channel,
             user_presence,
+            mailbox: None,
             version: concat!(env!("CARGO_PKG_VERSION"), " millpond").into(),
             node_name: node_name(&root.node.name.0, server),
             max_connections: root.server.max_connections.0,

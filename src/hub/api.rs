@@ -94,7 +94,43 @@ pub enum ApiCommand {
         /// User ids.
         users: Vec<String>,
     },
+    /// Put a message into mailboxes. Like the other commands for mailboxes it goes to [`STORE`], and is answered once
+    /// the log has it.
+    Send(Box<ApiSend>),
+    /// Where a mailbox stands.
+    MailboxInfo {
+        /// User id.
+        user: String,
+        /// Device whose cursor is wanted, empty for the user's.
+        device: String,
+    },
+    /// Messages that wait in a mailbox, oldest first.
+    MailboxList {
+        /// User id.
+        user: String,
+        /// Only messages above this offset.
+        since: u64,
+        /// At most so many, at least 1.
+        limit: u32,
+    },
+    /// Acknowledge for a user or one of its devices.
+    MailboxAck {
+        /// User id.
+        user: String,
+        /// Device whose cursor moves, empty for the user's.
+        device: String,
+        /// Everything up to here is done with; beyond the end it means the end.
+        offset: u64,
+    },
+    /// Drop everything that waits in a mailbox.
+    MailboxPurge {
+        /// User id.
+        user: String,
+    },
 }
+
+/// Number that stands for the store where shards have theirs: its thread answers what concerns the log.
+pub const STORE: crate::base::ids::ShardId = crate::base::ids::ShardId(u16::MAX);
 
 /// Which sessions a command is for. An absent user or session is a success without effect.
 #[derive(Clone, Debug, Default)]
@@ -124,6 +160,21 @@ pub struct ApiPublish {
     pub version: u64,
     /// Versions of different epochs are not compared.
     pub version_epoch: String,
+}
+
+/// Parameters of `send`: one message for the mailbox of each user.
+#[derive(Clone, Debug, Default)]
+pub struct ApiSend {
+    /// User ids, at least one.
+    pub users: Vec<String>,
+    /// Payload.
+    pub data: Bytes,
+    /// Tags in insertion order.
+    pub tags: Vec<(String, String)>,
+    /// Seconds until the message is not delivered any more, 0 = as long as the mailbox keeps it by default.
+    pub ttl_seconds: u32,
+    /// A second message with this key for the same user within 5 minutes has no effect.
+    pub idempotency_key: String,
 }
 
 /// Parameters of `subscribe`.
@@ -207,6 +258,17 @@ pub enum ApiAnswer {
     Connections(Vec<ConnectionView>),
     /// Users homed on the asked shard.
     UserPresence(Vec<(String, UserView)>),
+    /// Where the message stands in each mailbox, in the order of the users.
+    Sent(Vec<Result<Position, ApiError>>),
+    /// Where a mailbox stands; all zero where there is none.
+    MailboxInfo(MailboxView),
+    /// Messages of a mailbox, and its top.
+    MailboxList {
+        /// Oldest first.
+        messages: Vec<StoredMessage>,
+        /// Top of the mailbox.
+        position: Position,
+    },
     /// An API error (codes of server-api.md section 1.1).
     Error(ApiError),
 }
@@ -235,6 +297,12 @@ pub enum ApiError {
     /// 113
     #[error("conflict")]
     Conflict,
+    /// 120, of this server: the mailbox is at its limit and its policy is to reject.
+    #[error("mailbox full")]
+    MailboxFull,
+    /// 121, of this server: the log cannot store (disk full, failing disk). Live traffic goes on.
+    #[error("storage unavailable")]
+    StorageUnavailable,
 }
 
 impl ApiError {
@@ -249,6 +317,8 @@ impl ApiError {
             Self::NotAvailable => 108,
             Self::UnrecoverablePosition => 112,
             Self::Conflict => 113,
+            Self::MailboxFull => 120,
+            Self::StorageUnavailable => 121,
         }
     }
 }
@@ -320,6 +390,38 @@ pub struct UserView {
     pub devices: u32,
     /// Unix seconds of the last sign of life of a user without live sessions; `None` where it is not known (any more).
     pub last_seen: Option<u64>,
+}
+
+/// Where a mailbox stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MailboxView {
+    /// Its newest message.
+    pub position: Position,
+    /// Everything up to here is acknowledged by the device asked for (or by the user).
+    pub cursor: u64,
+    /// Messages that wait.
+    pub messages: u32,
+    /// Their bytes in the log.
+    pub bytes: u64,
+    /// Devices with a cursor of their own.
+    pub devices: u32,
+}
+
+/// A message that waits in a mailbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// Place in the mailbox, from 1.
+    pub offset: u64,
+    /// Id of the message, the same in every delivery.
+    pub id: String,
+    /// Payload.
+    pub data: Bytes,
+    /// Tags.
+    pub tags: Vec<(String, String)>,
+    /// Milliseconds since 1970 of the send.
+    pub sent_at_ms: u64,
+    /// Seconds since 1970 from which on it is not delivered any more, 0 = never.
+    pub expires_at: u32,
 }
 
 /// A publication as history keeps it.

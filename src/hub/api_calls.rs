@@ -74,6 +74,12 @@ impl Shard {
                 return None;
             }
             ApiCommand::UserPresence { users } => return Some(self.api_user_presence(users)),
+            // These go to the store; a shard has nothing of them.
+            ApiCommand::Send(_)
+            | ApiCommand::MailboxInfo { .. }
+            | ApiCommand::MailboxList { .. }
+            | ApiCommand::MailboxAck { .. }
+            | ApiCommand::MailboxPurge { .. } => return Some(ApiAnswer::Error(ApiError::NotAvailable)),
         };
         Some(done.map_or_else(ApiAnswer::Error, |()| ApiAnswer::Done))
     }

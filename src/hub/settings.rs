@@ -14,6 +14,8 @@ pub struct Settings {
     pub channel: ChannelSettings,
     /// Who is online, away or offline; `None`: not kept, which costs nothing.
     pub user_presence: Option<UserPresenceSettings>,
+    /// Messages for users who are away; `None`: not offered. Needs `client.personal_channel` and the log.
+    pub mailbox: Option<MailboxSettings>,
     /// Reported as `version` in the connect reply and by the server API.
     pub version: String,
     /// Node name, for the `info` API.
@@ -83,6 +85,24 @@ pub struct UserPresenceSettings {
     pub offline_after: Duration,
     /// Users who are gone of whom this node remembers when they were last seen.
     pub last_seen_users: u32,
+}
+
+/// Section `mailbox`. What the log bounds (messages, bytes, devices) is in its own settings.
+#[derive(Clone, Debug)]
+pub struct MailboxSettings {
+    /// A message not acknowledged so long after it went out is sent again to a live session. More than `ping_interval` +
+    /// `pong_timeout` where pongs acknowledge.
+    pub ack_wait: Duration,
+    /// Times a message is sent to live sessions before it goes to the dead-letter channel; 0: without end.
+    pub max_deliveries: u32,
+    /// A pong acknowledges what went out before its ping. If false only `mailbox.ack` does.
+    pub ack_by_pong: bool,
+    /// Channel that gets messages after `max_deliveries`; empty: they are only dropped and counted.
+    pub dead_letter_channel: String,
+    /// Time to live of a message sent without one; zero: no end.
+    pub ttl: Duration,
+    /// Messages replayed in one reply, and in each page after it; at least 1.
+    pub replay_page: u32,
 }
 
 /// `subscribe_to_user_personal_channel`.
@@ -206,6 +226,8 @@ pub struct ChannelOptions {
     pub history_ttl: Duration,
     /// How long offset and epoch outlive the data.
     pub history_meta_ttl: Duration,
+    /// History lives in the log and outlives a restart; a publication is delivered and answered once it is stored.
+    pub history_durable: bool,
     /// Every subscription is positioned.
     pub force_positioning: bool,
     /// Clients may ask for positioning.

@@ -69,6 +69,7 @@ pub(crate) fn settings() -> Settings {
         node_name: "test".into(),
         max_connections: 1_000_000,
         user_presence: None,
+        mailbox: None,
     }
 }
 

@@ -116,6 +116,7 @@ fn channel_options(name: &str, options: &Options, meta_ttl: Duration) -> Channel
         force_push_join_leave: options.force_push_join_leave,
         history_size: options.history_size.0,
         history_ttl: options.history_ttl.0,
+        history_durable: false,
         history_meta_ttl: if own_meta_ttl.is_zero() { meta_ttl } else { own_meta_ttl },
         force_positioning: options.force_positioning,
         allow_positioning: options.allow_positioning,

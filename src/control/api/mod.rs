@@ -171,6 +171,8 @@ fn status_of(error: ApiError, mode: ErrorMode) -> StatusCode {
         ApiError::BadRequest | ApiError::NotAvailable => StatusCode::BAD_REQUEST,
         ApiError::UnrecoverablePosition => StatusCode::RANGE_NOT_SATISFIABLE,
         ApiError::Conflict => StatusCode::CONFLICT,
+        ApiError::MailboxFull => StatusCode::INSUFFICIENT_STORAGE,
+        ApiError::StorageUnavailable => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
