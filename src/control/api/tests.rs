@@ -72,6 +72,11 @@ impl FakeShards {
             ApiCommand::History { limit, .. } => history(limit),
             ApiCommand::Channels { limit, after, .. } => channels(shard, limit, &after),
             ApiCommand::UserPresence { users } => ApiAnswer::UserPresence(homed(shard, users)),
+            ApiCommand::Send(_)
+            | ApiCommand::MailboxInfo { .. }
+            | ApiCommand::MailboxList { .. }
+            | ApiCommand::MailboxAck { .. }
+            | ApiCommand::MailboxPurge { .. } => ApiAnswer::Error(ApiError::NotAvailable),
             ApiCommand::Connections { .. } => ApiAnswer::Connections(vec![session(shard)]),
             ApiCommand::Info => {
                 ApiAnswer::Info(ShardInfo { num_clients: 2, num_users: 1, num_subs: 3, num_channels: 0 })
