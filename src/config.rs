@@ -26,7 +26,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::hub::settings::Settings;
+use crate::hub::settings::{ClientSettings, Settings};
+use crate::limits::MESSAGE_OVERHEAD_BYTES;
 use crate::log::settings::{LogSettings, SyncPolicy};
 use crate::net::listener::Keepalive;
 pub use build::{NotAnAddress, listen_address};
@@ -99,6 +100,14 @@ impl StorageConfig {
     #[must_use]
     pub fn allows_volatile(&self) -> bool {
         self.log.sync == SyncPolicy::Os
+    }
+
+    /// Largest message that may be sent, in bytes of payload and tags: the log takes its record, and it leaves half of a
+    /// client's queue to everything else.
+    #[must_use]
+    pub fn message_bytes(&self, client: &ClientSettings) -> usize {
+        let record = self.log.max_body_bytes().saturating_sub(MESSAGE_OVERHEAD_BYTES);
+        record.min(client.queue_max_size / 2)
     }
 }
 
