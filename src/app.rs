@@ -115,7 +115,8 @@ fn start(config: &Config) -> Result<Running, StartError> {
     settings.max_connections = plan.connections;
     let mut control_settings = control_settings(config);
     if config.demo {
-        crate::control::demo::switch_on(&mut settings, &mut control_settings)?;
+        let message_bytes = control_settings.api.message_bytes;
+        crate::control::demo::switch_on(&mut settings, &mut control_settings, message_bytes)?;
     }
     let common = Arc::new(common(settings, plan.shards)?);
     let figures: Arc<Vec<Mutex<ShardMetrics>>> =
