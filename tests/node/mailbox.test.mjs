@@ -165,6 +165,42 @@ for (const encoding of ENCODINGS) {
   });
 }
 
+test('what is not acknowledged comes again, the same, and ends in the dead-letter channel', async (t) => {
+  const gateway = await Gateway.start(t, {
+    ...WITHOUT_PINGS,
+    channel: { namespaces: [{ name: 'dead', allow_subscribe_for_client: true }] },
+    mailbox: {
+      ...WITHOUT_PINGS.mailbox, ack_wait: '200ms', max_deliveries: 2, dead_letter_channel: 'dead:letters',
+    },
+  });
+  const watcher = await device(t, gateway, 'json', fresh('watcher'));
+  const subscription = watcher.client.newSubscription('dead:letters');
+  const letters = collect(subscription, 'publication');
+  subscription.subscribe();
+  watcher.client.connect();
+  await subscription.ready(15000);
+  const user = fresh('user');
+  const phone = await device(t, gateway, 'json', user);
+  await phone.connect();
+  const { offset, epoch } = await gateway.api('send', { user, data: { number: 1 }, tags: { kind: 'test' } });
+  const [{ data: letter }] = await letters.count(1);
+  const deliveries = phone.received.list;
+  assert.ok(deliveries.length >= 2, `it came ${deliveries.length} times`);
+  for (const context of deliveries) {
+    assert.deepEqual([context.offset, context.tags, context.data], [offset, deliveries[0].tags, { number: 1 }]);
+  }
+  assert.deepEqual(letter, {
+    user, offset, epoch, id: deliveries[0].tags.id, reason: 'max_deliveries', data: { number: 1 },
+    tags: { kind: 'test' }, sent_at: letter.sent_at,
+  });
+  assert.ok(Math.abs(Date.now() - letter.sent_at) < 60000);
+  await until(async () => (await waiting(gateway, user)) === 0, 'the cursor past the dead letter');
+  const before = deliveries.length;
+  await gateway.sendNumbers(user, 2, 2);
+  await phone.received.count(before + 1);
+  assert.equal(phone.numbers().at(-1), 2, 'the next one is delivered');
+});
+
 test('messages and their tags arrive as they were sent, one key is one message, and time to live ends', async (t) => {
   const gateway = await Gateway.start(t, CONFIG);
   const user = fresh('user');
