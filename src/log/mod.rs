@@ -35,6 +35,7 @@ mod flight;
 mod group;
 pub mod index;
 mod map;
+pub mod pages;
 mod place;
 pub mod reader;
 pub mod record;

@@ -66,6 +66,8 @@ pub struct Replay {
     bypassed: Vec<(Sequence, Option<Sequence>)>,
     /// The first page to deliver, as the walk back left it: most replays have no other.
     first: Vec<(Arc<Segment>, Place)>,
+    /// The waypoint of the page that was delivered last, and what was delivered before it.
+    last: Option<(Sequence, u64)>,
 }
 
 impl Reader {
@@ -125,6 +127,7 @@ impl Reader {
             skipped_damaged: 0,
             bypassed: Vec::new(),
             first: Vec::new(),
+            last: None,
         };
         if position.pending_at(now) == 0 {
             replay.after = position.last_offset;
@@ -176,6 +179,39 @@ impl Replay {
         self.waypoints.is_empty()
     }
 
+    /// Goes on behind `after` at a later time, without walking back again: where the last page ended, began, or between.
+    /// False if that cannot be, and then the replay is of no more use.
+    #[must_use]
+    pub fn resume(&mut self, after: u64, now: u32) -> bool {
+        let state = self.shared.index.get(self.key);
+        let Some(state) = state.filter(|state| state.epoch == self.position.epoch) else { return false };
+        self.now = now;
+        let after = after.max(state.floor());
+        if after == self.after {
+            return true;
+        }
+        match self.last {
+            Some((newest, before)) if (before..self.after).contains(&after) => {
+                self.waypoints.push(newest);
+                self.first.clear();
+                self.after = after;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// True if this is a replay of that stream, with pages of that length.
+    pub(super) fn is_of(&self, class: Class, name: &str, page: usize) -> bool {
+        self.class == class && self.page == page && self.name == name
+    }
+
+    /// True if the stream has grown since the replay began.
+    pub(super) fn is_outgrown(&self) -> bool {
+        let state = self.shared.index.get(self.key);
+        state.is_some_and(|state| state.last_offset > self.position.last_offset)
+    }
+
     /// The next page in order; empty at the end. Damaged messages are left out and counted.
     ///
     /// # Errors
@@ -204,6 +240,7 @@ impl Replay {
             }
             self.waypoints.pop();
             self.first.clear();
+            self.last = Some((newest, self.after));
             if let Some((_, newest)) = places.first() {
                 self.after = newest.header.offset;
             }

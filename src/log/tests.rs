@@ -12,6 +12,7 @@ use super::settings::{LogSettings, MailboxLimits, WhenFull};
 use super::storage::Storage;
 
 mod faults;
+mod pages;
 
 const NOW: u32 = 1_000_000;
 

@@ -1,8 +1,11 @@
 //! The log as the office sees it.
 
+use std::cell::RefCell;
+
 use crate::log::Appender;
 use crate::log::error::{ReadError, RefuseError};
-use crate::log::reader::{Reader, Stored, StreamInfo};
+use crate::log::pages::{Pages, StreamPage};
+use crate::log::reader::{Reader, StreamInfo};
 use crate::log::record::Class;
 use crate::log::request::AppendRequest;
 
@@ -21,18 +24,14 @@ pub trait Archive {
     ///
     /// # Errors
     /// [`ReadError::Storage`] if the file system fails: nothing can be said then.
-    fn page(&self, class: Class, name: &str, after: u64, limit: usize, now: u32) -> Result<Leaf, ReadError>;
-}
-
-/// Some messages of a stream.
-#[derive(Clone, Debug, Default)]
-pub struct Leaf {
-    /// In order.
-    pub messages: Vec<Stored>,
-    /// Nothing follows.
-    pub is_last: bool,
-    /// Messages that are damaged and left out.
-    pub damaged: u64,
+    fn page(
+        &self,
+        class: Class,
+        name: &str,
+        after: u64,
+        limit: usize,
+        now: u32,
+    ) -> Result<StreamPage, ReadError>;
 }
 
 /// The log itself.
@@ -42,6 +41,8 @@ pub struct LogArchive {
     pub appender: Appender,
     /// Reads what is durable.
     pub reader: Reader,
+    /// Who reads page by page.
+    pub pages: RefCell<Pages>,
 }
 
 impl Archive for LogArchive {
@@ -53,26 +54,14 @@ impl Archive for LogArchive {
         self.reader.info(class, name, device)
     }
 
-    fn page(&self, class: Class, name: &str, after: u64, limit: usize, now: u32) -> Result<Leaf, ReadError> {
-        page_of(&self.reader, class, name, after, limit, now)
+    fn page(
+        &self,
+        class: Class,
+        name: &str,
+        after: u64,
+        limit: usize,
+        now: u32,
+    ) -> Result<StreamPage, ReadError> {
+        self.pages.borrow_mut().read(&self.reader, (class, name), after, limit, now)
     }
-}
-
-/// One page out of a reader.
-///
-/// # Errors
-/// [`ReadError::Storage`] if the file system fails.
-pub fn page_of(
-    reader: &Reader,
-    class: Class,
-    name: &str,
-    after: u64,
-    limit: usize,
-    now: u32,
-) -> Result<Leaf, ReadError> {
-    let Some(mut replay) = reader.replay(class, name, after, limit, now) else {
-        return Ok(Leaf { is_last: true, ..Leaf::default() });
-    };
-    let messages = replay.next_page()?;
-    Ok(Leaf { messages, is_last: replay.is_finished(), damaged: replay.skipped_damaged() })
 }
