@@ -10,6 +10,7 @@ use super::reader::Reader;
 use super::sections::{HttpApi, Root};
 use super::tree::Tree;
 use super::{ApiConfig, Config, LogConfig, Notice, ServerConfig};
+use crate::hub::events::EventKinds;
 use crate::hub::settings::{HttpSettings, Settings};
 
 use server::node_name;
@@ -108,6 +109,7 @@ impl Checks<'_> {
             channel,
             user_presence,
             mailbox: None,
+            events: EventKinds::default(),
             version: concat!(env!("CARGO_PKG_VERSION"), " millpond").into(),
             node_name: node_name(&root.node.name.0, server),
             max_connections: root.server.max_connections.0,

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::base::ids::ShardId;
+use crate::hub::events::{Event, EventBatch};
 use crate::hub::mail::{Answer, Mail};
 
 /// Letters to one shard that may wait before sources are held back.
@@ -20,6 +21,7 @@ const KEPT_CAPACITY: usize = 32;
 pub struct Post {
     outgoing: Vec<VecDeque<Mail>>,
     answers: VecDeque<Answer>,
+    events: EventBatch,
     congested: usize,
 }
 
@@ -28,6 +30,7 @@ impl Post {
         Self {
             outgoing: (0..shards).map(|_| VecDeque::new()).collect(),
             answers: VecDeque::new(),
+            events: EventBatch::default(),
             congested: 0,
         }
     }
@@ -44,6 +47,28 @@ impl Post {
     /// Adds an answer for the control plane.
     pub(crate) fn answer(&mut self, answer: Answer) {
         self.answers.push_back(answer);
+    }
+
+    /// Adds an event for backends.
+    pub(crate) fn note(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// Adds an event for backends, if there is one.
+    pub(crate) fn note_any(&mut self, event: Option<Event>) {
+        if let Some(event) = event {
+            self.events.push(event);
+        }
+    }
+
+    /// Takes the events of the turn, if there are any and `accept` takes them (it gives them back when its queue is
+    /// full).
+    pub fn drain_events(&mut self, accept: impl FnOnce(EventBatch) -> Result<(), EventBatch>) {
+        if !self.events.is_empty()
+            && let Err(events) = accept(std::mem::take(&mut self.events))
+        {
+            self.events = events;
+        }
     }
 
     /// True while a destination lags so far behind that publishers must wait.
@@ -105,13 +130,14 @@ impl Post {
         !self.outgoing[to.0 as usize].is_empty()
     }
 
-    /// Letters that wait, answers included.
+    /// Letters that wait, answers and events included.
     pub fn len(&self) -> usize {
-        self.outgoing.iter().map(VecDeque::len).sum::<usize>() + self.answers.len()
+        let events = self.events.events.len();
+        self.outgoing.iter().map(VecDeque::len).sum::<usize>() + self.answers.len() + events
     }
 
     /// True if nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.answers.is_empty() && self.outgoing.iter().all(VecDeque::is_empty)
+        self.answers.is_empty() && self.events.is_empty() && self.outgoing.iter().all(VecDeque::is_empty)
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::hub::events::EventKinds;
+
 /// Settings that all shards share; immutable after start.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -16,6 +18,8 @@ pub struct Settings {
     pub user_presence: Option<UserPresenceSettings>,
     /// Messages for users who are away; `None`: not offered. Needs `client.personal_channel` and the log.
     pub mailbox: Option<MailboxSettings>,
+    /// Events that some webhook wants; none: they cost nothing.
+    pub events: EventKinds,
     /// Reported as `version` in the connect reply and by the server API.
     pub version: String,
     /// Node name, for the `info` API.
