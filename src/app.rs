@@ -264,6 +264,7 @@ fn control_settings(config: &Config) -> ControlSettings {
         prefix: config.api.prefix.clone(),
         enabled: config.api.enabled,
         external: config.api.external,
+        message_bytes: message_bytes(config),
         ..ApiSettings::default()
     };
     let node = NodeSettings {
@@ -279,6 +280,12 @@ fn control_settings(config: &Config) -> ControlSettings {
         prometheus: config.prometheus.clone(),
         ..ControlSettings::default()
     }
+}
+
+/// `None` where there are no mailboxes.
+fn message_bytes(config: &Config) -> Option<usize> {
+    config.settings.mailbox.as_ref()?;
+    config.storage.as_ref().map(|storage| storage.message_bytes(&config.settings.client))
 }
 
 fn report(config: &Config, plan: &Plan) {

@@ -8,10 +8,12 @@
 //! - Secrets come from a file or the environment, never from flags, and are never part of a message.
 
 mod build;
+mod choices;
 mod problem;
 mod reader;
 mod reference;
 mod sections;
+mod stored;
 mod suggest;
 mod tree;
 mod unserved;
@@ -24,7 +26,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::hub::settings::Settings;
+use crate::hub::settings::{ClientSettings, Settings};
+use crate::limits::MESSAGE_OVERHEAD_BYTES;
+use crate::log::settings::{LogSettings, SyncPolicy};
 use crate::net::listener::Keepalive;
 pub use build::{NotAnAddress, listen_address};
 pub use problem::{Guard, Origin, Place, Problem, Problems, Rule, SyntaxError};
@@ -47,6 +51,8 @@ pub struct Config {
     pub settings: Settings,
     /// The process and its addresses.
     pub server: ServerConfig,
+    /// The log on disk; `None`: nothing is stored.
+    pub storage: Option<StorageConfig>,
     /// The server API.
     pub api: ApiConfig,
     /// Path of the health endpoint on the internal address; `None`: not served.
@@ -78,6 +84,31 @@ pub struct ServerConfig {
     pub memory_limit: u64,
     /// Client sockets are probed by the kernel (`client.heartbeat = "tcp"`).
     pub keepalive: Option<Keepalive>,
+}
+
+/// The log that mailboxes and durable histories are kept in.
+#[derive(Clone, Debug)]
+pub struct StorageConfig {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Its settings, valid but for the seed, which is drawn when it is opened.
+    pub log: LogSettings,
+}
+
+impl StorageConfig {
+    /// True if a file system that loses everything in a power cut will do: who syncs nothing promises nothing else.
+    #[must_use]
+    pub fn allows_volatile(&self) -> bool {
+        self.log.sync == SyncPolicy::Os
+    }
+
+    /// Largest message that may be sent, in bytes of payload and tags: the log takes its record, and it leaves half of a
+    /// client's queue to everything else.
+    #[must_use]
+    pub fn message_bytes(&self, client: &ClientSettings) -> usize {
+        let record = self.log.max_body_bytes().saturating_sub(MESSAGE_OVERHEAD_BYTES);
+        record.min(client.queue_max_size / 2)
+    }
 }
 
 /// The server API.
@@ -184,6 +215,9 @@ pub enum Notice {
     /// An option that depends on another one.
     #[error("{0} has no effect: {1} is off")]
     NoEffect(String, &'static str),
+    /// History of a channel that has a mailbox.
+    #[error("{0}: personal channels have mailboxes, which take the place of their history")]
+    MailboxHistory(String),
     /// More connections permitted than possible.
     #[error("client.connection_limit is above server.max_connections, which holds")]
     ConnectionLimit,

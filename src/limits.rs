@@ -77,3 +77,19 @@ pub const USERS_PER_API_LOOK: usize = 1000;
 /// Events for backends that wait on a shard for the store; beyond, they are counted and dropped. The store takes them every
 /// turn, so this is what a flood of one turn may be: every connection of a turn's share with a few subscriptions.
 pub const EVENTS_WAITING: usize = 16_384;
+
+/// Users one `send` of the server API may name: their messages go to the log as one batch, and are answered together.
+pub const USERS_PER_SEND: usize = 1000;
+
+/// Bytes that one `send` may store, over all its users: it must be on the disk before the answer is due (5 s), also on a
+/// disk that writes 20 MB/s.
+pub const BYTES_PER_SEND: usize = 64 * 1024 * 1024;
+
+/// Messages that one `mailbox_list` answers at most.
+pub const MAILBOX_PAGE: u32 = 1000;
+
+/// Longest name of a device in bytes: it is part of a cursor's record.
+pub const DEVICE_BYTES: usize = 64;
+
+/// Bytes of a stored message beside payload, tags and user: its id, and what the log needs to find the parts again.
+pub const MESSAGE_OVERHEAD_BYTES: usize = 4096;

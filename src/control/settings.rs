@@ -40,6 +40,8 @@ pub struct ApiSettings {
     pub prefix: String,
     /// Largest request body in bytes, default 16 MiB; beyond: 413.
     pub body_limit: usize,
+    /// Largest message of `send` in bytes, so that log and clients can take it; `None`: there are no mailboxes.
+    pub message_bytes: Option<usize>,
 }
 
 /// `http_api.error_mode`.
@@ -120,6 +122,7 @@ impl fmt::Debug for ApiSettings {
             .field("error_mode", &self.error_mode)
             .field("prefix", &self.prefix)
             .field("body_limit", &self.body_limit)
+            .field("message_bytes", &self.message_bytes)
             .finish()
     }
 }
@@ -144,6 +147,7 @@ impl Default for ApiSettings {
             error_mode: ErrorMode::Body,
             prefix: "/api".to_owned(),
             body_limit: 16 * 1024 * 1024,
+            message_bytes: None,
         }
     }
 }
