@@ -131,6 +131,8 @@ fn start(config: &Config) -> Result<Running, StartError> {
         inbox,
         handovers: vec![HandoverReceiver::from(received)],
         metrics: Arc::new(Figures(Arc::clone(&figures))),
+        webhooks: Vec::new(),
+        webhook_figures: Vec::new(),
     })?;
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;

@@ -7,16 +7,20 @@
 //!   for a channel; the states of a user differ from one event to the next. What cannot be told is counted
 //!   ([`EventBatch::dropped`]), and a process that ends without notice says `started` when it begins anew.
 
+use std::sync::atomic::AtomicU64;
+
 use crate::base::ids::ConnKey;
 use crate::base::permute::{ClientId, ClientIds};
 use crate::base::tick::Now;
 use crate::hub::api::UserState;
+use crate::hub::api_calls::glob;
 use crate::hub::connection::{Phase, sub};
 use crate::hub::home::Homes;
 use crate::hub::home_users::QUIET;
 use crate::hub::mail::{HomeAsk, HomeOp};
 use crate::hub::post::Post;
 use crate::hub::registry::Registered;
+use crate::hub::settings::EventQueueSettings;
 use crate::hub::shard::Shard;
 use crate::limits;
 
@@ -219,6 +223,62 @@ impl Event {
     }
 }
 
+impl EventQueueSettings {
+    /// True if an event belongs into the queue.
+    #[must_use]
+    pub fn wants(&self, event: &Event) -> bool {
+        let matches = |patterns: &[String], name: &str| {
+            patterns.is_empty() || patterns.iter().any(|pattern| glob(pattern.as_bytes(), name.as_bytes()))
+        };
+        let has_user = !matches!(event.kind(), EventKind::Occupied | EventKind::Vacated);
+        self.kinds.has(event.kind())
+            && (event.channel.is_empty() || matches(&self.channels, &event.channel))
+            && (!has_user || matches(&self.users, &event.user))
+    }
+}
+
+/// Events as one record of the log holds them.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct EventRecord {
+    /// Number of the first one. The numbers of a queue go up by one from event to event.
+    #[prost(uint64, tag = "1")]
+    pub first: u64,
+    /// In order.
+    #[prost(message, repeated, tag = "2")]
+    pub events: Vec<Event>,
+}
+
+impl EventRecord {
+    /// How it stands in the log.
+    #[must_use]
+    pub fn encode(&self) -> bytes::Bytes {
+        prost::Message::encode_to_vec(self).into()
+    }
+
+    /// Reads it; `None` if it is none.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        <Self as prost::Message>::decode(bytes).ok()
+    }
+
+    /// Number of the event that follows it.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.first + self.events.len() as u64
+    }
+}
+
+/// Figures of one queue of events, from the store for the metrics. All count events.
+#[derive(Debug, Default)]
+pub struct QueueFigures {
+    /// Gauge: waiting.
+    pub pending: AtomicU64,
+    /// Stored since the start.
+    pub stored: AtomicU64,
+    /// Dropped since the start, for want of room or because the log could not take them.
+    pub dropped: AtomicU64,
+}
+
 /// Events that leave a shard together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventBatch {
@@ -410,6 +470,28 @@ mod tests {
             let is_of_channel = matches!(kind, EventKind::Occupied | EventKind::Vacated);
             assert_eq!(set.meets(EventKinds::CHANNEL), is_of_channel);
         }
+    }
+
+    #[test]
+    fn filters_are_for_what_an_event_is_about() {
+        let wants = |channels: &[&str], users: &[&str], kind: EventKind, channel: &str, user: &str| {
+            let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+            let kinds = EventKinds::from_iter(EventKind::ALL);
+            let queue = EventQueueSettings {
+                kinds,
+                channels: list(channels),
+                users: list(users),
+                ..EventQueueSettings::default()
+            };
+            queue.wants(&Event { channel: channel.into(), user: user.into(), ..Event::new(kind, 1) })
+        };
+        assert!(wants(&[], &[], EventKind::Subscribed, "a", ""));
+        assert!(wants(&["x", "chat:*"], &[], EventKind::Subscribed, "chat:1", "u"));
+        assert!(!wants(&["chat:*"], &[], EventKind::Vacated, "news", ""));
+        assert!(wants(&["chat:*"], &[], EventKind::Connected, "", "u"), "not about a channel");
+        assert!(!wants(&["chat:*"], &["v*"], EventKind::Subscribed, "chat:1", "u"));
+        assert!(wants(&[], &["v*"], EventKind::Occupied, "chat:1", ""), "not about a user");
+        assert!(!wants(&[], &["v*"], EventKind::Connected, "", ""), "nobody in particular");
     }
 
     #[test]

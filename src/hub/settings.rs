@@ -109,6 +109,25 @@ pub struct MailboxSettings {
     pub replay_page: u32,
 }
 
+/// A queue of events, as the store keeps it.
+#[derive(Clone, Debug, Default)]
+pub struct EventQueueSettings {
+    /// Its name: that of the webhook.
+    pub name: String,
+    /// Kinds of events.
+    pub kinds: EventKinds,
+    /// Patterns of channels, empty: all.
+    pub channels: Vec<String>,
+    /// Patterns of user ids, empty: all.
+    pub users: Vec<String>,
+    /// Events that are delivered together at most, and so those of one record.
+    pub batch_max_events: usize,
+    /// How long an event may wait.
+    pub ttl: Duration,
+    /// Events that may wait; see [`EventKind::is_of_connection`](crate::hub::events::EventKind::is_of_connection).
+    pub max_pending: u64,
+}
+
 /// `subscribe_to_user_personal_channel`.
 #[derive(Clone, Debug)]
 pub struct PersonalChannel {
