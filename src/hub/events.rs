@@ -246,6 +246,10 @@ pub struct EventRecord {
     /// In order.
     #[prost(message, repeated, tag = "2")]
     pub events: Vec<Event>,
+    /// The run of the process that wrote it, a random number. Numbers are compared within a run only: where the newest
+    /// record is lost or has expired, the next run begins anew.
+    #[prost(fixed64, tag = "3")]
+    pub run: u64,
 }
 
 impl EventRecord {

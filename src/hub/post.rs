@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use crate::base::ids::ShardId;
 use crate::hub::events::{Event, EventBatch};
 use crate::hub::mail::{Answer, Mail};
+use crate::hub::store::StoreAsk;
 
 /// Letters to one shard that may wait before sources are held back.
 const CONGESTED_LETTERS: usize = 4096;
@@ -22,6 +23,7 @@ pub struct Post {
     outgoing: Vec<VecDeque<Mail>>,
     answers: VecDeque<Answer>,
     events: EventBatch,
+    store: VecDeque<StoreAsk>,
     congested: usize,
 }
 
@@ -31,6 +33,7 @@ impl Post {
             outgoing: (0..shards).map(|_| VecDeque::new()).collect(),
             answers: VecDeque::new(),
             events: EventBatch::default(),
+            store: VecDeque::new(),
             congested: 0,
         }
     }
@@ -61,40 +64,39 @@ impl Post {
         }
     }
 
-    /// Takes the events of the turn, if there are any and `accept` takes them (it gives them back when its queue is
-    /// full).
-    pub fn drain_events(&mut self, accept: impl FnOnce(EventBatch) -> Result<(), EventBatch>) {
-        if !self.events.is_empty()
-            && let Err(events) = accept(std::mem::take(&mut self.events))
-        {
-            self.events = events;
+    /// Adds something to ask of the store.
+    pub(crate) fn ask_store(&mut self, ask: StoreAsk) {
+        self.store.push_back(ask);
+        if self.store.len() == CONGESTED_LETTERS {
+            self.congested += 1;
         }
     }
 
     /// True while a destination lags so far behind that publishers must wait.
     pub fn is_congested(&self) -> bool {
-        self.congested > 0
+        self.congested > 0 || self.events.events.len() >= CONGESTED_LETTERS
     }
 
     /// Takes letters to `to` in order while `accept` takes them (it gives a letter back when its queue is full).
     /// Returns how many left.
     pub fn drain_to(&mut self, to: ShardId, mut accept: impl FnMut(Mail) -> Result<(), Mail>) -> usize {
         let queue = &mut self.outgoing[to.0 as usize];
-        let before = queue.len();
-        while let Some(mail) = queue.pop_front() {
-            if let Err(mail) = accept(mail) {
-                queue.push_front(mail);
-                break;
-            }
+        let (left, relieved) = drain(queue, &mut accept);
+        self.congested -= usize::from(relieved);
+        left
+    }
+
+    /// Takes what is asked of the store in order while `accept` takes it, and the events of the turn as one more thing.
+    /// Returns how much left, events aside.
+    pub fn drain_store(&mut self, mut accept: impl FnMut(StoreAsk) -> Result<(), StoreAsk>) -> usize {
+        let (left, relieved) = drain(&mut self.store, &mut accept);
+        self.congested -= usize::from(relieved);
+        if !self.events.is_empty()
+            && let Err(StoreAsk::Events(events)) = accept(StoreAsk::Events(std::mem::take(&mut self.events)))
+        {
+            self.events = events;
         }
-        let after = queue.len();
-        if before >= CONGESTED_LETTERS && after < CONGESTED_LETTERS {
-            self.congested -= 1;
-        }
-        if after == 0 && queue.capacity() > KEPT_CAPACITY {
-            queue.shrink_to(KEPT_CAPACITY);
-        }
-        before - after
+        left
     }
 
     /// Takes answers for the control plane in order while `accept` takes them. Returns how many left.
@@ -123,6 +125,7 @@ impl Post {
     pub(crate) fn shrink(&mut self) {
         self.outgoing.iter_mut().for_each(VecDeque::shrink_to_fit);
         self.answers.shrink_to_fit();
+        self.store.shrink_to_fit();
     }
 
     /// True if letters to `to` have not left.
@@ -132,12 +135,31 @@ impl Post {
 
     /// Letters that wait, answers and events included.
     pub fn len(&self) -> usize {
-        let events = self.events.events.len();
-        self.outgoing.iter().map(VecDeque::len).sum::<usize>() + self.answers.len() + events
+        let own = self.answers.len() + self.store.len() + self.events.events.len();
+        self.outgoing.iter().map(VecDeque::len).sum::<usize>() + own
     }
 
     /// True if nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.answers.is_empty() && self.events.is_empty() && self.outgoing.iter().all(VecDeque::is_empty)
+        self.answers.is_empty()
+            && self.store.is_empty()
+            && self.events.is_empty()
+            && self.outgoing.iter().all(VecDeque::is_empty)
     }
+}
+
+/// Takes letters while `accept` takes them: how many left, and whether the queue is congested no more.
+fn drain<T>(queue: &mut VecDeque<T>, accept: &mut impl FnMut(T) -> Result<(), T>) -> (usize, bool) {
+    let before = queue.len();
+    while let Some(letter) = queue.pop_front() {
+        if let Err(letter) = accept(letter) {
+            queue.push_front(letter);
+            break;
+        }
+    }
+    let after = queue.len();
+    if after == 0 && queue.capacity() > KEPT_CAPACITY {
+        queue.shrink_to(KEPT_CAPACITY);
+    }
+    (before - after, before >= CONGESTED_LETTERS && after < CONGESTED_LETTERS)
 }

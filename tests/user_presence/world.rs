@@ -16,6 +16,7 @@ use millpond::hub::mail::{ApiAsk, Mail};
 use millpond::hub::settings::Settings;
 use millpond::hub::shard::{Common, Shard};
 use millpond::hub::sockets::{Sockets, Written};
+use millpond::hub::store::StoreAsk;
 use serde_json::Value;
 
 const SECRET: &str = "the secret of the presence tests, long enough";
@@ -283,7 +284,8 @@ impl World {
             }
             let answers = &mut self.answers;
             let told = &mut self.told;
-            self.shards[from].post().drain_events(|batch| {
+            self.shards[from].post().drain_store(|ask| {
+                let StoreAsk::Events(batch) = ask else { panic!("{ask:?}") };
                 assert_eq!(batch.dropped, 0);
                 told.extend(batch.events);
                 Ok(())

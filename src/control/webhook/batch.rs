@@ -14,6 +14,7 @@ use crate::hub::events::{Event, EventKind};
 pub(super) struct Batch {
     records: VecDeque<StoredEvents>,
     events: usize,
+    run: u64,
     first: u64,
     end: u64,
     through: Place,
@@ -24,6 +25,7 @@ impl Batch {
         let mut batch = Self {
             records: VecDeque::new(),
             events: 0,
+            run: record.record.run,
             first: record.record.first,
             end: 0,
             through: Place::default(),
@@ -35,6 +37,7 @@ impl Batch {
     /// True if a record may be added: it follows at once, and there is room.
     pub(super) fn takes(&self, next: &StoredEvents, max_events: usize) -> bool {
         next.place.epoch == self.through.epoch
+            && next.record.run == self.run
             && next.record.first == self.end
             && self.events + next.record.events.len() <= max_events
     }
@@ -81,9 +84,14 @@ impl Batch {
         self.through
     }
 
-    /// Epoch of the queue as backends see it.
+    /// The run of the process that its numbers belong to.
+    pub(super) fn run(&self) -> u64 {
+        self.run
+    }
+
+    /// The same as backends see it.
     pub(super) fn epoch(&self) -> String {
-        format!("{:08x}", self.through.epoch)
+        format!("{:016x}", self.run)
     }
 
     /// Names the batch; the same events have the same name, so that one that comes twice is told.
@@ -198,9 +206,9 @@ mod tests {
 
     fn stored(offset: u64, first: u64, expires_at: u32, events: Vec<Event>) -> StoredEvents {
         StoredEvents {
-            place: Place { epoch: 0xabc, offset },
+            place: Place { epoch: 5, offset },
             expires_at,
-            record: EventRecord { first, events },
+            record: EventRecord { first, events, run: 0xabc },
         }
     }
 
@@ -225,7 +233,7 @@ mod tests {
         let batch = Batch::new(stored(4, 41, 0, vec![disconnected, vacated, overflow, started]));
         let body = batch.body("hook", "node_1", 40, 6);
         let expected = concat!(
-            r#"{"webhook":"hook","node":"node_1","batch":"00000abc-41-44","epoch":"00000abc","events":["#,
+            r#"{"webhook":"hook","node":"node_1","batch":"0000000000000abc-41-44","epoch":"0000000000000abc","events":["#,
             r#"{"id":40,"type":"missed","at":6,"count":1},"#,
             r#"{"id":41,"type":"disconnected","at":1790000000123,"user":"bob","#,
             r#""client":"01020304-0506-4708-890a-0b0c0d0e0f10","by":"server","code":3012,"reason":"no pong"},"#,
@@ -244,7 +252,10 @@ mod tests {
         assert!(!batch.takes(&stored(2, 14, 0, some(1)), 5), "one is missing");
         let mut other = stored(2, 13, 0, some(1));
         other.place.epoch = 1;
-        assert!(!batch.takes(&other, 5), "another epoch");
+        assert!(!batch.takes(&other, 5), "another stream");
+        let mut other = stored(2, 13, 0, some(1));
+        other.record.run = 1;
+        assert!(!batch.takes(&other, 5), "another run");
     }
 
     #[test]
@@ -252,8 +263,8 @@ mod tests {
         let mut batch = Batch::new(stored(1, 10, 100, some(3)));
         batch.push(stored(2, 13, 200, some(2)));
         batch.push(stored(3, 15, 0, some(1)));
-        assert_eq!((batch.expire(99), batch.id().as_str()), (0, "00000abc-10-15"));
-        assert_eq!((batch.expire(100), batch.id().as_str()), (3, "00000abc-13-15"));
+        assert_eq!((batch.expire(99), batch.id().as_str()), (0, "0000000000000abc-10-15"));
+        assert_eq!((batch.expire(100), batch.id().as_str()), (3, "0000000000000abc-13-15"));
         assert_eq!((batch.expire(5000), batch.len(), batch.first(), batch.end()), (2, 1, 15, 16));
         let mut last = Batch::new(stored(1, 10, 100, some(3)));
         assert_eq!((last.expire(100), last.is_empty(), last.end()), (3, true, 13));

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! * At least once and in order: a batch is acknowledged after the backend has taken it, and the next one is sent then.
-//! * Every event has a number, one more than the one before it, in the epoch of its queue; so whoever remembers the
-//!   highest number sees what comes twice, and what is missing is said as an event of its own (`missed`).
+//! * Every event has a number, one more than the one before it, in its epoch (a run of the process that wrote it); so
+//!   whoever remembers the highest number sees what comes twice, and what is missing is said as an event of its own
+//!   (`missed`).
 
 mod backoff;
 mod batch;

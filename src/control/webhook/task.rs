@@ -30,8 +30,8 @@ pub struct Courier {
     client: Client,
     figures: Arc<DeliveryFigures>,
     backoff: Backoff,
-    /// The epoch that `expected` is of.
-    epoch: u32,
+    /// The run that `expected` is of.
+    run: u64,
     /// Number of the event that the backend waits for; `None`: not known yet.
     expected: Option<u64>,
 }
@@ -59,7 +59,7 @@ impl Courier {
         let client = Client::new(&settings, version)?;
         let backoff = Backoff::new(settings.retry_min, settings.retry_max, seed);
         let node = node.to_owned();
-        Ok(Self { settings, node, source, client, figures, backoff, epoch: 0, expected: None })
+        Ok(Self { settings, node, source, client, figures, backoff, run: 0, expected: None })
     }
 
     /// Delivers for ever. Dropping the future stops at once: what was not acknowledged is delivered after the next start.
@@ -95,10 +95,10 @@ impl Courier {
     }
 
     async fn handle(&mut self, mut batch: Batch) {
-        if batch.through().epoch != self.epoch {
-            (self.epoch, self.expected) = (batch.through().epoch, None);
+        if batch.run() != self.run {
+            (self.run, self.expected) = (batch.run(), None);
         }
-        // Of the first batch nobody knows what came before it.
+        // Of the first batch of a run nobody knows what came before it.
         self.expected.get_or_insert(batch.first());
         let end = self.deliver(&mut batch).await;
         let events = batch.len() as u64;

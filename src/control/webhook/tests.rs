@@ -98,13 +98,16 @@ async fn a_request_says_what_it_is_and_that_it_is_ours() {
     assert_eq!(header("content-type"), "application/json");
     assert_eq!(header("user-agent"), "millpond test");
     assert_eq!((header("x-millpond-webhook"), header("x-millpond-attempt")), ("hook", "1"));
-    assert_eq!(header("x-millpond-delivery"), "00000007-1-2");
+    assert_eq!(header("x-millpond-delivery"), "0000000000000007-1-2");
     let signed = header("x-millpond-signature");
     let time: u64 = signed.split([',', '=']).nth(1).unwrap().parse().unwrap();
     assert_eq!(signed, super::signature::sign(SECRET, time, &request.body));
     assert!(u64::from(unix_seconds()).abs_diff(time) < 3600);
     let json = request.json();
-    assert_eq!((&json["batch"], &json["epoch"]), (&"00000007-1-2".into(), &"00000007".into()));
+    assert_eq!(
+        (&json["batch"], &json["epoch"]),
+        (&"0000000000000007-1-2".into(), &"0000000000000007".into())
+    );
     assert_eq!((&json["webhook"], &json["node"]), (&"hook".into(), &"node".into()));
     let unsigned = WebhookSettings { secret: String::new(), ..settings(backend.url()) };
     memory.add(1, 0);
@@ -142,7 +145,7 @@ async fn what_fails_is_sent_again_the_same() {
     assert!(ids.len() >= 8 && ids.iter().all(|ids| *ids == [1, 2, 3]), "{ids:?}");
     for (attempt, request) in (1..=ids.len()).zip(&seen) {
         assert_eq!(request.headers["x-millpond-attempt"], attempt.to_string());
-        assert_eq!(request.headers["x-millpond-delivery"], "00000007-1-3");
+        assert_eq!(request.headers["x-millpond-delivery"], "0000000000000007-1-3");
         assert_eq!(request.body, seen[0].body);
     }
     for asked in [1, 2] {

@@ -33,7 +33,7 @@ impl Memory {
         let events =
             (0..events).map(|_| Event { user: "u".into(), ..Event::new(EventKind::Connected, 1) }).collect();
         let place = Place { epoch: EPOCH, offset: queue.records.len() as u64 + 1 };
-        queue.records.push(StoredEvents { place, expires_at, record: EventRecord { first, events } });
+        queue.records.push(StoredEvents { place, expires_at, record: EventRecord { first, events, run: 7 } });
     }
 
     pub(super) fn acknowledged(&self) -> u64 {
