@@ -57,7 +57,6 @@ struct Queue {
 pub(super) struct EventQueues {
     queues: Vec<Queue>,
     run: u64,
-    started: bool,
 }
 
 impl Queue {
@@ -160,7 +159,7 @@ impl EventQueues {
 }
 
 impl<A: Archive> Office<A> {
-    /// Keeps these queues; each goes on where the log says that it stands.
+    /// Keeps these queues; each goes on where the log says that it stands, with the first event of this run.
     #[must_use]
     pub fn with_events(mut self, queues: Vec<(EventQueueSettings, Arc<QueueFigures>)>, now: Now) -> Self {
         let seconds = u32::try_from(now.unix_seconds()).unwrap_or(u32::MAX);
@@ -169,7 +168,7 @@ impl<A: Archive> Office<A> {
             Queue {
                 settings,
                 figures,
-                gathered: Vec::new(),
+                gathered: vec![Event::new(EventKind::Started, now.unix_ms)],
                 due: now.tick,
                 next,
                 delivered,
@@ -179,7 +178,7 @@ impl<A: Archive> Office<A> {
             }
         });
         let queues = queues.collect();
-        self.events = EventQueues { queues, run: self.rng.next_u64(), started: false };
+        self.events = EventQueues { queues, run: self.rng.next_u64() };
         self
     }
 
@@ -227,7 +226,6 @@ impl<A: Archive> Office<A> {
 
     /// Gives the log what is due, unless others wait for room there.
     pub(super) fn flush_events(&mut self, now: Now) {
-        self.tell_start(now);
         for index in 0..self.events.queues.len() {
             while !self.has_backlog() {
                 let run = self.events.run;
@@ -243,16 +241,6 @@ impl<A: Archive> Office<A> {
                 } else {
                     break;
                 }
-            }
-        }
-    }
-
-    /// The first event of a run.
-    fn tell_start(&mut self, now: Now) {
-        if !std::mem::replace(&mut self.events.started, true) {
-            for queue in &mut self.events.queues {
-                queue.gather(Event::new(EventKind::Started, now.unix_ms), now);
-                queue.show();
             }
         }
     }
