@@ -74,6 +74,10 @@ pub const CONNECTIONS_LISTED: usize = 1000;
 /// Users one `user_presence` call of the server API may ask for.
 pub const USERS_PER_API_LOOK: usize = 1000;
 
+/// Events for backends that wait on a shard for the store; beyond, they are counted and dropped. The store takes them every
+/// turn, so this is what a flood of one turn may be: every connection of a turn's share with a few subscriptions.
+pub const EVENTS_WAITING: usize = 16_384;
+
 /// Users one `send` of the server API may name: their messages go to the log as one batch, and are answered together.
 pub const USERS_PER_SEND: usize = 1000;
 

@@ -349,7 +349,7 @@ impl Shard {
         while !self.post.is_congested()
             && let Some(ask) = self.deferred.pop_front()
         {
-            self.homes.ask(ask, self.now, &mut self.post);
+            self.homes.ask_noting(ask, self.now, &mut self.post);
         }
         while let Some(mail) = self.post.pop_own(self.id) {
             self.receive(mail);
@@ -375,7 +375,7 @@ impl Shard {
         if is_publication && (self.post.is_congested() || !self.deferred.is_empty()) {
             self.deferred.push_back(ask);
         } else {
-            self.homes.ask(ask, self.now, &mut self.post);
+            self.homes.ask_noting(ask, self.now, &mut self.post);
         }
     }
 
