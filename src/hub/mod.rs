@@ -19,6 +19,7 @@ mod deliver;
 mod depart;
 mod drain;
 mod epoch;
+pub mod events;
 mod figures;
 mod handshake;
 mod home;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::base::ids::ConnKey;
 use crate::hub::api::Position;
+use crate::hub::events::EventBatch;
 use crate::hub::mail::{ApiAsk, Origin, Subscribed, Ticket};
 pub use crate::hub::metrics::SendRefusal;
 use crate::hub::stream::Publication;
@@ -25,6 +26,23 @@ pub enum StoreAsk {
     Acknowledge(Box<AckAsk>),
     /// From the control plane.
     Api(Box<ApiAsk>),
+    /// From a shard: what happened there, for backends.
+    Events(EventBatch),
+    /// From the control plane: a backend has events.
+    Delivered(Box<DeliveredAsk>),
+}
+
+/// Events of a queue are done with.
+#[derive(Debug)]
+pub struct DeliveredAsk {
+    /// The queue.
+    pub queue: Box<str>,
+    /// Incarnation of its stream.
+    pub epoch: u32,
+    /// The last record.
+    pub through: u64,
+    /// Number of the event after it, where it is known.
+    pub next: Option<u64>,
 }
 
 /// Whose mailbox, and which cursor in it.

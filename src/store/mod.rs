@@ -20,6 +20,7 @@
 mod acknowledge;
 pub mod archive;
 mod calls;
+pub mod events;
 mod inbox;
 mod letters;
 pub mod office;

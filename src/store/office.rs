@@ -7,6 +7,7 @@ use slab::Slab;
 
 use super::acknowledge::LateAck;
 use super::archive::Archive;
+use super::events::EventQueues;
 use super::letters::Letters;
 use super::redeliver::Redelivery;
 use super::send::{PendingMessage, Place, SendJob};
@@ -51,6 +52,7 @@ pub struct Office<A> {
     pub(super) idempotency: Idempotency<(u64, u32)>,
     pub(super) late_acks: HashMap<Owner, LateAck>,
     pub(super) redeliveries: HashMap<Owner, Redelivery>,
+    pub(super) events: EventQueues,
     pub(super) figures: StoreFigures,
 }
 
@@ -63,6 +65,8 @@ pub(super) enum Pending {
     Acknowledge(Box<Owner>, u64, Option<Ticket>),
     /// A call of the server API, answered with nothing but success.
     Api(u64),
+    /// Events: the index of their queue, and how many.
+    Events(usize, usize),
     /// Nobody.
     Nobody,
 }
@@ -88,6 +92,7 @@ impl<A: Archive> Office<A> {
             idempotency: Idempotency::new(secret, limits::IDEMPOTENT_RESULTS),
             late_acks: HashMap::new(),
             redeliveries: HashMap::new(),
+            events: EventQueues::default(),
             figures: StoreFigures::default(),
         }
     }
@@ -100,6 +105,8 @@ impl<A: Archive> Office<A> {
             StoreAsk::Redeliver(ask) => self.redeliver(*ask, now),
             StoreAsk::Acknowledge(ask) => self.acknowledge(*ask, now),
             StoreAsk::Api(ask) => self.call(*ask, now),
+            StoreAsk::Events(batch) => self.take_events(&batch, now),
+            StoreAsk::Delivered(ask) => self.delivered(&ask),
         }
     }
 
@@ -121,13 +128,14 @@ impl<A: Archive> Office<A> {
             }
         }
         self.flush_acks(now);
+        self.flush_events(now);
         self.idempotency.sweep(now.tick, SWEPT);
     }
 
     /// When [`settle`](Self::settle) has something to do again, acknowledgements aside.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
-        self.late_acks.values().map(|late| late.due).min()
+        self.late_acks.values().map(|late| late.due).chain(self.events.wake_at()).min()
     }
 
     /// The end is near: nothing waits for time any more.
@@ -135,13 +143,17 @@ impl<A: Archive> Office<A> {
         for late in self.late_acks.values_mut() {
             late.due = now.tick;
         }
+        self.events.hasten(now);
         self.settle(now);
     }
 
     /// True if the log owes nothing and has been asked for everything.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.waiting.is_empty() && self.late_acks.is_empty()
+        self.in_flight.is_empty()
+            && self.waiting.is_empty()
+            && self.late_acks.is_empty()
+            && self.events.is_idle()
     }
 
     /// Hands out mail for the shards until `accept` gives it back. Returns how much left.
@@ -215,6 +227,7 @@ impl<A: Archive> Office<A> {
                 self.ack_stored(&owner, appended, ticket);
             }
             (Pending::Api(id), Ok(_)) => self.answer(id, ApiAnswer::Done),
+            (Pending::Events(queue, count), Ok(_)) => self.events.stored(queue, count, true),
             (Pending::Nobody, Ok(_)) => {}
             (pending, Err(error)) => self.refused(pending, api_error(error), now),
         }
@@ -226,6 +239,7 @@ impl<A: Archive> Office<A> {
             Pending::Message(message) => self.not_stored(*message, error),
             Pending::Acknowledge(owner, through, ticket) => self.ack_failed(*owner, through, ticket, now),
             Pending::Api(id) => self.answer(id, ApiAnswer::Error(error)),
+            Pending::Events(queue, count) => self.events.stored(queue, count, false),
             Pending::Nobody => {}
         }
     }
