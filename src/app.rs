@@ -10,6 +10,7 @@
 //! | control plane | after every shard has its own table, or those would keep its connections open |
 
 mod capacity;
+mod demo;
 mod drain;
 mod heap;
 mod logging;
@@ -100,6 +101,8 @@ struct Running {
     mesh: Arc<Mesh<Mail>>,
     wakers: Arc<Wakers>,
     common: Arc<Common>,
+    /// Last, as the log in it must have ended.
+    _scratch: Option<demo::Scratch>,
 }
 
 /// Runs the gateway until it is told to stop (SIGTERM or SIGINT), then drains it.
@@ -127,11 +130,11 @@ fn start(config: &Config) -> Result<Running, StartError> {
     let mut settings = config.settings.clone();
     settings.max_connections = plan.connections;
     let mut control_settings = control_settings(config);
-    if config.demo {
-        crate::control::demo::switch_on(&mut settings, &mut control_settings)?;
-    }
+    let (store, scratch) = match config.demo {
+        true => demo::start(config, &mut settings, &mut control_settings)?,
+        false => (config.storage.as_ref().map(OpenStore::open).transpose()?, None),
+    };
     let common = Arc::new(common(settings, plan.shards)?);
-    let store = config.storage.as_ref().map(OpenStore::open).transpose()?;
     let door = StoreDoor::new(store.as_ref(), answers.clone());
     let webhooks = Webhooks::new(config, store.as_ref()).map_err(ControlError::from)?;
     let figures: Arc<Vec<Mutex<ShardMetrics>>> =
@@ -163,7 +166,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
     refusals::sample(&figures)?;
     let control = control.start()?;
     report(config, &plan);
-    Ok(Running { shards, store, control, mesh, wakers, common })
+    Ok(Running { shards, store, control, mesh, wakers, common, _scratch: scratch })
 }
 
 /// What all shards are made of.

@@ -30,7 +30,7 @@ use serde_json::Value;
 use crate::control::webhook::settings::WebhookSettings;
 use crate::hub::settings::{ClientSettings, EventQueueSettings, Settings};
 use crate::limits::MESSAGE_OVERHEAD_BYTES;
-use crate::log::settings::{LogSettings, SyncPolicy};
+use crate::log::settings::LogSettings;
 use crate::net::listener::Keepalive;
 pub use build::{NotAnAddress, listen_address};
 pub use problem::{Guard, Origin, Place, Problem, Problems, Rule, SyntaxError};
@@ -97,15 +97,11 @@ pub struct StorageConfig {
     pub path: PathBuf,
     /// Its settings, valid but for the seed, which is drawn when it is opened.
     pub log: LogSettings,
+    /// File systems that lose everything in a power cut will do: who syncs nothing promises nothing else.
+    pub allow_volatile: bool,
 }
 
 impl StorageConfig {
-    /// True if a file system that loses everything in a power cut will do: who syncs nothing promises nothing else.
-    #[must_use]
-    pub fn allows_volatile(&self) -> bool {
-        self.log.sync == SyncPolicy::Os
-    }
-
     /// Largest message that may be sent, in bytes of payload and tags: the log takes its record, and it leaves half of a
     /// client's queue to everything else.
     #[must_use]

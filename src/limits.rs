@@ -85,9 +85,6 @@ pub const USERS_PER_SEND: usize = 1000;
 /// disk that writes 20 MB/s.
 pub const BYTES_PER_SEND: usize = 64 * 1024 * 1024;
 
-/// Messages that one `mailbox_list` answers at most.
-pub const MAILBOX_PAGE: u32 = 1000;
-
 /// Bytes of a stored message beside payload, tags and user: its id, and what the log needs to find the parts again.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 4096;
 

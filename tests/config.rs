@@ -355,11 +355,11 @@ fn storage_and_mailboxes_are_off_unless_asked_for() {
     assert_eq!((log.segment_bytes, log.commit_window), (1 << 20, Duration::from_millis(2)));
     assert_eq!(log.sync, SyncPolicy::Interval(Duration::from_millis(50)));
     assert_eq!(log.compact_below_percent, 25);
-    assert!(!storage.allows_volatile());
+    assert!(!storage.allow_volatile);
     assert!(config.settings.mailbox.is_none(), "a log alone makes no mailboxes");
     let smallest = load_toml("[storage]\npath = \"x\"\nsegment_size = \"64KiB\"\nsync = \"os\"").unwrap();
     let storage = smallest.storage.unwrap();
-    assert!(storage.log.check().is_ok() && storage.allows_volatile());
+    assert!(storage.log.check().is_ok() && storage.allow_volatile);
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl OpenStore {
         getrandom::fill(&mut settings.seed)
             .and_then(|()| getrandom::fill(&mut random))
             .map_err(|_| failed(OpenError::Storage(StorageError::Other(libc::ENOSYS))))?;
-        let directory = Directory::open(&config.path, config.allows_volatile());
+        let directory = Directory::open(&config.path, config.allow_volatile);
         let directory = directory.map_err(|error| failed(OpenError::Storage(error)))?;
         let sync = settings.sync;
         let (log, report) = Log::open(Box::new(directory), settings).map_err(failed)?;

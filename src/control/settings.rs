@@ -72,6 +72,8 @@ pub struct DemoSettings {
     pub hmac_secret_key: String,
     /// Path of the WebSocket endpoint.
     pub websocket_path: String,
+    /// Users may write to others who are away.
+    pub mailboxes: bool,
 }
 
 /// Bounds of the two doors.

@@ -56,6 +56,34 @@ fn what_waits_comes_in_order_and_a_pong_acknowledges_it() {
 }
 
 #[test]
+fn a_pong_says_nothing_of_what_went_out_behind_its_ping() {
+    let mut town = town(1);
+    let ann = town.add(Client::new("ann", "", Encoding::Json));
+    town.connect(ann, 0);
+    town.settle();
+    fill(&mut town, 1);
+    town.clients[ann].awake = false;
+    let socket = town.clients[ann].socket;
+    while town.world.pipe(0, socket).outbound.is_empty() {
+        town.world.tick += 1;
+        town.step(Pace::FAST);
+    }
+    // The ping is in the client's kernel; what comes now stays in the shard.
+    town.world.pipe(0, socket).room = 1;
+    fill(&mut town, 1);
+    town.clients[ann].awake = true;
+    for _ in 0..10 {
+        town.step(Pace::FAST);
+    }
+    town.drop(ann);
+    town.pass(10);
+    assert_eq!((town.clients[ann].received.len(), cursor(&town, "")), (1, 1));
+    town.connect(ann, 0);
+    town.settle();
+    assert_eq!(log(&town, ann), [2]);
+}
+
+#[test]
 fn a_session_without_anything_unacknowledged_owns_nothing_for_its_mailbox() {
     let mut town = town(1);
     let ann = town.add(Client::new("ann", "", Encoding::Json));

@@ -28,10 +28,9 @@ impl Checks<'_> {
         if section.path.0.is_empty() {
             return None;
         }
-        Some(StorageConfig {
-            path: PathBuf::from(&section.path.0),
-            log: log_settings(section, &root.mailbox),
-        })
+        let log = log_settings(section, &root.mailbox);
+        let allow_volatile = log.sync == SyncPolicy::Os;
+        Some(StorageConfig { path: PathBuf::from(&section.path.0), log, allow_volatile })
     }
 
     /// `None` where mailboxes are off.

@@ -12,7 +12,7 @@ use crate::base::duration::parse_ms;
 use crate::hub::api::{
     ApiAnswer, ApiCommand, ApiError, ApiSend, MailboxView, Position, STORE, StoredMessage,
 };
-use crate::limits::{BYTES_PER_SEND, DEVICE_BYTES, MAILBOX_PAGE, USER_ID_BYTES, USERS_PER_SEND};
+use crate::limits::{BYTES_PER_SEND, DEVICE_BYTES, MAILBOX_LISTED, USER_ID_BYTES, USERS_PER_SEND};
 
 /// Messages of `mailbox_list` where no limit is given.
 const LISTED_BY_DEFAULT: u32 = 100;
@@ -293,7 +293,7 @@ impl Executor {
     }
 
     pub(super) async fn mailbox_list(&self, params: MailboxListParams) -> Outcome {
-        let limit = if params.limit == 0 { LISTED_BY_DEFAULT } else { params.limit.min(MAILBOX_PAGE) };
+        let limit = if params.limit == 0 { LISTED_BY_DEFAULT } else { params.limit.min(MAILBOX_LISTED) };
         let ask = ApiCommand::MailboxList { user: checked_user(params.user)?, since: params.since, limit };
         match self.ask_store(ask).await? {
             ApiAnswer::MailboxList { messages, position } => render(&MailboxListResult {
