@@ -6,6 +6,10 @@ pub const EXPIRIES_PER_TURN: usize = 4096;
 /// A gap between two turns longer than this (2 s) is our own stall: pong deadlines start anew (C02, C03).
 pub const STALL_TICKS: u32 = 20;
 
+/// When a deadline for input is looked at again that was put off because a command of the connection waits for another
+/// shard (1 s).
+pub const RECHECK_TICKS: u32 = 10;
+
 /// Writes of sweeps per turn: about 1.5 ms of kernel time, then sockets are read again.
 pub const SWEEP_WRITES_PER_TURN: usize = 256;
 

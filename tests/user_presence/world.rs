@@ -235,6 +235,9 @@ impl World {
         loop {
             for shard in 0..self.shards.len() {
                 self.begin(shard);
+                self.shards[shard].settle();
+                // What clients sent was read already.
+                self.shards[shard].take_overdue().for_each(drop);
                 let _ = self.shards[shard].finish(&mut self.wire);
             }
             let mail = self.carry();
