@@ -120,6 +120,12 @@ impl Desk {
         self.0.borrow().durable.clone()
     }
 
+    /// Records appended, and bytes written for them.
+    pub(crate) fn written(&self) -> (u64, u64) {
+        let status = self.0.borrow().reader.status();
+        (status.records, status.bytes)
+    }
+
     pub(crate) fn mailbox(&self, user: &str, device: &str) -> Option<StreamInfo> {
         self.0.borrow().reader.info(Class::Mailbox, user, device)
     }
