@@ -108,7 +108,7 @@ impl Maintenance {
         let mut visit = |_: u64, _: bool, header: &Header, body: &[u8]| {
             needed = needed.saturating_add(match self.need(header, moment) {
                 Need::Whole => padded_bytes(body.len()) as u64,
-                // A stub is name and epoch of what it stands for; this is a guess for weighing.
+                // A stub is name and version of what it stands for; this is a guess for weighing.
                 Need::Stub => padded_bytes(body.len().min(64)) as u64,
                 Need::Nothing => 0,
             });

@@ -25,6 +25,7 @@
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 pub mod body;
+mod chain;
 pub mod compact;
 mod door;
 pub mod engine;
@@ -33,6 +34,7 @@ pub mod fake;
 pub mod files;
 mod flight;
 mod group;
+pub mod history;
 pub mod index;
 mod map;
 mod place;
