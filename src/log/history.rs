@@ -3,7 +3,7 @@
 //! Whoever delivers publications as they are acknowledged must not read beyond what it has delivered, so a read looks
 //! only at records up to a sequence: to it the log ends there.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::body::Body;
@@ -49,6 +49,45 @@ pub struct HistoryPage {
     pub more: bool,
 }
 
+/// Places on the way through a long history, so that whoever reads it page by page does not walk from its newest end
+/// every time. Only a help: a read without one finds the same.
+#[derive(Clone, Debug, Default)]
+pub struct Trail {
+    epoch: u32,
+    /// One link of each [`Trail::STEP`] offsets.
+    pub(super) places: BTreeMap<u64, (u64, Sequence)>,
+}
+
+impl Trail {
+    /// Offsets that share a place: 40 bytes for so many publications.
+    const STEP: u64 = 256;
+
+    /// Where to begin a read instead of at the newest link.
+    fn start(&mut self, read: &HistoryRead<'_>, page: &HistoryPage) -> Option<Sequence> {
+        if self.epoch != page.epoch {
+            *self = Self { epoch: page.epoch, places: BTreeMap::new() };
+        }
+        // What is at the floor or below may be gone from the disk.
+        while let Some(first) = self.places.first_entry()
+            && first.get().0 <= page.floor
+        {
+            first.remove();
+        }
+        let limit = u64::try_from(read.limit).unwrap_or(u64::MAX);
+        let needed = if read.newest_first {
+            read.before.saturating_sub(1)
+        } else {
+            read.after.max(page.floor).saturating_add(limit)
+        };
+        let mut above = self.places.range(needed / Self::STEP..).map(|(_, place)| *place);
+        above.find(|(offset, _)| *offset >= needed).map(|(_, sequence)| sequence)
+    }
+
+    fn note(&mut self, offset: u64, sequence: Sequence) {
+        self.places.entry(offset / Self::STEP).or_insert((offset, sequence));
+    }
+}
+
 /// Links of one page, oldest last.
 #[derive(Default)]
 struct Picked {
@@ -62,7 +101,11 @@ impl Reader {
     ///
     /// # Errors
     /// [`ReadError::Storage`] if the file system fails. Damaged publications are left out and counted.
-    pub fn history(&self, read: &HistoryRead<'_>) -> Result<Option<HistoryPage>, ReadError> {
+    pub fn history(
+        &self,
+        read: &HistoryRead<'_>,
+        mut trail: Option<&mut Trail>,
+    ) -> Result<Option<HistoryPage>, ReadError> {
         let key = self.shared.hasher.stream(Class::History, read.channel);
         let Some(state) = self.shared.index.get(key) else { return Ok(None) };
         let floor = if state.pending_at(read.now) == 0 { state.last_offset } else { state.floor() };
@@ -81,8 +124,17 @@ impl Reader {
         let known = if state.head <= read.through { state.last_offset } else { 0 };
         page.top = newest.as_ref().map_or(known, |(_, place)| place.header.offset.max(known));
         page.floor = floor.min(page.top);
-        let picked = pick(read, page.floor, &mut chain, newest);
-        page.more = picked.more;
+        let start = trail.as_mut().and_then(|trail| trail.start(read, &page));
+        let start = start.and_then(|sequence| chain.link(sequence));
+        let below = start.is_some() && !read.newest_first;
+        let mut picked = pick(read, page.floor, &mut chain, start.or_else(|| newest.clone()), &mut trail);
+        if below && !picked.more && picked.places.len() < read.limit {
+            // Some of what was to be there has expired: what lies higher belongs to the page.
+            picked = pick(read, page.floor, &mut chain, newest, &mut trail);
+            page.more = picked.more;
+        } else {
+            page.more = picked.more || below;
+        }
         page.publications = self.bodies(read, &picked)?;
         Ok(Some(page))
     }
@@ -111,20 +163,24 @@ impl Reader {
     }
 }
 
-/// Walks back from the newest link and picks what belongs to the page.
+/// Walks back from a link and picks what belongs to the page.
 fn pick(
     read: &HistoryRead<'_>,
     floor: u64,
     chain: &mut Chain,
-    newest: Option<(Arc<Segment>, Place)>,
+    from: Option<(Arc<Segment>, Place)>,
+    trail: &mut Option<&mut Trail>,
 ) -> Picked {
     let mut picked = Picked::default();
     let after = read.after.max(floor);
-    let mut link = newest.filter(|_| read.limit > 0);
+    let mut link = from.filter(|_| read.limit > 0);
     while let Some((segment, place)) = link.take() {
         let header = place.header;
         if header.offset <= after {
             break;
+        }
+        if let Some(trail) = trail {
+            trail.note(header.offset, header.sequence);
         }
         let wanted = header.kind == Kind::Publication && header.offset < read.before;
         if wanted && !header.has_expired(read.now) && !picked.add(read, segment, place) {

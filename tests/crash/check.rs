@@ -304,7 +304,7 @@ fn history(reader: &Reader, channel: &str) -> (Vec<Stored>, u64) {
         now: LATER,
     };
     let (mut forward, mut backward) = (Vec::new(), Vec::new());
-    while let Some(page) = reader.history(&read).expect("readable") {
+    while let Some(page) = reader.history(&read, None).expect("readable") {
         read.after = page.publications.last().map_or(read.after, |stored| stored.offset);
         forward.extend(page.publications);
         if !page.more {
@@ -313,7 +313,7 @@ fn history(reader: &Reader, channel: &str) -> (Vec<Stored>, u64) {
     }
     read = HistoryRead { after: 0, newest_first: true, ..read };
     let mut top = 0;
-    while let Some(page) = reader.history(&read).expect("readable") {
+    while let Some(page) = reader.history(&read, None).expect("readable") {
         top = page.top;
         read.before = page.publications.last().map_or(0, |stored| stored.offset);
         backward.extend(page.publications);

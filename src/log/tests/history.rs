@@ -6,7 +6,7 @@ use super::super::body::{Body, Publication, Version};
 use super::super::engine::Engine;
 use super::super::error::{AppendError, StorageError};
 use super::super::fake::{FakeDisk, Fault};
-use super::super::history::{HistoryPage, HistoryRead};
+use super::super::history::{HistoryPage, HistoryRead, Trail};
 use super::super::record::{Class, Sequence};
 use super::super::request::{Append, AppendRequest, Appended};
 use super::super::storage::Storage;
@@ -42,7 +42,7 @@ fn position(keep: u32, version: Version) -> Append {
 }
 
 fn page(engine: &Engine, read: &HistoryRead<'_>) -> HistoryPage {
-    engine.reader().history(read).unwrap().unwrap()
+    engine.reader().history(read, None).unwrap().unwrap()
 }
 
 fn texts(page: &HistoryPage) -> Vec<String> {
@@ -57,7 +57,7 @@ fn texts(page: &HistoryPage) -> Vec<String> {
 fn publications_are_numbered_and_the_newest_kept() {
     let disk = FakeDisk::default();
     let mut engine = open(&disk);
-    assert_eq!(engine.reader().history(&ALL), Ok(None));
+    assert_eq!(engine.reader().history(&ALL, None), Ok(None));
     let epoch = append_at(&mut engine, publication("a", 3, 0), NOW).unwrap().epoch;
     for offset in 2..=5 {
         let stored = append_at(&mut engine, publication("a", 3, 0), NOW).unwrap();
@@ -217,8 +217,48 @@ fn a_history_that_was_forgotten_begins_with_another_epoch() {
         send(&mut engine, "alice", &long);
     }
     engine.maintenance().pass(later).unwrap();
-    assert_eq!(engine.reader().history(&HistoryRead { now: later, ..ALL }), Ok(None));
+    assert_eq!(engine.reader().history(&HistoryRead { now: later, ..ALL }, None), Ok(None));
     let after = append_at(&mut engine, publication(&long, 10, later + 10), later).unwrap();
     assert_eq!(after.offset, 1);
     assert_ne!(after.epoch, before.epoch);
+}
+
+/// Pages with a trail are those without, from either end, whatever has expired or was dropped meanwhile.
+#[test]
+fn a_trail_changes_nothing_but_the_way() {
+    let disk = FakeDisk::default();
+    let mut engine = open(&disk);
+    let mut trail = Trail::default();
+    let mut random = 1_u64;
+    let mut below = |bound: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % bound
+    };
+    let (mut now, mut most) = (NOW, 0);
+    for round in 0..60 {
+        for _ in 0..below(100) {
+            let lifetime = [5, 40, 1000][usize::try_from(below(3)).unwrap()];
+            append_at(&mut engine, publication("p", 2500, now + lifetime), now).unwrap();
+        }
+        if round == 40 {
+            append_at(&mut engine, position(7, Version::default()), now).unwrap();
+        }
+        now += u32::try_from(below(4)).unwrap();
+        for _ in 0..20 {
+            let (newest_first, limit) = (below(2) == 0, usize::try_from(1 + below(400)).unwrap());
+            let bytes = usize::try_from(below(40_000)).unwrap();
+            let at = below(3200);
+            let (after, before) = if newest_first { (0, at) } else { (at, u64::MAX) };
+            let read = HistoryRead { after, before, limit, bytes, newest_first, now, ..ALL };
+            let with = engine.reader().history(&read, Some(&mut trail)).unwrap();
+            let without = engine.reader().history(&read, None).unwrap();
+            let offsets = |page: &Option<HistoryPage>| -> Option<Vec<u64>> {
+                Some(page.as_ref()?.publications.iter().map(|stored| stored.offset).collect())
+            };
+            assert_eq!(offsets(&with), offsets(&without), "{read:?}");
+            most = most.max(trail.places.len());
+            assert!(with.is_none_or(|with| with.more) || !without.is_some_and(|without| without.more));
+        }
+    }
+    assert!(most > 5, "{most} places");
 }
