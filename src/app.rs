@@ -4,7 +4,9 @@
 //! |---|---|
 //! | wakers, handover pair, answer queue | must have the same descriptor number in every table |
 //! | internal address, probe of the client addresses | a port in use is reported before anything runs |
+//! | the log, if there is storage | it may read for a while and may refuse, and then nothing has begun |
 //! | shard threads: private table, poller, listeners | each owns what it opens from here on |
+//! | store thread | it holds no sockets; what shards ask before waits in its queue |
 //! | control plane | after every shard has its own table, or those would keep its connections open |
 
 mod capacity;
@@ -13,6 +15,7 @@ mod heap;
 mod logging;
 mod memory;
 mod refusals;
+mod store;
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,6 +35,7 @@ use crate::control::metrics::MetricsSource;
 use crate::control::server::{Control, ControlError, ControlHandle, ControlParts};
 use crate::control::settings::{ApiSettings, ControlSettings, NodeSettings};
 use crate::hub::admission::Admission;
+use crate::hub::api::STORE;
 use crate::hub::auth::{KeyError, Verifier};
 use crate::hub::mail::{ApiAsk as ShardAsk, Mail};
 use crate::hub::metrics::ShardMetrics;
@@ -42,7 +46,10 @@ use crate::net::listener::probe;
 use crate::net::reactor::{Reactor, ReactorParts};
 use crate::net::tables::take_private;
 use crate::net::wakers::Wakers;
+use crate::store::thread::Store;
 use capacity::Plan;
+pub use store::LogError;
+use store::{OpenStore, StoreDoor};
 
 /// Letters an inbox holds: full, its senders keep their mail and hold back their clients.
 const INBOX_LETTERS: usize = 2048;
@@ -72,6 +79,9 @@ pub enum StartError {
     /// The control plane does not start.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The demo page could not be switched on.
     #[error("the demo cannot be served: {0}")]
     Demo(#[from] crate::control::demo::DemoError),
@@ -83,6 +93,7 @@ pub enum StartError {
 /// Everything that runs.
 struct Running {
     shards: Vec<JoinHandle<io::Result<()>>>,
+    store: Option<Store>,
     control: ControlHandle,
     mesh: Arc<Mesh<Mail>>,
     wakers: Arc<Wakers>,
@@ -118,6 +129,8 @@ fn start(config: &Config) -> Result<Running, StartError> {
         crate::control::demo::switch_on(&mut settings, &mut control_settings)?;
     }
     let common = Arc::new(common(settings, plan.shards)?);
+    let store = config.storage.as_ref().map(OpenStore::open).transpose()?;
+    let door = StoreDoor::new(store.as_ref(), answers.clone());
     let figures: Arc<Vec<Mutex<ShardMetrics>>> =
         Arc::new((0..plan.shards).map(|_| Mutex::default()).collect());
     let hasher = NameHash::new(common.secret);
@@ -125,7 +138,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
     let control = Control::bind(ControlParts {
         settings: control_settings,
         gateway: GatewaySettings { shards: plan.shards, timeout: ANSWER_TIMEOUT, outstanding_max: ANSWERS },
-        port: Box::new(Port { mesh: Arc::clone(&mesh), wakers: Arc::clone(&wakers) }),
+        port: Box::new(Port { mesh: Arc::clone(&mesh), wakers: Arc::clone(&wakers), store: door.clone() }),
         home_of: Arc::new(move |channel| home_common.home_of_channel(&hasher, channel)),
         answers: answers.clone(),
         inbox,
@@ -135,14 +148,16 @@ fn start(config: &Config) -> Result<Running, StartError> {
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
     }
-    let seed = ShardSeed { config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
+    let seed =
+        ShardSeed { config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, store: &door, clock };
     let handover = Arc::new(handover);
     let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
+    let store = store.map(|store| store.start(&common, &mesh, &wakers, &answers, clock)).transpose()?;
     memory::watch(&common, config.server.memory_limit)?;
     refusals::sample(&figures)?;
     let control = control.start()?;
     report(config, &plan);
-    Ok(Running { shards, control, mesh, wakers, common })
+    Ok(Running { shards, store, control, mesh, wakers, common })
 }
 
 /// What all shards are made of.
@@ -152,6 +167,7 @@ struct ShardSeed<'a> {
     common: &'a Arc<Common>,
     mesh: &'a Arc<Mesh<Mail>>,
     wakers: &'a Arc<Wakers>,
+    store: &'a StoreDoor,
     clock: Clock,
 }
 
@@ -224,6 +240,7 @@ impl ShardSeed<'_> {
             shards: self.plan.shards,
             capacity: self.plan.sockets_per_shard,
             answers: Box::new(move |answer| answers.deliver(answer.id, answer.shard, answer.answer)),
+            store: self.store.of_shards(),
             publish_metrics: Box::new(move |shard, shell| {
                 if let Some(Ok(mut place)) = figures.get(usize::from(id.0)).map(Mutex::try_lock) {
                     *place = shard.figures(shell.inbox, shell.buffer_bytes, shell.mesh_bytes);
@@ -302,15 +319,21 @@ fn report(config: &Config, plan: &Plan) {
     }
 }
 
-/// The control plane's way into the shards.
+/// The control plane's way into the shards and to the store.
 struct Port {
     mesh: Arc<Mesh<Mail>>,
     wakers: Arc<Wakers>,
+    store: StoreDoor,
 }
 
 impl ShardPort for Port {
     fn send(&self, shard: ShardId, ask: ApiAsk) -> Result<(), Full> {
-        let mail = Mail::Api(Box::new(ShardAsk { id: ask.id, command: ask.command }));
+        let ask = ShardAsk { id: ask.id, command: ask.command };
+        if shard == STORE {
+            let full = |back: Box<ShardAsk>| Full(Box::new(ApiAsk { id: back.id, command: back.command }));
+            return self.store.call(ask).map_err(full);
+        }
+        let mail = Mail::Api(Box::new(ask));
         let pushed = self.mesh.push(shard, mail);
         if self.mesh.needs_wake(shard) {
             self.wakers.wake(shard);

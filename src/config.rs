@@ -25,6 +25,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::hub::settings::Settings;
+use crate::log::settings::LogSettings;
 use crate::net::listener::Keepalive;
 pub use build::{NotAnAddress, listen_address};
 pub use problem::{Guard, Origin, Place, Problem, Problems, Rule, SyntaxError};
@@ -53,6 +54,8 @@ pub struct Config {
     pub health: Option<String>,
     /// Path of the metrics endpoint on the internal address; `None`: not served.
     pub prometheus: Option<String>,
+    /// Where mailboxes, durable history and events are kept; `None`: nothing is stored, which costs nothing.
+    pub storage: Option<StorageConfig>,
     /// Logs.
     pub log: LogConfig,
     /// Serve the demo page on the client port.
@@ -78,6 +81,17 @@ pub struct ServerConfig {
     pub memory_limit: u64,
     /// Client sockets are probed by the kernel (`client.heartbeat = "tcp"`).
     pub keepalive: Option<Keepalive>,
+}
+
+/// The append-only log.
+#[derive(Clone, Debug)]
+pub struct StorageConfig {
+    /// Its directory, made if it is missing.
+    pub path: PathBuf,
+    /// How it is written; `app` draws the seed at each start.
+    pub log: LogSettings,
+    /// File systems that do not keep data durably are accepted too.
+    pub allow_volatile: bool,
 }
 
 /// The server API.

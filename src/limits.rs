@@ -73,3 +73,29 @@ pub const CONNECTIONS_LISTED: usize = 1000;
 
 /// Users one `user_presence` call of the server API may ask for.
 pub const USERS_PER_API_LOOK: usize = 1000;
+
+/// Longest name of a device in bytes, in the data of a connect command.
+pub const DEVICE_BYTES: usize = 64;
+
+/// How long a session waits before it asks again for a page that the log could not read, and as much again at random.
+pub const UNREADABLE_TICKS: u32 = 50;
+
+/// Times that the wait for an acknowledgement doubles at most.
+pub const BACKOFF_DOUBLINGS: u8 = 6;
+
+/// Bytes of messages on one page of a replay at most, however long the queue of a client may be.
+pub const MAILBOX_PAGE_BYTES: usize = 256 * 1024;
+
+/// Messages in the answer to one `mailbox_list` call at most, and bytes of their data.
+pub const MAILBOX_LISTED: u32 = 1000;
+/// See [`MAILBOX_LISTED`].
+pub const MAILBOX_LISTED_BYTES: usize = 4 * 1024 * 1024;
+
+/// Readers of mailboxes whose deliveries are counted at a time; of those beyond, messages are sent again without end.
+pub const REDELIVERED_READERS: usize = 100_000;
+
+/// Deliveries are forgotten if none followed for so long (one hour) and room is needed.
+pub const REDELIVERY_MEMORY_TICKS: u32 = 36_000;
+
+/// Places that the table of gathered acknowledgements keeps while it is empty.
+pub const KEPT_ACKS: usize = 64;

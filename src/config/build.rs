@@ -46,6 +46,7 @@ pub(super) fn build(
         api: api(root.http_api),
         health: root.health.enabled.then_some(root.health.handler_prefix.0),
         prometheus: root.prometheus.enabled.then_some(root.prometheus.handler_prefix.0),
+        storage: None,
         log: LogConfig { level: root.log.level.0, format: root.log.format.0 },
         demo,
         unserved,

@@ -157,9 +157,13 @@ impl Homes {
         let HomeAsk { channel, hash, namespace, origin, op } = ask;
         let place = Place { channel, hash, namespace };
         let body = match op {
-            HomeOp::Subscribe(ask) => {
+            HomeOp::Subscribe(mut ask) => {
                 if ask.presence {
                     self.announcements.returns(hash, ask.user_hash);
+                }
+                if let Some(owner) = ask.mailbox.take() {
+                    self.register(&place, &ask);
+                    return Self::open_mailbox(place, *ask, *owner, origin, post);
                 }
                 let mut body = self.subscribe(&place, &ask, now);
                 self.watch(&place.channel, hash, &mut body, now);
@@ -237,13 +241,18 @@ impl Homes {
         }
     }
 
-    /// Registers a subscriber, also one that is refused: until its shard takes it back. So every subscribe has its
-    /// unsubscribe, whatever became of the connection in between.
     fn subscribe(&mut self, place: &Place, ask: &SubscribeAsk, now: Now) -> ReplyBody {
         let granted = match self.grant(place, ask, now) {
             Ok(granted) => ReplyBody::Subscribed(Box::new(granted)),
             Err(error) => ReplyBody::Failed(error),
         };
+        self.register(place, ask);
+        granted
+    }
+
+    /// Registers a subscriber, also one that is refused: until its shard takes it back. So every subscribe has its
+    /// unsubscribe, whatever became of the connection in between.
+    fn register(&mut self, place: &Place, ask: &SubscribeAsk) {
         let alone = self.common.personal_user(&place.channel).map(|user| self.user_hash(user));
         if alone == Some(ask.user_hash)
             && self.common.watched_user(&place.channel).is_none()
@@ -251,8 +260,7 @@ impl Homes {
         {
             let marks =
                 if ask.protobuf { mark::PROTOBUF } else { 0 } | if ask.presence { mark::PRESENCE } else { 0 };
-            self.channels.insert_single(place.hash, ask.shard, marks);
-            return granted;
+            return self.channels.insert_single(place.hash, ask.shard, marks);
         }
         let channel = record(&mut self.channels, &self.common, &self.hasher, place);
         self.vacant -= usize::from(channel.shards.is_empty() && channel.stream.is_some());
@@ -263,7 +271,6 @@ impl Homes {
             channel.clients += 1;
             *channel.users.entry(ask.user_hash).or_insert(0) += 1;
         }
-        granted
     }
 
     /// Position and recovery for a new subscriber.
@@ -367,8 +374,9 @@ impl Homes {
         self.publications += 1;
         let options = &self.common.settings.channel.options[place.namespace as usize];
         let retention = Retention::of(options);
-        let (has_history, keeps) =
-            (options.has_history(), options.has_history() && !ask.publish.skip_history);
+        // Only the store numbers what stands in a mailbox.
+        let has_history = options.has_history() && self.common.mailbox_user(&place.channel).is_none();
+        let keeps = has_history && !ask.publish.skip_history;
         let publisher = ask.info.as_ref().map(publisher);
         if !keeps {
             let ApiPublish { data, tags, version, .. } = ask.publish;
@@ -575,8 +583,10 @@ fn api_answer(body: ReplyBody) -> ApiAnswer {
         }
         ReplyBody::Failed(ErrorCode::BadRequest) => ApiAnswer::Error(ApiError::BadRequest),
         ReplyBody::Failed(ErrorCode::NotAvailable) => ApiAnswer::Error(ApiError::NotAvailable),
-        ReplyBody::Failed(_) | ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) | ReplyBody::Users(_) => {
-            ApiAnswer::Error(ApiError::Internal)
-        }
+        ReplyBody::Failed(_)
+        | ReplyBody::Subscribed(_)
+        | ReplyBody::Admitted(_)
+        | ReplyBody::Users(_)
+        | ReplyBody::Acknowledged(_) => ApiAnswer::Error(ApiError::Internal),
     }
 }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use crate::base::ids::ShardId;
 use crate::hub::mail::{Answer, Mail};
+use crate::hub::store::StoreAsk;
 
 /// Letters to one shard that may wait before sources are held back.
 const CONGESTED_LETTERS: usize = 4096;
@@ -20,6 +21,7 @@ const KEPT_CAPACITY: usize = 32;
 pub struct Post {
     outgoing: Vec<VecDeque<Mail>>,
     answers: VecDeque<Answer>,
+    store: VecDeque<StoreAsk>,
     congested: usize,
 }
 
@@ -28,6 +30,7 @@ impl Post {
         Self {
             outgoing: (0..shards).map(|_| VecDeque::new()).collect(),
             answers: VecDeque::new(),
+            store: VecDeque::new(),
             congested: 0,
         }
     }
@@ -46,6 +49,14 @@ impl Post {
         self.answers.push_back(answer);
     }
 
+    /// Adds something to ask of the store.
+    pub(crate) fn ask_store(&mut self, ask: StoreAsk) {
+        self.store.push_back(ask);
+        if self.store.len() == CONGESTED_LETTERS {
+            self.congested += 1;
+        }
+    }
+
     /// True while a destination lags so far behind that publishers must wait.
     pub fn is_congested(&self) -> bool {
         self.congested > 0
@@ -55,21 +66,16 @@ impl Post {
     /// Returns how many left.
     pub fn drain_to(&mut self, to: ShardId, mut accept: impl FnMut(Mail) -> Result<(), Mail>) -> usize {
         let queue = &mut self.outgoing[to.0 as usize];
-        let before = queue.len();
-        while let Some(mail) = queue.pop_front() {
-            if let Err(mail) = accept(mail) {
-                queue.push_front(mail);
-                break;
-            }
-        }
-        let after = queue.len();
-        if before >= CONGESTED_LETTERS && after < CONGESTED_LETTERS {
-            self.congested -= 1;
-        }
-        if after == 0 && queue.capacity() > KEPT_CAPACITY {
-            queue.shrink_to(KEPT_CAPACITY);
-        }
-        before - after
+        let (left, relieved) = drain(queue, &mut accept);
+        self.congested -= usize::from(relieved);
+        left
+    }
+
+    /// Takes what is asked of the store in order while `accept` takes it. Returns how much left.
+    pub fn drain_store(&mut self, mut accept: impl FnMut(StoreAsk) -> Result<(), StoreAsk>) -> usize {
+        let (left, relieved) = drain(&mut self.store, &mut accept);
+        self.congested -= usize::from(relieved);
+        left
     }
 
     /// Takes answers for the control plane in order while `accept` takes them. Returns how many left.
@@ -98,6 +104,7 @@ impl Post {
     pub(crate) fn shrink(&mut self) {
         self.outgoing.iter_mut().for_each(VecDeque::shrink_to_fit);
         self.answers.shrink_to_fit();
+        self.store.shrink_to_fit();
     }
 
     /// True if letters to `to` have not left.
@@ -107,11 +114,27 @@ impl Post {
 
     /// Letters that wait, answers included.
     pub fn len(&self) -> usize {
-        self.outgoing.iter().map(VecDeque::len).sum::<usize>() + self.answers.len()
+        self.outgoing.iter().map(VecDeque::len).sum::<usize>() + self.answers.len() + self.store.len()
     }
 
     /// True if nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.answers.is_empty() && self.outgoing.iter().all(VecDeque::is_empty)
+        self.answers.is_empty() && self.store.is_empty() && self.outgoing.iter().all(VecDeque::is_empty)
     }
+}
+
+/// Takes letters while `accept` takes them: how many left, and whether the queue is congested no more.
+fn drain<T>(queue: &mut VecDeque<T>, accept: &mut impl FnMut(T) -> Result<(), T>) -> (usize, bool) {
+    let before = queue.len();
+    while let Some(letter) = queue.pop_front() {
+        if let Err(letter) = accept(letter) {
+            queue.push_front(letter);
+            break;
+        }
+    }
+    let after = queue.len();
+    if after == 0 && queue.capacity() > KEPT_CAPACITY {
+        queue.shrink_to(KEPT_CAPACITY);
+    }
+    (before - after, before >= CONGESTED_LETTERS && after < CONGESTED_LETTERS)
 }

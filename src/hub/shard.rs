@@ -274,6 +274,8 @@ impl Shard {
             Mail::CollectPage(ask) => self.collect_page(&ask),
             Mail::CollectedPage { shard, part } => self.homes.page_part(shard, part, &mut self.post),
             Mail::CloseOthers { user, keep } => self.close_others(&user, keep),
+            Mail::Store(mail) => self.homes.stored(*mail, &mut self.post),
+            Mail::Page(page) => self.mailbox_page(&page),
             Mail::Api(ask) => self.api(*ask),
             Mail::Drain { window_ticks } => self.drain(window_ticks),
         }

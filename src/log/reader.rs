@@ -42,6 +42,8 @@ pub struct StreamInfo {
     pub devices: Devices,
     /// Everything up to here is acknowledged by the device that was asked for: replay after it.
     pub cursor: u64,
+    /// The device has a cursor of its own.
+    pub known: bool,
 }
 
 /// A replay of one stream.
@@ -76,7 +78,8 @@ impl Reader {
         let stream = self.shared.index.stream(self.shared.hasher.stream(class, name))?;
         let own = stream.devices.get(self.shared.hasher.device(device));
         let cursor = own.unwrap_or(0).max(stream.state.floor());
-        Some(StreamInfo { state: stream.state, devices: stream.devices, cursor })
+        let known = own.is_some();
+        Some(StreamInfo { state: stream.state, devices: stream.devices, cursor, known })
     }
 
     /// Reads one record.
@@ -163,6 +166,12 @@ impl Replay {
     #[must_use]
     pub fn skipped_damaged(&self) -> u64 {
         self.skipped_damaged
+    }
+
+    /// True if no page is left.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.waypoints.is_empty()
     }
 
     /// The next page in order; empty at the end. Damaged messages are left out and counted.

@@ -16,6 +16,7 @@ use crate::base::tick::{TICK_MS, Tick};
 use crate::hub::mail::{Answer, Mail};
 use crate::hub::metrics::Refusal;
 use crate::hub::shard::{Outlook, Shard};
+use crate::hub::store::StoreAsk;
 use crate::net::clock::Clock;
 use crate::net::handover::HandoverSender;
 use crate::net::listener::{Keepalive, listen};
@@ -41,6 +42,9 @@ const WAKE: Token = Token(usize::MAX);
 /// Takes the figures of a shard and of its shell.
 pub type PublishMetrics = Box<dyn FnMut(&mut Shard, ShellFigures) + Send>;
 
+/// Takes one thing to ask of the store, or gives it back.
+pub type StoreDoor = Box<dyn Fn(StoreAsk) -> Result<(), StoreAsk> + Send>;
+
 /// What a shard's thread needs to run.
 pub struct ReactorParts {
     /// The state machine.
@@ -61,6 +65,8 @@ pub struct ReactorParts {
     pub capacity: usize,
     /// Where answers for the control plane go.
     pub answers: Box<dyn Fn(Answer) + Send>,
+    /// Takes what the store is asked, or gives it back while the store's queue is full; `None` without storage.
+    pub store: Option<StoreDoor>,
     /// Where figures go, once a second.
     pub publish_metrics: PublishMetrics,
     /// Where sockets for the control plane go.
@@ -308,7 +314,7 @@ impl Reactor {
     }
 
     fn send_mail(&mut self) {
-        let Self { parts: ReactorParts { shard, mesh, wakers, shards, id, answers, .. }, .. } = self;
+        let Self { parts: ReactorParts { shard, mesh, wakers, shards, id, answers, store, .. }, .. } = self;
         let post = shard.post();
         for to in (0..*shards).map(ShardId).filter(|to| to != id) {
             if post.drain_to(to, |mail| mesh.push(to, mail)) > 0 && mesh.needs_wake(to) {
@@ -319,6 +325,9 @@ impl Reactor {
             answers(answer);
             Ok(())
         });
+        if let Some(door) = store {
+            post.drain_store(door);
+        }
     }
 
     fn refresh_metrics(&mut self) {

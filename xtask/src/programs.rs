@@ -5,6 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 
 use crate::bench;
+use crate::bench_load;
 use crate::workspace::Workspace;
 
 /// A benchmark or a soak.
@@ -71,6 +72,26 @@ pub(crate) const BENCHES: &[Program] = &[
         name: "million",
         about: "1,000,000 connections held for three minutes",
         start: Start::Recorded(bench::million),
+    },
+    Program {
+        name: "everybody",
+        about: "one publication to a channel that 1,000,000 connections subscribe, beside the raw write loop",
+        start: Start::Recorded(bench_load::everybody),
+    },
+    Program {
+        name: "storm",
+        about: "200,000 connections dropped at once that come back with recovery while messages go on",
+        start: Start::Recorded(bench_load::storm),
+    },
+    Program {
+        name: "latency",
+        about: "publish to socket with 100,000 connections at half of the saturating rate",
+        start: Start::Recorded(bench_load::latency),
+    },
+    Program {
+        name: "peers",
+        about: "fan-out of millpond beside tokio-tungstenite and ws from npm, same clients, same run",
+        start: Start::Recorded(bench_load::peers),
     },
 ];
 

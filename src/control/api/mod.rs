@@ -172,7 +172,7 @@ fn status_of(error: ApiError, mode: ErrorMode) -> StatusCode {
         ApiError::UnrecoverablePosition => StatusCode::RANGE_NOT_SATISFIABLE,
         ApiError::Conflict => StatusCode::CONFLICT,
         ApiError::MailboxFull => StatusCode::INSUFFICIENT_STORAGE,
-        ApiError::StorageUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ApiError::StorageUnavailable | ApiError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

@@ -1,0 +1,78 @@
+//! The log as the office sees it.
+
+use crate::log::Appender;
+use crate::log::error::{ReadError, RefuseError};
+use crate::log::reader::{Reader, Stored, StreamInfo};
+use crate::log::record::Class;
+use crate::log::request::AppendRequest;
+
+/// Appends and reads; the reads may wait for the disk.
+pub trait Archive {
+    /// Queues a request; its acknowledgement comes later, in the order of the requests.
+    ///
+    /// # Errors
+    /// Why not, with the request. Then no acknowledgement follows.
+    fn append(&mut self, request: AppendRequest) -> Result<(), Box<(RefuseError, AppendRequest)>>;
+
+    /// Where a stream stands, and the cursor of a device.
+    fn info(&self, class: Class, name: &str, device: &str) -> Option<StreamInfo>;
+
+    /// At most `limit` messages of a stream behind `after` that have not expired at `now` (seconds since 1970).
+    ///
+    /// # Errors
+    /// [`ReadError::Storage`] if the file system fails: nothing can be said then.
+    fn page(&self, class: Class, name: &str, after: u64, limit: usize, now: u32) -> Result<Leaf, ReadError>;
+}
+
+/// Some messages of a stream.
+#[derive(Clone, Debug, Default)]
+pub struct Leaf {
+    /// In order.
+    pub messages: Vec<Stored>,
+    /// Nothing follows.
+    pub is_last: bool,
+    /// Messages that are damaged and left out.
+    pub damaged: u64,
+}
+
+/// The log itself.
+#[derive(Debug)]
+pub struct LogArchive {
+    /// Takes requests; its acknowledgements come to the store's inbox.
+    pub appender: Appender,
+    /// Reads what is durable.
+    pub reader: Reader,
+}
+
+impl Archive for LogArchive {
+    fn append(&mut self, request: AppendRequest) -> Result<(), Box<(RefuseError, AppendRequest)>> {
+        self.appender.try_append(request.clone()).map_err(|error| Box::new((error, request)))
+    }
+
+    fn info(&self, class: Class, name: &str, device: &str) -> Option<StreamInfo> {
+        self.reader.info(class, name, device)
+    }
+
+    fn page(&self, class: Class, name: &str, after: u64, limit: usize, now: u32) -> Result<Leaf, ReadError> {
+        page_of(&self.reader, class, name, after, limit, now)
+    }
+}
+
+/// One page out of a reader.
+///
+/// # Errors
+/// [`ReadError::Storage`] if the file system fails.
+pub fn page_of(
+    reader: &Reader,
+    class: Class,
+    name: &str,
+    after: u64,
+    limit: usize,
+    now: u32,
+) -> Result<Leaf, ReadError> {
+    let Some(mut replay) = reader.replay(class, name, after, limit, now) else {
+        return Ok(Leaf { is_last: true, ..Leaf::default() });
+    };
+    let messages = replay.next_page()?;
+    Ok(Leaf { messages, is_last: replay.is_finished(), damaged: replay.skipped_damaged() })
+}
