@@ -126,7 +126,8 @@ fn start(config: &Config) -> Result<Running, StartError> {
     settings.max_connections = plan.connections;
     let mut control_settings = control_settings(config);
     if config.demo {
-        crate::control::demo::switch_on(&mut settings, &mut control_settings)?;
+        let message_bytes = control_settings.api.message_bytes;
+        crate::control::demo::switch_on(&mut settings, &mut control_settings, message_bytes)?;
     }
     let common = Arc::new(common(settings, plan.shards)?);
     let store = config.storage.as_ref().map(OpenStore::open).transpose()?;
@@ -281,6 +282,7 @@ fn control_settings(config: &Config) -> ControlSettings {
         prefix: config.api.prefix.clone(),
         enabled: config.api.enabled,
         external: config.api.external,
+        message_bytes: message_bytes(config),
         ..ApiSettings::default()
     };
     let node = NodeSettings {
@@ -296,6 +298,12 @@ fn control_settings(config: &Config) -> ControlSettings {
         prometheus: config.prometheus.clone(),
         ..ControlSettings::default()
     }
+}
+
+/// `None` where there are no mailboxes.
+fn message_bytes(config: &Config) -> Option<usize> {
+    config.settings.mailbox.as_ref()?;
+    config.storage.as_ref().map(|storage| storage.message_bytes(&config.settings.client))
 }
 
 fn report(config: &Config, plan: &Plan) {

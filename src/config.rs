@@ -8,10 +8,12 @@
 //! - Secrets come from a file or the environment, never from flags, and are never part of a message.
 
 mod build;
+mod choices;
 mod problem;
 mod reader;
 mod reference;
 mod sections;
+mod stored;
 mod suggest;
 mod tree;
 mod unserved;
@@ -24,7 +26,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::hub::settings::Settings;
+use crate::hub::settings::{ClientSettings, Settings};
+use crate::limits::MESSAGE_OVERHEAD_BYTES;
 use crate::log::settings::LogSettings;
 use crate::net::listener::Keepalive;
 pub use build::{NotAnAddress, listen_address};
@@ -48,14 +51,14 @@ pub struct Config {
     pub settings: Settings,
     /// The process and its addresses.
     pub server: ServerConfig,
+    /// The log on disk; `None`: nothing is stored.
+    pub storage: Option<StorageConfig>,
     /// The server API.
     pub api: ApiConfig,
     /// Path of the health endpoint on the internal address; `None`: not served.
     pub health: Option<String>,
     /// Path of the metrics endpoint on the internal address; `None`: not served.
     pub prometheus: Option<String>,
-    /// Where mailboxes, durable history and events are kept; `None`: nothing is stored, which costs nothing.
-    pub storage: Option<StorageConfig>,
     /// Logs.
     pub log: LogConfig,
     /// Serve the demo page on the client port.
@@ -83,15 +86,25 @@ pub struct ServerConfig {
     pub keepalive: Option<Keepalive>,
 }
 
-/// The append-only log.
+/// The log that mailboxes and durable histories are kept in.
 #[derive(Clone, Debug)]
 pub struct StorageConfig {
-    /// Its directory, made if it is missing.
+    /// Its directory.
     pub path: PathBuf,
-    /// How it is written; `app` draws the seed at each start.
+    /// Its settings, valid but for the seed, which is drawn when it is opened.
     pub log: LogSettings,
-    /// File systems that do not keep data durably are accepted too.
+    /// File systems that lose everything in a power cut will do: who syncs nothing promises nothing else.
     pub allow_volatile: bool,
+}
+
+impl StorageConfig {
+    /// Largest message that may be sent, in bytes of payload and tags: the log takes its record, and it leaves half of a
+    /// client's queue to everything else.
+    #[must_use]
+    pub fn message_bytes(&self, client: &ClientSettings) -> usize {
+        let record = self.log.max_body_bytes().saturating_sub(MESSAGE_OVERHEAD_BYTES);
+        record.min(client.queue_max_size / 2)
+    }
 }
 
 /// The server API.
@@ -198,6 +211,9 @@ pub enum Notice {
     /// An option that depends on another one.
     #[error("{0} has no effect: {1} is off")]
     NoEffect(String, &'static str),
+    /// History of a channel that has a mailbox.
+    #[error("{0}: personal channels have mailboxes, which take the place of their history")]
+    MailboxHistory(String),
     /// More connections permitted than possible.
     #[error("client.connection_limit is above server.max_connections, which holds")]
     ConnectionLimit,

@@ -74,6 +74,16 @@ pub const CONNECTIONS_LISTED: usize = 1000;
 /// Users one `user_presence` call of the server API may ask for.
 pub const USERS_PER_API_LOOK: usize = 1000;
 
+/// Users one `send` of the server API may name: their messages go to the log as one batch, and are answered together.
+pub const USERS_PER_SEND: usize = 1000;
+
+/// Bytes that one `send` may store, over all its users: it must be on the disk before the answer is due (5 s), also on a
+/// disk that writes 20 MB/s.
+pub const BYTES_PER_SEND: usize = 64 * 1024 * 1024;
+
+/// Bytes of a stored message beside payload, tags and user: its id, and what the log needs to find the parts again.
+pub const MESSAGE_OVERHEAD_BYTES: usize = 4096;
+
 /// Longest name of a device in bytes, in the data of a connect command.
 pub const DEVICE_BYTES: usize = 64;
 

@@ -63,6 +63,7 @@ fn plane(limits: HttpLimits) -> Plane {
             demo: Some(DemoSettings {
                 hmac_secret_key: "secret".to_owned(),
                 websocket_path: "/connection/websocket".to_owned(),
+                mailboxes: false,
             }),
             limits,
             ..ControlSettings::default()

@@ -4,6 +4,7 @@ mod channel;
 mod client;
 mod presence;
 mod server;
+mod storage;
 
 use super::problem::{Problem, Problems, Rule};
 use super::reader::Reader;
@@ -33,6 +34,7 @@ pub(super) fn build(
     }
     checks.paths(&root);
     let settings = checks.settings(&root, demo, &server);
+    let storage = checks.storage(&root);
     checks.api_notices(&root);
     let Checks { reader, notices } = checks;
     if !reader.problems.is_empty() {
@@ -43,10 +45,10 @@ pub(super) fn build(
     Ok(Config {
         settings,
         server,
+        storage,
         api: api(root.http_api),
         health: root.health.enabled.then_some(root.health.handler_prefix.0),
         prometheus: root.prometheus.enabled.then_some(root.prometheus.handler_prefix.0),
-        storage: None,
         log: LogConfig { level: root.log.level.0, format: root.log.format.0 },
         demo,
         unserved,
@@ -93,6 +95,7 @@ impl Checks<'_> {
         let channel = self.channels(root);
         self.personal_channel(&root.client, &channel);
         let user_presence = self.user_presence(&root.user_presence, &client, &channel);
+        let mailbox = self.mailbox(root, &client, &channel);
         if client.connection_limit > root.server.max_connections.0 {
             self.notices.push(Notice::ConnectionLimit);
         }
@@ -108,7 +111,7 @@ impl Checks<'_> {
             client,
             channel,
             user_presence,
-            mailbox: None,
+            mailbox,
             version: concat!(env!("CARGO_PKG_VERSION"), " millpond").into(),
             node_name: node_name(&root.node.name.0, server),
             max_connections: root.server.max_connections.0,

@@ -176,11 +176,11 @@ async fn run(control: Control, mut stopped: Stopped) -> io::Result<()> {
     let (metrics, api_metrics) = Metrics::new(metrics, answers, settings.node.version.clone());
     let api =
         Arc::new(Api::new(settings.api.clone(), limits, settings.node.clone(), gateway.clone(), api_metrics));
-    tokio::spawn(gateway.receive(inbox));
+    tokio::spawn(gateway.clone().receive(inbox));
 
     let internal =
         Door::new(internal_router(&settings, Arc::clone(&api), metrics), true, limits, stopped.clone());
-    let client = Door::new(client_router(&settings, api), false, limits, stopped.clone());
+    let client = Door::new(client_router(&settings, api, gateway), false, limits, stopped.clone());
     for receiver in handovers {
         tokio::spawn(client.clone().take_over(receiver.register()?));
     }
@@ -204,10 +204,10 @@ fn internal_router(settings: &ControlSettings, api: Arc<Api>, metrics: Metrics) 
     with_refusals(router)
 }
 
-fn client_router(settings: &ControlSettings, api: Arc<Api>) -> Router {
+fn client_router(settings: &ControlSettings, api: Arc<Api>, gateway: Gateway) -> Router {
     let router = common_router(settings, api, settings.api.enabled && settings.api.external);
     with_refusals(match settings.demo.clone() {
-        Some(settings) => router.merge(demo::router(settings)),
+        Some(settings) => router.merge(demo::router(settings, gateway)),
         None => router,
     })
 }
