@@ -1,7 +1,9 @@
 //! The log as the office sees it.
 
 use crate::log::Appender;
+use crate::log::body::Body;
 use crate::log::error::{ReadError, RefuseError};
+use crate::log::history::{HistoryPage, HistoryRead, Trail};
 use crate::log::reader::{Reader, Stored, StreamInfo};
 use crate::log::record::Class;
 use crate::log::request::AppendRequest;
@@ -22,6 +24,22 @@ pub trait Archive {
     /// # Errors
     /// [`ReadError::Storage`] if the file system fails: nothing can be said then.
     fn page(&self, class: Class, name: &str, after: u64, limit: usize, now: u32) -> Result<Leaf, ReadError>;
+
+    /// A page of a history; `None` if there is no such channel. `trail` shortens the way of the next read.
+    ///
+    /// # Errors
+    /// [`ReadError::Storage`] if the file system fails.
+    fn history(
+        &self,
+        read: &HistoryRead<'_>,
+        trail: Option<&mut Trail>,
+    ) -> Result<Option<HistoryPage>, ReadError>;
+
+    /// The newest record of a stream, `None` if there is none.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    fn head(&self, class: Class, name: &str) -> Result<Option<Body>, ReadError>;
 }
 
 /// Some messages of a stream.
@@ -55,6 +73,18 @@ impl Archive for LogArchive {
 
     fn page(&self, class: Class, name: &str, after: u64, limit: usize, now: u32) -> Result<Leaf, ReadError> {
         page_of(&self.reader, class, name, after, limit, now)
+    }
+
+    fn history(
+        &self,
+        read: &HistoryRead<'_>,
+        trail: Option<&mut Trail>,
+    ) -> Result<Option<HistoryPage>, ReadError> {
+        self.reader.history(read, trail)
+    }
+
+    fn head(&self, class: Class, name: &str) -> Result<Option<Body>, ReadError> {
+        Ok(self.reader.head(class, name)?.map(|stored| stored.body))
     }
 }
 

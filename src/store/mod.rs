@@ -20,6 +20,7 @@
 mod acknowledge;
 pub mod archive;
 mod calls;
+mod history;
 mod inbox;
 mod letters;
 pub mod office;
