@@ -331,7 +331,7 @@ fn fill_histories(path: &Path, count: u64, channels: u64, data: &Bytes) -> Engin
 fn read(channel: &str, after: u64, limit: usize) -> HistoryRead<'_> {
     HistoryRead {
         channel,
-        through: Sequence(u64::MAX),
+        end: u64::MAX,
         after,
         before: u64::MAX,
         limit,

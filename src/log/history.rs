@@ -1,7 +1,7 @@
 //! Reads the history of a channel: a page of publications from either end, and where the stream stands.
 //!
-//! Whoever delivers publications as they are acknowledged must not read beyond what it has delivered, so a read looks
-//! only at records up to a sequence: to it the log ends there.
+//! Whoever delivers publications as they are acknowledged must not read beyond what it has delivered, so a read may be
+//! told where the stream ends for it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use super::segment::{Place, Segment};
 pub struct HistoryRead<'a> {
     /// The channel.
     pub channel: &'a str,
-    /// Later records do not exist for this reader.
-    pub through: Sequence,
+    /// Publications above this offset do not exist for this reader; `u64::MAX` if all do.
+    pub end: u64,
     /// Only publications above this offset.
     pub after: u64,
     /// Only publications below this offset.
@@ -39,7 +39,7 @@ pub struct HistoryRead<'a> {
 pub struct HistoryPage {
     /// Incarnation of the stream.
     pub epoch: u32,
-    /// Offset of the newest publication, 0 before the first.
+    /// Offset of the newest publication for this reader, 0 before the first.
     pub top: u64,
     /// Everything at or below this offset is dropped or expired.
     pub floor: u64,
@@ -108,22 +108,24 @@ impl Reader {
     ) -> Result<Option<HistoryPage>, ReadError> {
         let key = self.shared.hasher.stream(Class::History, read.channel);
         let Some(state) = self.shared.index.get(key) else { return Ok(None) };
-        let floor = if state.pending_at(read.now) == 0 { state.last_offset } else { state.floor() };
-        let mut page = HistoryPage { epoch: state.epoch, floor, ..HistoryPage::default() };
+        let mut page = HistoryPage { epoch: state.epoch, ..HistoryPage::default() };
         let mut chain = Chain::new(Arc::clone(&self.shared), key, state.epoch);
-        let mut at = state.head;
-        let mut newest = None;
-        while let Some((segment, place)) = chain.link(at) {
-            if place.header.sequence <= read.through {
-                newest = Some((segment, place));
-                break;
-            }
-            at = Sequence(place.header.previous);
+        let mut newest = chain.link(state.head);
+        while let Some((_, place)) = newest.as_ref().filter(|(_, place)| place.header.offset > read.end) {
+            newest = chain.link(Sequence(place.header.previous));
         }
-        // The index knows the end also where damage has taken the newest link.
-        let known = if state.head <= read.through { state.last_offset } else { 0 };
-        page.top = newest.as_ref().map_or(known, |(_, place)| place.header.offset.max(known));
-        page.floor = floor.min(page.top);
+        if read.end >= state.last_offset {
+            (page.top, page.floor) = (state.last_offset, state.floor());
+        } else {
+            page.top = read.end;
+            // What lies below a floor that is not the reader's yet may be gone already.
+            let top = newest.as_ref().map(|(_, place)| &place.header).filter(|top| top.offset == read.end);
+            let kept = top.map_or(0, |header| header.kept);
+            page.floor = page.top.saturating_sub(u64::from(kept));
+        }
+        if state.pending_at(read.now) == 0 {
+            page.floor = page.top;
+        }
         let start = trail.as_mut().and_then(|trail| trail.start(read, &page));
         let start = start.and_then(|sequence| chain.link(sequence));
         let below = start.is_some() && !read.newest_first;

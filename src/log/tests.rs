@@ -227,3 +227,26 @@ fn texts_at(engine: &Engine, user: &str, now: u32) -> usize {
     let mut replay = engine.reader().replay(Class::Mailbox, user, 0, 1000, now).unwrap();
     replay.next_page().unwrap().len()
 }
+
+/// A segment in the middle of which nothing is needed leaves no hole that could be taken for a loss.
+#[test]
+fn a_dead_segment_between_live_ones_is_not_missed_by_the_next_start() {
+    let disk = FakeDisk::default();
+    let mut engine = open(&disk);
+    let long = "x".repeat(500);
+    for (user, count) in [("alice", 30), ("bob", 60), ("carol", 30), ("bob", 1)] {
+        for n in 0..count {
+            send(&mut engine, user, &format!("{n}{long}"));
+        }
+    }
+    let files = disk.list().unwrap().len();
+    engine.append(vec![acknowledge("bob", "", 61)], NOW).unwrap();
+    let report = engine.maintenance().pass(NOW).unwrap();
+    assert!(disk.list().unwrap().len() < files, "{report:?}");
+    let again = engine.maintenance().pass(NOW).unwrap();
+    assert_eq!((again.compacted, again.removed), (0, 0), "it is left alone from then on");
+    drop(engine);
+    let (engine, report) = Engine::open(Box::new(disk), settings(), NOW).unwrap();
+    assert_eq!((report.damage, report.quarantined), (vec![], vec![]));
+    assert_eq!((texts(&engine, "alice", 0, 50).len(), texts(&engine, "carol", 0, 50).len()), (30, 30));
+}

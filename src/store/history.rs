@@ -112,7 +112,7 @@ impl<A: Archive> Office<A> {
             Request::Begin | Request::Remove(_) => None,
         };
         if let Some(known) = self.histories.channels.get(&channel) {
-            known.arrives(version, result.is_ok());
+            known.arrives(version, result.ok().map(|appended| appended.offset));
         }
         match request {
             Request::Publish(publication) => self.published(&channel, publication, result, now),
@@ -237,11 +237,17 @@ impl<A: Archive> Office<A> {
                 (append, Request::Remove(origin), None)
             }
         };
-        if let Some(known) = self.histories.channels.get(&channel) {
-            known.departs(version.as_ref());
-        }
+        self.departs(&channel, version.as_ref());
         let pending = PendingHistory { channel, request };
         self.append(append, Pending::History(Box::new(pending)), now);
+    }
+
+    /// Notes that something about a channel goes to the log.
+    fn departs(&mut self, channel: &str, version: Option<&Version>) {
+        let info = self.archive.info(Class::History, channel, "");
+        if let Some(known) = self.histories.channels.get(channel) {
+            known.departs(version, info.map_or(0, |info| info.state.last_offset));
+        }
     }
 
     fn published(

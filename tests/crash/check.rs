@@ -295,7 +295,7 @@ fn replay(reader: &Reader, user: &str) -> (Vec<Stored>, u64) {
 fn history(reader: &Reader, channel: &str) -> (Vec<Stored>, u64) {
     let mut read = HistoryRead {
         channel,
-        through: Sequence(u64::MAX),
+        end: u64::MAX,
         after: 0,
         before: u64::MAX,
         limit: 3,

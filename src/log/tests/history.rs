@@ -14,7 +14,7 @@ use super::{NOW, open, send, settings};
 
 const ALL: HistoryRead<'static> = HistoryRead {
     channel: "news",
-    through: Sequence(u64::MAX),
+    end: u64::MAX,
     after: 0,
     before: u64::MAX,
     limit: usize::MAX,
@@ -151,10 +151,15 @@ fn a_reader_sees_nothing_that_came_later() {
     publish(&mut engine, "b");
     append_at(&mut engine, position(u32::MAX, Version::default()), NOW).unwrap();
     publish(&mut engine, "c");
-    for (through, expected) in [(0, ""), (1, "a1"), (2, "a1 b2"), (3, "a1 b2")] {
-        let page = page(&engine, &HistoryRead { through: Sequence(through), ..ALL });
-        assert_eq!((texts(&page).join(" ").as_str(), page.top), (expected, through.min(2)));
+    for (end, expected) in [(0, ""), (1, "a1"), (2, "a1 b2"), (3, "a1 b2 c3"), (4, "a1 b2 c3")] {
+        let page = page(&engine, &HistoryRead { end, ..ALL });
+        assert_eq!((texts(&page).join(" ").as_str(), page.top), (expected, end.min(3)));
     }
+    // What it has not heard of has changed what is kept.
+    append_at(&mut engine, publication("d", 1, 0), NOW).unwrap();
+    let floors = [(2, 0), (3, 0), (4, 3)];
+    let floor = |end| page(&engine, &HistoryRead { end, ..ALL }).floor;
+    assert_eq!(floors.map(|(end, _)| floor(end)), floors.map(|(_, floor)| floor));
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub(super) struct Channel {
     stored: Version,
     /// Requests under way.
     in_flight: usize,
+    /// While there are any: the newest publication that was handed out. The log may show more already.
+    top: u64,
     /// Those of them that have a version.
     versioned: usize,
     /// Publications and removals that depend on what is under way, in order.
@@ -99,8 +101,16 @@ impl Channel {
         if grows { Verdict::Append(after()) } else { Verdict::Hold }
     }
 
-    /// A request goes to the log. `version` is that of a publication that has one.
-    pub(super) fn departs(&mut self, version: Option<&Version>) {
+    /// Where the stream ends for subscribers and readers.
+    pub(super) fn end(&self) -> u64 {
+        if self.in_flight == 0 { u64::MAX } else { self.top }
+    }
+
+    /// A request goes to the log, which knows publications up to `top`. `version` is that of a publication that has one.
+    pub(super) fn departs(&mut self, version: Option<&Version>, top: u64) {
+        if self.in_flight == 0 {
+            self.top = top;
+        }
         self.in_flight += 1;
         if let Some(version) = version {
             self.versioned += 1;
@@ -108,12 +118,13 @@ impl Channel {
         }
     }
 
-    /// A request came back; the log has it or not.
-    pub(super) fn arrives(&mut self, version: Option<Version>, is_stored: bool) {
+    /// A request came back; the log has it at an offset, or does not.
+    pub(super) fn arrives(&mut self, version: Option<Version>, offset: Option<u64>) {
+        self.top = offset.unwrap_or(self.top);
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(version) = version {
             self.versioned = self.versioned.saturating_sub(1);
-            if is_stored {
+            if offset.is_some() {
                 self.stored = version;
             }
         }
@@ -144,16 +155,17 @@ mod tests {
     #[test]
     fn what_depends_on_something_under_way_waits_and_growing_versions_do_not() {
         let mut channel = Channel::default();
-        channel.departs(Some(&version(5, "a")));
+        channel.departs(Some(&version(5, "a")), 7);
         assert_eq!(channel.judge(5, "a"), Verdict::Hold);
         assert_eq!(channel.judge(0, ""), Verdict::Hold);
         assert_eq!(channel.judge(6, "b"), Verdict::Hold);
         assert_eq!(channel.judge(6, "a"), Verdict::Append(version(6, "a")));
-        channel.departs(Some(&version(6, "a")));
-        channel.arrives(Some(version(5, "a")), true);
-        assert_eq!(channel.judge(6, "a"), Verdict::Hold);
+        channel.departs(Some(&version(6, "a")), 8);
+        channel.arrives(Some(version(5, "a")), Some(8));
+        assert_eq!((channel.judge(6, "a"), channel.end()), (Verdict::Hold, 8));
         // It was not stored, so it may come again.
-        channel.arrives(Some(version(6, "a")), false);
+        channel.arrives(Some(version(6, "a")), None);
+        assert_eq!(channel.end(), u64::MAX);
         assert_eq!(channel.judge(6, "a"), Verdict::Append(version(6, "a")));
         assert_eq!(channel.judge(5, "a"), Verdict::Suppress);
     }
@@ -162,7 +174,7 @@ mod tests {
     fn idle_channels_are_forgotten_and_busy_ones_are_not() {
         let mut channels = Channels::default();
         channels.add("busy", Version::default());
-        channels.get("busy").unwrap().departs(None);
+        channels.get("busy").unwrap().departs(None, 0);
         channels.add("idle", Version::default());
         for number in 0..4 * GENERATION {
             channels.add(&number.to_string(), Version::default());

@@ -38,7 +38,7 @@ impl<A: Archive> Office<A> {
     }
 
     /// Where a history stands.
-    pub(super) fn page(&self, channel: &str, now: Now) -> Result<Option<HistoryPage>, ApiError> {
+    pub(super) fn page(&mut self, channel: &str, now: Now) -> Result<Option<HistoryPage>, ApiError> {
         let read = HistoryRead { limit: 0, ..self.everything(channel, now) };
         self.archive.history(&read, None).map_err(unavailable)
     }
@@ -57,10 +57,11 @@ impl<A: Archive> Office<A> {
         Ok(result.map_err(unavailable)?.unwrap_or_default())
     }
 
-    fn everything<'a>(&self, channel: &'a str, now: Now) -> HistoryRead<'a> {
+    /// All that was handed out to subscribers.
+    fn everything<'a>(&mut self, channel: &'a str, now: Now) -> HistoryRead<'a> {
         HistoryRead {
             channel,
-            through: self.processed,
+            end: self.histories.channels.get(channel).map_or(u64::MAX, |known| known.end()),
             after: 0,
             before: u64::MAX,
             limit: usize::MAX,
@@ -81,7 +82,7 @@ impl<A: Archive> Office<A> {
         if !known.is_quiet() || known.opening.len() > 1 {
             return;
         }
-        known.departs(None);
+        self.departs(&channel, None);
         let append =
             Append::Position { channel: channel.to_string(), keep: u32::MAX, version: Version::default() };
         let pending = PendingHistory { channel, request: Request::Begin };
