@@ -10,6 +10,7 @@
 //! | control plane | after every shard has its own table, or those would keep its connections open |
 
 mod capacity;
+mod demo;
 mod drain;
 mod heap;
 mod logging;
@@ -98,6 +99,8 @@ struct Running {
     mesh: Arc<Mesh<Mail>>,
     wakers: Arc<Wakers>,
     common: Arc<Common>,
+    /// Last, as the log in it must have ended.
+    _scratch: Option<demo::Scratch>,
 }
 
 /// Runs the gateway until it is told to stop (SIGTERM or SIGINT), then drains it.
@@ -125,12 +128,11 @@ fn start(config: &Config) -> Result<Running, StartError> {
     let mut settings = config.settings.clone();
     settings.max_connections = plan.connections;
     let mut control_settings = control_settings(config);
-    if config.demo {
-        let message_bytes = control_settings.api.message_bytes;
-        crate::control::demo::switch_on(&mut settings, &mut control_settings, message_bytes)?;
-    }
+    let (store, scratch) = match config.demo {
+        true => demo::start(config, &mut settings, &mut control_settings)?,
+        false => (config.storage.as_ref().map(OpenStore::open).transpose()?, None),
+    };
     let common = Arc::new(common(settings, plan.shards)?);
-    let store = config.storage.as_ref().map(OpenStore::open).transpose()?;
     let door = StoreDoor::new(store.as_ref(), answers.clone());
     let figures: Arc<Vec<Mutex<ShardMetrics>>> =
         Arc::new((0..plan.shards).map(|_| Mutex::default()).collect());
@@ -158,7 +160,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
     refusals::sample(&figures)?;
     let control = control.start()?;
     report(config, &plan);
-    Ok(Running { shards, store, control, mesh, wakers, common })
+    Ok(Running { shards, store, control, mesh, wakers, common, _scratch: scratch })
 }
 
 /// What all shards are made of.
