@@ -407,3 +407,42 @@ fn nothing_is_lost_or_out_of_order_without_being_counted() {
     }
     assert!(total > 100_000, "only {total} events");
 }
+
+/// What a million clients that reconnect cost the log and the store, by the size of records.
+#[test]
+#[ignore = "prints figures, asserts none"]
+#[allow(clippy::disallowed_methods, reason = "it measures")]
+fn figures_of_a_storm() {
+    for (what, batch_max_events) in [("up to 256 events a record", 500), ("one event a record", 1)] {
+        let clients: u64 = if batch_max_events == 1 { 100_000 } else { 1_000_000 };
+        let settings = EventQueueSettings { max_pending: 100_000_000, batch_max_events, ..queue() };
+        let mut run = Run::new(FakeDisk::default(), 10, settings);
+        let mut store = Duration::ZERO;
+        for first in (0..clients).step_by(500) {
+            for kind in [EventKind::Disconnected, EventKind::Connected] {
+                let event = |number: u64| Event {
+                    user: format!("user-{number:07}"),
+                    client_high: number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+                    client_low: number.wrapping_mul(0xbf58_476d_1ce4_e5b9),
+                    code: if kind == EventKind::Disconnected { 1006 } else { 0 },
+                    by: if kind == EventKind::Disconnected { 3 } else { 0 },
+                    ..Event::new(kind, run.now().unix_ms)
+                };
+                let batch = EventBatch { events: (first..first + 500).map(event).collect(), dropped: 0 };
+                let start = std::time::Instant::now();
+                run.office.ask(StoreAsk::Events(batch), run.now());
+                run.office.settle(run.now());
+                store += start.elapsed();
+            }
+            run.tick += 1;
+            run.commit();
+        }
+        run.pass(20);
+        let (events, (records, bytes)) = (2 * clients, run.desk.written());
+        println!(
+            "{what}: {events} events, {records} records, {:.1} bytes of the log each, {:.0} ns of the store each",
+            bytes as f64 / events as f64,
+            store.as_nanos() as f64 / events as f64
+        );
+    }
+}

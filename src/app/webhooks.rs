@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::store::OpenStore;
 use crate::config::{Config, WebhookConfig};
+use crate::control::webhook::clock::unix_ms;
 use crate::control::webhook::metrics::{DeliveryFigures, WebhookFigures};
 use crate::control::webhook::source::{EventPages, EventSource, Place, StoredEvents, Unreadable};
 use crate::control::webhook::task::{ClientError, Courier};
@@ -63,7 +64,8 @@ impl EventSource for LogEvents {
         if info.state.last_offset <= after {
             return None;
         }
-        let replay = self.reader.replay(Class::Webhook, queue, after, PAGE, unix_seconds())?;
+        let now = u32::try_from(unix_ms() / 1000).unwrap_or(u32::MAX);
+        let replay = self.reader.replay(Class::Webhook, queue, after, PAGE, now)?;
         Some(Box::new(Pages(replay)))
     }
 
@@ -101,9 +103,4 @@ impl EventPages for Pages {
         let position = self.0.position();
         Place { epoch: position.epoch, offset: position.last_offset }
     }
-}
-
-fn unix_seconds() -> u32 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }

@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 
 use crate::log::Appender;
+use crate::log::body::Body;
 use crate::log::error::{ReadError, RefuseError};
+use crate::log::history::{HistoryPage, HistoryRead, Trail};
 use crate::log::pages::{Pages, StreamPage};
 use crate::log::reader::{Reader, StreamInfo};
 use crate::log::record::Class;
@@ -32,6 +34,22 @@ pub trait Archive {
         limit: usize,
         now: u32,
     ) -> Result<StreamPage, ReadError>;
+
+    /// A page of a history; `None` if there is no such channel. `trail` shortens the way of the next read.
+    ///
+    /// # Errors
+    /// [`ReadError::Storage`] if the file system fails.
+    fn history(
+        &self,
+        read: &HistoryRead<'_>,
+        trail: Option<&mut Trail>,
+    ) -> Result<Option<HistoryPage>, ReadError>;
+
+    /// The newest record of a stream, `None` if there is none.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    fn head(&self, class: Class, name: &str) -> Result<Option<Body>, ReadError>;
 }
 
 /// The log itself.
@@ -63,5 +81,17 @@ impl Archive for LogArchive {
         now: u32,
     ) -> Result<StreamPage, ReadError> {
         self.pages.borrow_mut().read(&self.reader, (class, name), after, limit, now)
+    }
+
+    fn history(
+        &self,
+        read: &HistoryRead<'_>,
+        trail: Option<&mut Trail>,
+    ) -> Result<Option<HistoryPage>, ReadError> {
+        self.reader.history(read, trail)
+    }
+
+    fn head(&self, class: Class, name: &str) -> Result<Option<Body>, ReadError> {
+        Ok(self.reader.head(class, name)?.map(|stored| stored.body))
     }
 }

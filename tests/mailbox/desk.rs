@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use millpond::log::body::Message;
+use millpond::log::body::{Body, Message};
 use millpond::log::engine::Engine;
 use millpond::log::error::{ReadError, RefuseError, StorageError};
 use millpond::log::fake::FakeDisk;
+use millpond::log::history::{HistoryPage, HistoryRead, Trail};
 use millpond::log::pages::{Pages, StreamPage};
 use millpond::log::reader::{Reader, StreamInfo};
 use millpond::log::record::{Class, Sequence};
@@ -120,6 +121,12 @@ impl Desk {
         self.0.borrow().durable.clone()
     }
 
+    /// Records appended, and bytes written for them.
+    pub(crate) fn written(&self) -> (u64, u64) {
+        let status = self.0.borrow().reader.status();
+        (status.records, status.bytes)
+    }
+
     pub(crate) fn mailbox(&self, user: &str, device: &str) -> Option<StreamInfo> {
         self.0.borrow().reader.info(Class::Mailbox, user, device)
     }
@@ -133,6 +140,18 @@ impl Archive for Desk {
         }
         shelf.queue.push_back(request);
         Ok(())
+    }
+
+    fn history(
+        &self,
+        read: &HistoryRead<'_>,
+        trail: Option<&mut Trail>,
+    ) -> Result<Option<HistoryPage>, ReadError> {
+        self.0.borrow().reader.history(read, trail)
+    }
+
+    fn head(&self, class: Class, name: &str) -> Result<Option<Body>, ReadError> {
+        Ok(self.0.borrow().reader.head(class, name)?.map(|stored| stored.body))
     }
 
     fn info(&self, class: Class, name: &str, device: &str) -> Option<StreamInfo> {

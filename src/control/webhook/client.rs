@@ -6,7 +6,7 @@
 //! | 408, 429, 5xx, none in time, no connection | again, after `Retry-After` if there is one |
 //! | anything else (redirects are not followed) | refused |
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 
 use super::backoff::retry_after;
+use super::clock::{now, unix_ms};
 use super::settings::{WebhookSettings, endpoint};
 use super::signature::sign;
 
@@ -118,8 +119,7 @@ impl Client {
     }
 
     fn request(&self, id: &str, attempt: u32, body: Bytes) -> Request<Full<Bytes>> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let signature = (!self.secret.is_empty()).then(|| sign(&self.secret, now, &body));
+        let signature = (!self.secret.is_empty()).then(|| sign(&self.secret, unix_ms() / 1000, &body));
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
@@ -160,6 +160,6 @@ fn judge(response: &Response<()>) -> Verdict {
         return Verdict::Refused(status);
     }
     let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let after = asked.and_then(|value| retry_after(value, SystemTime::now()));
+    let after = asked.and_then(|value| retry_after(value, now()));
     Verdict::Again(Trouble::Status(status), after)
 }

@@ -73,3 +73,32 @@ impl Collector for WebhookCollector {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_webhook_has_its_series() {
+        let figures = |name: &str| WebhookFigures {
+            name: name.to_owned(),
+            queue: Arc::default(),
+            delivery: Arc::default(),
+        };
+        let all = vec![figures("first"), figures("second")];
+        all[1].queue.pending.store(7, Ordering::Relaxed);
+        all[0].delivery.delivered.store(5, Ordering::Relaxed);
+        let mut registry = prometheus_client::registry::Registry::with_prefix("millpond");
+        registry.register_collector(Box::new(WebhookCollector(all)));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "millpond_webhook_events_pending{webhook=\"second\"} 7",
+            "millpond_webhook_events_delivered_total{webhook=\"first\"} 5",
+            "millpond_webhook_events_delivered_total{webhook=\"second\"} 0",
+            "millpond_webhook_retries_total{webhook=\"first\"} 0",
+        ] {
+            assert!(text.lines().any(|of| of == line), "{line} is missing in:\n{text}");
+        }
+    }
+}

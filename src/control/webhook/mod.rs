@@ -17,6 +17,7 @@
 mod backoff;
 mod batch;
 mod client;
+pub mod clock;
 mod feed;
 pub mod metrics;
 pub mod settings;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use super::backoff::Backoff;
 use super::batch::Batch;
 use super::client::{Client, Verdict};
+use super::clock::unix_ms;
 use super::feed::{Feed, Next};
 use super::metrics::DeliveryFigures;
 use super::settings::WebhookSettings;
@@ -190,9 +191,4 @@ impl Courier {
         }
         tracing::warn!(webhook = self.settings.name, "an acknowledgement could not be noted");
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

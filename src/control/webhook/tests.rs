@@ -5,7 +5,7 @@ mod memory;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use backend::{Backend, Reaction};
 use memory::Memory;
@@ -59,7 +59,7 @@ fn of(figure: &AtomicU64) -> u64 {
 }
 
 fn unix_seconds() -> u32 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as u32
+    (super::clock::unix_ms() / 1000) as u32
 }
 
 #[tokio::test]
