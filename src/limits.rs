@@ -117,3 +117,12 @@ pub const REDELIVERY_MEMORY_TICKS: u32 = 36_000;
 
 /// Places that the table of gathered acknowledgements keeps while it is empty.
 pub const KEPT_ACKS: usize = 64;
+
+/// Bytes of records in one answer about a durable history at most: the server API reads on from the last offset.
+pub const HISTORY_PAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Long durable histories of which the store remembers the way, at most 160 KB each.
+pub const HISTORY_TRAILS: usize = 64;
+
+/// Publications in a history from which on the way is worth remembering.
+pub const LONG_HISTORY: u64 = 2048;

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use crate::base::ids::ConnKey;
-use crate::hub::api::Position;
+use crate::hub::api::{ApiError, Position};
 use crate::hub::events::EventBatch;
-use crate::hub::mail::{ApiAsk, Origin, Subscribed, Ticket};
+use crate::hub::mail::{ApiAsk, HomeAsk, Origin, Subscribed, Ticket};
 pub use crate::hub::metrics::SendRefusal;
 use crate::hub::stream::Publication;
 
@@ -24,6 +24,9 @@ pub enum StoreAsk {
     Redeliver(Box<PageAsk>),
     /// From a session's shard: everything up to an offset is done with.
     Acknowledge(Box<AckAsk>),
+    /// From the home of a channel with durable history: a publication, a subscriber who wants a position, a reader, or
+    /// a removal.
+    History(Box<HomeAsk>),
     /// From the control plane.
     Api(Box<ApiAsk>),
     /// From a shard: what happened there, for backends.
@@ -115,6 +118,39 @@ pub enum StoreMail {
     Stored(Box<StoredMessage>),
     /// A page for one session.
     Page(Box<Page>),
+    /// About a durable history.
+    History(Box<HistoryMail>),
+}
+
+/// From the store to the home of a channel with durable history: the answer to a [`StoreAsk::History`].
+#[derive(Debug)]
+pub struct HistoryMail {
+    /// The channel.
+    pub channel: Box<str>,
+    /// Who asked.
+    pub origin: Origin,
+    /// The answer.
+    pub answer: HistoryAnswer,
+}
+
+/// What became of a question about a durable history.
+#[derive(Debug)]
+pub enum HistoryAnswer {
+    /// The log has the publication, or it was of no effect.
+    Published {
+        /// For whoever is subscribed; `None` if it was suppressed, or known by its idempotency key.
+        publication: Option<Arc<Publication>>,
+        /// Where it stands, or the top of the stream if it has no number.
+        position: Option<Position>,
+    },
+    /// The subscription stands.
+    Opened(Box<Subscribed>),
+    /// Publications in the order asked for, and the top of the stream.
+    Page(Vec<Arc<Publication>>, Position),
+    /// The history is empty.
+    Removed,
+    /// Nothing was done.
+    Failed(ApiError),
 }
 
 /// A message that was stored just now.
@@ -179,6 +215,10 @@ pub struct MailboxGrant {
 pub struct StoreFigures {
     /// Messages stored.
     pub sent: u64,
+    /// Publications of durable histories stored.
+    pub published: u64,
+    /// Publications of durable histories that the log did not take.
+    pub publish_failures: u64,
     /// Messages refused, at the index of [`SendRefusal`].
     pub refused: [u64; SendRefusal::COUNT],
     /// Acknowledgements stored.

@@ -8,6 +8,7 @@ use slab::Slab;
 use super::acknowledge::LateAck;
 use super::archive::Archive;
 use super::events::EventQueues;
+use super::history::{Histories, PendingHistory};
 use super::letters::Letters;
 use super::redeliver::Redelivery;
 use super::send::{PendingMessage, Place, SendJob};
@@ -50,6 +51,7 @@ pub struct Office<A> {
     pub(super) keys: HashMap<(Box<str>, Box<str>), Vec<Place>>,
     /// Offset and epoch of sends by user and key.
     pub(super) idempotency: Idempotency<(u64, u32)>,
+    pub(super) histories: Histories,
     pub(super) late_acks: HashMap<Owner, LateAck>,
     pub(super) redeliveries: HashMap<Owner, Redelivery>,
     pub(super) events: EventQueues,
@@ -63,6 +65,8 @@ pub(super) enum Pending {
     Message(Box<PendingMessage>),
     /// A session's acknowledgement, and the command that waits for it.
     Acknowledge(Box<Owner>, u64, Option<Ticket>),
+    /// Something about a durable history.
+    History(Box<PendingHistory>),
     /// A call of the server API, answered with nothing but success.
     Api(u64),
     /// Events: the index of their queue, and how many.
@@ -90,6 +94,7 @@ impl<A: Archive> Office<A> {
             sends: Slab::new(),
             keys: HashMap::new(),
             idempotency: Idempotency::new(secret, limits::IDEMPOTENT_RESULTS),
+            histories: Histories::new(secret),
             late_acks: HashMap::new(),
             redeliveries: HashMap::new(),
             events: EventQueues::default(),
@@ -104,6 +109,7 @@ impl<A: Archive> Office<A> {
             StoreAsk::More(ask) => self.more(*ask, now),
             StoreAsk::Redeliver(ask) => self.redeliver(*ask, now),
             StoreAsk::Acknowledge(ask) => self.acknowledge(*ask, now),
+            StoreAsk::History(ask) => self.history(*ask, now),
             StoreAsk::Api(ask) => self.call(*ask, now),
             StoreAsk::Events(batch) => self.take_events(&batch, now),
             StoreAsk::Delivered(ask) => self.delivered(&ask),
@@ -130,6 +136,7 @@ impl<A: Archive> Office<A> {
         self.flush_acks(now);
         self.flush_events(now);
         self.idempotency.sweep(now.tick, SWEPT);
+        self.histories.sweep(now, SWEPT);
     }
 
     /// When [`settle`](Self::settle) has something to do again, acknowledgements aside.
@@ -226,6 +233,7 @@ impl<A: Archive> Office<A> {
             (Pending::Acknowledge(owner, _, ticket), Ok(appended)) => {
                 self.ack_stored(&owner, appended, ticket);
             }
+            (Pending::History(history), Ok(appended)) => self.history_done(*history, Ok(appended), now),
             (Pending::Api(id), Ok(_)) => self.answer(id, ApiAnswer::Done),
             (Pending::Events(queue, count), Ok(_)) => self.events.stored(queue, count, true),
             (Pending::Nobody, Ok(_)) => {}
@@ -238,6 +246,7 @@ impl<A: Archive> Office<A> {
         match pending {
             Pending::Message(message) => self.not_stored(*message, error),
             Pending::Acknowledge(owner, through, ticket) => self.ack_failed(*owner, through, ticket, now),
+            Pending::History(history) => self.history_done(*history, Err(error), now),
             Pending::Api(id) => self.answer(id, ApiAnswer::Error(error)),
             Pending::Events(queue, count) => self.events.stored(queue, count, false),
             Pending::Nobody => {}
@@ -285,6 +294,5 @@ fn api_error(error: AppendError) -> ApiError {
             ApiError::StorageUnavailable
         }
         AppendError::TooManyDevices => ApiError::BadRequest,
-        AppendError::OutOfOrder => ApiError::Internal,
     }
 }

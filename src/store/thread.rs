@@ -1,6 +1,7 @@
 //! The store's thread: takes acknowledgements and questions, ends the turn, hands the mail out, sleeps. It holds no
 //! decisions.
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -94,7 +95,7 @@ impl Store {
 fn run(parts: StoreParts) -> Result<(), StorageError> {
     let StoreParts { common, log, last, inbox, deliver, answers, publish, clock, seed, queues } = parts;
     let appender = log.appender(Box::new(Acks(Arc::clone(&inbox))), ALLOWANCE);
-    let archive = LogArchive { appender: appender.clone(), reader: log.reader() };
+    let archive = LogArchive { appender: appender.clone(), reader: log.reader(), pages: RefCell::default() };
     inbox.belongs_to(std::thread::current());
     let mut office = Office::new(common, archive, last, seed).with_events(queues, clock());
     let mut published = None;
