@@ -146,7 +146,11 @@ fn damage_costs_the_damaged_message_and_is_reported() {
     while arrived.last() != Some(&json!("text 6")) {
         arrived.push(client.json()["push"]["pub"]["data"].clone());
     }
-    assert_eq!(arrived, ["text 1", "text 2", "text 4", "text 5", "text 6"], "in order, without the damaged one");
+    assert_eq!(
+        arrived,
+        ["text 1", "text 2", "text 4", "text 5", "text 6"],
+        "in order, without the damaged one"
+    );
 }
 
 fn verify(log: &Path) -> Output {
