@@ -43,9 +43,13 @@ use crate::net::reactor::{Reactor, ReactorParts};
 use crate::net::tables::take_private;
 use crate::net::wakers::Wakers;
 use capacity::Plan;
+use heap::ThreadCaches;
 
-/// Letters an inbox holds: full, its senders keep their mail and hold back their clients.
-const INBOX_LETTERS: usize = 2048;
+/// Letters that all inboxes hold together. Full, its senders keep their mail and hold back their clients.
+const INBOX_LETTERS_OF_ALL: usize = 32 * 1024;
+
+/// Bounds of one inbox.
+const INBOX_LETTERS: std::ops::RangeInclusive<usize> = 512..=2048;
 
 /// Answers to the control plane that may wait.
 const ANSWERS: usize = 8192;
@@ -99,7 +103,6 @@ pub fn serve(config: &Config) -> Result<(), StartError> {
     let shutdown_timeout = config.server.shutdown_timeout;
     let signals = drain::Signals::register()?;
     let running = start(config)?;
-    heap::keep_house(&running.common)?;
     drain::wait(&signals, running, shutdown_timeout);
     Ok(())
 }
@@ -110,7 +113,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
     let wakers = Arc::new(Wakers::new(plan.shards)?);
     let (handover, received) = handover_pair()?;
     let (answers, inbox) = answer_queue(ANSWERS)?;
-    let mesh = Arc::new(Mesh::new(plan.shards, INBOX_LETTERS));
+    let mesh = Arc::new(Mesh::new(plan.shards, inbox_letters(plan.shards)));
     let mut settings = config.settings.clone();
     settings.max_connections = plan.connections;
     let mut control_settings = control_settings(config);
@@ -135,14 +138,28 @@ fn start(config: &Config) -> Result<Running, StartError> {
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
     }
-    let seed = ShardSeed { config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, clock };
+    let caches = Arc::new(ThreadCaches::default());
+    let seed = ShardSeed {
+        config,
+        plan: &plan,
+        common: &common,
+        mesh: &mesh,
+        wakers: &wakers,
+        caches: &caches,
+        clock,
+    };
     let handover = Arc::new(handover);
     let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
-    memory::watch(&common, config.server.memory_limit)?;
+    memory::watch(&common, &caches, config.server.memory_limit)?;
     refusals::sample(&figures)?;
-    let control = control.start()?;
+    let mut caches_seen = 0;
+    let control = control.each_second(Box::new(move || caches.empty_own(&mut caches_seen))).start()?;
     report(config, &plan);
     Ok(Running { shards, control, mesh, wakers, common })
+}
+
+fn inbox_letters(shards: u16) -> usize {
+    (INBOX_LETTERS_OF_ALL / usize::from(shards.max(1))).clamp(*INBOX_LETTERS.start(), *INBOX_LETTERS.end())
 }
 
 /// What all shards are made of.
@@ -152,6 +169,7 @@ struct ShardSeed<'a> {
     common: &'a Arc<Common>,
     mesh: &'a Arc<Mesh<Mail>>,
     wakers: &'a Arc<Wakers>,
+    caches: &'a Arc<ThreadCaches>,
     clock: Clock,
 }
 
@@ -213,6 +231,7 @@ impl ShardSeed<'_> {
         answers: Answers,
         figures: Arc<Vec<Mutex<ShardMetrics>>>,
     ) -> ReactorParts {
+        let (caches, mut caches_seen) = (Arc::clone(self.caches), 0);
         let seed = u64::from_le_bytes(self.common.secret[..8].try_into().unwrap_or_default());
         ReactorParts {
             shard: Shard::new(id, Arc::clone(self.common), seed ^ u64::from(id.0)),
@@ -228,6 +247,7 @@ impl ShardSeed<'_> {
                 if let Some(Ok(mut place)) = figures.get(usize::from(id.0)).map(Mutex::try_lock) {
                     *place = shard.figures(shell.inbox, shell.buffer_bytes, shell.mesh_bytes);
                 }
+                caches.empty_own(&mut caches_seen);
             }),
             handover: Some(Arc::clone(handover)),
             clock: self.clock,

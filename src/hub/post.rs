@@ -9,8 +9,12 @@ use std::collections::VecDeque;
 use crate::base::ids::ShardId;
 use crate::hub::mail::{Answer, Mail};
 
-/// Letters to one shard that may wait before sources are held back.
-const CONGESTED_LETTERS: usize = 4096;
+/// Letters of all shards that may wait before sources are held back, shared evenly: when a million connections leave at
+/// once, their letters must not take more memory than they did.
+const CONGESTED_LETTERS_OF_ALL: usize = 64 * 1024;
+
+/// Bounds of one shard's part: a turn's worth, and what the host of one or two shards needs.
+const CONGESTED_LETTERS: std::ops::RangeInclusive<usize> = 1024..=4096;
 
 /// Letters that an emptied queue keeps room for: a shard has one for each other shard.
 const KEPT_CAPACITY: usize = 32;
@@ -20,7 +24,10 @@ const KEPT_CAPACITY: usize = 32;
 pub struct Post {
     outgoing: Vec<VecDeque<Mail>>,
     answers: VecDeque<Answer>,
-    congested: usize,
+    /// Letters in `outgoing`.
+    letters: usize,
+    /// So many are too many.
+    congested_at: usize,
 }
 
 impl Post {
@@ -28,17 +35,16 @@ impl Post {
         Self {
             outgoing: (0..shards).map(|_| VecDeque::new()).collect(),
             answers: VecDeque::new(),
-            congested: 0,
+            letters: 0,
+            congested_at: (CONGESTED_LETTERS_OF_ALL / shards.max(1))
+                .clamp(*CONGESTED_LETTERS.start(), *CONGESTED_LETTERS.end()),
         }
     }
 
     /// Adds a letter.
     pub(crate) fn send(&mut self, to: ShardId, mail: Mail) {
-        let queue = &mut self.outgoing[to.0 as usize];
-        queue.push_back(mail);
-        if queue.len() == CONGESTED_LETTERS {
-            self.congested += 1;
-        }
+        self.outgoing[to.0 as usize].push_back(mail);
+        self.letters += 1;
     }
 
     /// Adds an answer for the control plane.
@@ -46,9 +52,9 @@ impl Post {
         self.answers.push_back(answer);
     }
 
-    /// True while a destination lags so far behind that publishers must wait.
+    /// True while so many letters wait that publishers must wait too.
     pub fn is_congested(&self) -> bool {
-        self.congested > 0
+        self.letters >= self.congested_at
     }
 
     /// Takes letters to `to` in order while `accept` takes them (it gives a letter back when its queue is full).
@@ -63,9 +69,7 @@ impl Post {
             }
         }
         let after = queue.len();
-        if before >= CONGESTED_LETTERS && after < CONGESTED_LETTERS {
-            self.congested -= 1;
-        }
+        self.letters -= before - after;
         if after == 0 && queue.capacity() > KEPT_CAPACITY {
             queue.shrink_to(KEPT_CAPACITY);
         }
@@ -88,10 +92,16 @@ impl Post {
     pub(crate) fn pop_own(&mut self, own: ShardId) -> Option<Mail> {
         let queue = &mut self.outgoing[own.0 as usize];
         let mail = queue.pop_front()?;
-        if queue.len() + 1 == CONGESTED_LETTERS {
-            self.congested -= 1;
-        }
+        self.letters -= 1;
         Some(mail)
+    }
+
+    /// Bytes of the queues themselves.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let places: usize = self.outgoing.iter().map(VecDeque::capacity).sum();
+        self.outgoing.capacity() * size_of::<VecDeque<Mail>>()
+            + places * size_of::<Mail>()
+            + self.answers.capacity() * size_of::<Answer>()
     }
 
     /// Gives spare capacity back.
@@ -100,18 +110,24 @@ impl Post {
         self.answers.shrink_to_fit();
     }
 
+    /// True if no letter waits; answers may.
+    pub fn has_no_letters(&self) -> bool {
+        self.letters == 0
+    }
+
     /// True if letters to `to` have not left.
-    pub(crate) fn waits(&self, to: ShardId) -> bool {
+    #[must_use]
+    pub fn waits(&self, to: ShardId) -> bool {
         !self.outgoing[to.0 as usize].is_empty()
     }
 
     /// Letters that wait, answers included.
     pub fn len(&self) -> usize {
-        self.outgoing.iter().map(VecDeque::len).sum::<usize>() + self.answers.len()
+        self.letters + self.answers.len()
     }
 
     /// True if nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.answers.is_empty() && self.outgoing.iter().all(VecDeque::is_empty)
+        self.len() == 0
     }
 }

@@ -12,6 +12,7 @@ mod command;
 mod demo;
 mod junit;
 mod lint;
+mod memory;
 mod node;
 mod prepare;
 mod programs;
