@@ -19,8 +19,8 @@ use crate::hub::home_shards::{add, remove, spread};
 use crate::hub::home_users::HomeUser;
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
-    Answer, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk, Subscribed,
-    UnsubscribeAsk,
+    Answer, Collect, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk,
+    Subscribed, UnsubscribeAsk,
 };
 use crate::hub::post::Post;
 use crate::hub::publication::{Encodings, deliver_publication, publisher, stored};
@@ -460,8 +460,8 @@ impl Homes {
         let gather = Gather { origin, channel: place.channel, missing: shards.len(), members: Vec::new() };
         let number = self.gathers.insert(gather) as u32;
         for shard in shards {
-            let mail = Mail::Collect { channel: Arc::clone(&channel), home: self.shard, gather: number };
-            post.send(shard, mail);
+            let ask = Collect { channel: Arc::clone(&channel), home: self.shard, gather: number };
+            post.send(shard, Mail::Collect(Box::new(ask)));
         }
     }
 }
