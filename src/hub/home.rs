@@ -19,8 +19,8 @@ use crate::hub::home_shards::{add, remove, spread};
 use crate::hub::home_users::HomeUser;
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
-    Answer, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk, Subscribed,
-    UnsubscribeAsk,
+    Answer, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk,
+    Subscribed, Terms, UnsubscribeAsk,
 };
 use crate::hub::post::Post;
 use crate::hub::publication::{Encodings, deliver_publication, publisher, stored};
@@ -397,8 +397,10 @@ impl Homes {
             && !channel.shards.is_empty()
         {
             let epoch = (publication.offset == 1).then_some(position.epoch.as_str());
-            let delivery =
-                deliver_publication(&channel.name, place.hash, &publication, epoch, channel.encodings);
+            let delivery = Delivery {
+                terms: Terms::of(options),
+                ..deliver_publication(&channel.name, place.hash, &publication, epoch, channel.encodings)
+            };
             spread(&channel.shards, &Arc::new(delivery), post);
         }
         Some(position)
@@ -407,23 +409,35 @@ impl Homes {
     /// A publication that no history keeps, for whoever is subscribed.
     fn deliver_unnumbered(&mut self, place: &Place, publication: &Publication, post: &mut Post) {
         let hash = place.hash;
+        let terms = self.terms(place.namespace);
         match self.channels.get(hash) {
             Registered::Nothing => {}
             Registered::Single(shard, marks) => {
                 let name: Arc<str> = Arc::from(&*place.channel);
                 let delivery = deliver_publication(&name, hash, publication, None, encodings_of(marks));
-                post.send(shard, Mail::Deliver(Arc::new(delivery)));
+                post.send(shard, Mail::Deliver(Arc::new(Delivery { terms, ..delivery })));
             }
-            Registered::Record(_) => self.deliver_to_record(hash, publication, post),
+            Registered::Record(_) => self.deliver_to_record(hash, publication, terms, post),
         }
     }
 
     /// A publication that no history keeps, for the subscribers of a channel with a record.
-    pub(crate) fn deliver_to_record(&mut self, hash: u64, publication: &Publication, post: &mut Post) {
+    pub(crate) fn deliver_to_record(
+        &mut self,
+        hash: u64,
+        publication: &Publication,
+        terms: Terms,
+        post: &mut Post,
+    ) {
         if let Registered::Record(channel) = self.channels.get(hash) {
             let delivery = deliver_publication(&channel.name, hash, publication, None, channel.encodings);
-            spread(&channel.shards, &Arc::new(delivery), post);
+            spread(&channel.shards, &Arc::new(Delivery { terms, ..delivery }), post);
         }
+    }
+
+    /// How the publications of a namespace are delivered.
+    pub(crate) fn terms(&self, namespace: u16) -> Terms {
+        self.common.settings.channel.options.get(usize::from(namespace)).map(Terms::of).unwrap_or_default()
     }
 
     /// Name of a channel with subscribers and a record.

@@ -105,6 +105,8 @@ impl Shard {
     fn shrink(&mut self) {
         self.cold.shrink();
         self.post.shrink();
+        self.scratch = Vec::new();
+        self.gathering.shrink();
         self.dirty.shrink_to_fit();
         self.doomed.shrink_to_fit();
         self.handed.shrink_to_fit();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::hub::api::{Member, StoredPublication};
-use crate::hub::mail::Delivery;
+use crate::hub::mail::{Delivery, Terms};
 use crate::hub::settings::DataFormat;
 use crate::hub::stream::{Publication, Publisher};
 use crate::protocol::{
@@ -102,6 +102,7 @@ pub(crate) fn deliver_publication(
         }),
         join_leave: false,
         not_json: !fits_json,
+        terms: Terms::default(),
     }
 }
 
@@ -123,6 +124,7 @@ pub(crate) fn deliver_membership(
         protobuf: encodings.protobuf.then(|| frame(Encoding::Protobuf)),
         join_leave: true,
         not_json: false,
+        terms: Terms::default(),
     }
 }
 
@@ -136,6 +138,7 @@ pub(crate) fn deliver_message(channel: &Arc<str>, hash: u64, data: &[u8], encodi
         protobuf: encodings.protobuf.then(|| frame(Encoding::Protobuf)),
         join_leave: true,
         not_json: false,
+        terms: Terms::default(),
     }
 }
 

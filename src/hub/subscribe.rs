@@ -315,6 +315,7 @@ impl Shard {
         if let Some((handle, _)) = self.find_subscription(slot, channel) {
             self.leave(slot, handle);
         }
+        self.metrics.unsubscribe(code.code() as u16);
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| {
                 encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason());
@@ -348,6 +349,9 @@ impl Shard {
         let ask = UnsubscribeAsk { shard: self.id, user_hash, presence, leave, kept };
         let op = HomeOp::Unsubscribe(Box::new(ask));
         self.leave_local(slot, handle);
+        if let Some(cold) = self.cold_if_any(slot) {
+            cold.outbox.end_line(hash);
+        }
         if active {
             self.metrics.subscriptions -= 1;
         }

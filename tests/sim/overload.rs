@@ -122,7 +122,10 @@ fn a_late_upgrade_leaves_time_to_connect() {
     stage.world.pass(99);
     assert_eq!(stage.seen(idle), []);
     stage.world.pass(2);
-    assert!(matches!(stage.seen(idle)[..], [Seen::Close(3502, _)]), "who does nothing has no more than before");
+    assert!(
+        matches!(stage.seen(idle)[..], [Seen::Close(3502, _)]),
+        "who does nothing has no more than before"
+    );
 }
 
 /// Two shards and a connection to the first; the second is the home of `channel`.
