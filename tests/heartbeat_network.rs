@@ -29,8 +29,8 @@ use serde_json::Value;
 const SPACE: &str = "millpond-heartbeat";
 const CLIENTS: u64 = 20;
 /// A connection is quiet for so long before it is probed, and the probes may take so long.
-const QUIET: Duration = Duration::from_secs(2);
-const ANSWER: Duration = Duration::from_secs(3);
+const QUIET: Duration = Duration::from_secs(4);
+const ANSWER: Duration = Duration::from_secs(2);
 
 fn ip(arguments: &str) -> bool {
     Command::new("ip").args(arguments.split(' ')).status().is_ok_and(|status| status.success())
