@@ -26,7 +26,7 @@ impl Shard {
             |category: MemoryCategory, bytes: usize| figures.memory[category as usize] = bytes as u64;
         set(MemoryCategory::Connections, self.connections.1 * size_of::<Connection>());
         set(MemoryCategory::ConnectionsCold, cold);
-        set(MemoryCategory::OutQueues, out_queues);
+        set(MemoryCategory::OutQueues, out_queues + self.scratch.capacity());
         set(MemoryCategory::Users, home_users);
         set(MemoryCategory::Channels, home_channels);
         set(MemoryCategory::Subscriptions, locals);
@@ -57,6 +57,7 @@ impl Shard {
             ("letters", self.post.len()),
             ("dirty connections", self.dirty.len()),
             ("overdue connections", self.overdue.len() + self.examined.len()),
+            ("gathered output", self.gathering.len()),
             ("doomed connections", self.doomed.len()),
             ("connections to hand over", self.handed.len()),
             ("clients counted", self.metrics.clients as usize),

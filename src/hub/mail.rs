@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::base::ids::{ConnKey, ShardId};
 use crate::base::tick::Tick;
 use crate::hub::api::{ApiAnswer, ApiCommand, ApiPublish, Member, Position, UserView};
+use crate::hub::settings::{ChannelOptions, SlowConsumer};
 use crate::hub::store::{MailboxGrant, Owner, Page, StoreMail};
 use crate::hub::stream::Publication;
 use crate::protocol::ErrorCode;
@@ -393,6 +394,31 @@ pub struct Delivery {
     pub not_json: bool,
     /// Offset and incarnation where it is a message of a mailbox.
     pub mailbox: Option<(u64, u32)>,
+    /// How it is delivered.
+    pub terms: Terms,
+}
+
+/// How a publication is delivered; by default at once, and never left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// What becomes of it where a reader is behind.
+    pub slow_consumer: SlowConsumer,
+    /// Recovery replays the newest publication only.
+    pub newest_only: bool,
+    /// How long it may wait for others; 0: not at all.
+    pub write_delay_ms: u8,
+}
+
+impl Terms {
+    /// Those of a namespace.
+    #[must_use]
+    pub fn of(options: &ChannelOptions) -> Self {
+        Self {
+            slow_consumer: options.slow_consumer,
+            newest_only: options.recovery_mode_cache,
+            write_delay_ms: u8::try_from(options.write_delay.as_millis()).unwrap_or(u8::MAX),
+        }
+    }
 }
 
 /// What a shard hands to the control plane.

@@ -107,6 +107,8 @@ impl Shard {
     fn shrink(&mut self) {
         self.cold.shrink();
         self.post.shrink();
+        self.scratch = Vec::new();
+        self.gathering.shrink();
         self.dirty.shrink_to_fit();
         self.due.shrink_to_fit();
         self.granted.shrink_to_fit();

@@ -15,7 +15,7 @@ use crate::base::ids::{ConnKey, Descriptor, ShardId};
 use crate::base::permute::ClientIds;
 use crate::base::rate::{Bucket, Limit};
 use crate::base::rng::Rng;
-use crate::base::tick::{Now, Tick, ticks_from_ms};
+use crate::base::tick::{Now, TICK_MS, Tick, ticks_from_ms};
 use crate::base::wheel::{Link, Links, Wheel};
 use crate::hub::admission::Admission;
 use crate::hub::auth::Verifier;
@@ -23,6 +23,7 @@ use crate::hub::cold::{Cold, ColdPool};
 use crate::hub::connection::{Connection, NONE, Phase, flag};
 use crate::hub::connections::Accepts;
 use crate::hub::drain::Drain;
+use crate::hub::gather::Gathering;
 use crate::hub::home::Homes;
 use crate::hub::locals::Locals;
 use crate::hub::mail::{HomeAsk, Mail};
@@ -101,6 +102,10 @@ pub struct Shard {
     pub(crate) post: Post,
     /// Publications that wait for a congested destination, in order.
     pub(crate) deferred: VecDeque<HomeAsk>,
+    /// Output that waits for more (`write_delay`).
+    pub(crate) gathering: Gathering,
+    /// Where frames that wait apart are gathered for one write.
+    pub(crate) scratch: Vec<u8>,
     /// Connections with output to flush this turn.
     pub(crate) dirty: Vec<u32>,
     /// Connections that were granted a subscription of which its home has yet to hear: output waits until it has.
@@ -118,6 +123,8 @@ pub struct Shard {
     /// Those of them that the shell was told to read.
     pub(crate) examined: Vec<(u32, u32)>,
     pub(crate) now: Now,
+    /// Milliseconds since start, for what is finer than a tick.
+    pub(crate) now_ms: u64,
     pub(crate) hasher: NameHash,
     pub(crate) rng: Rng,
     pub(crate) ids: ClientIds,
@@ -152,7 +159,9 @@ impl Links for Connections {
 pub struct Outlook {
     /// There is more to do at once: poll without waiting.
     pub busy: bool,
-    /// Otherwise wake up at this tick at the latest.
+    /// Otherwise wake up at this millisecond since start, for output that waits for more.
+    pub flush_at_ms: Option<u64>,
+    /// And at this tick at the latest.
     pub wake_at: Option<Tick>,
 }
 
@@ -170,6 +179,9 @@ impl Shard {
             homes: Homes::new(id, Arc::clone(&common), hasher),
             post: Post::new(common.shards as usize),
             deferred: VecDeque::new(),
+            gathering: Gathering::default(),
+            now_ms: 0,
+            scratch: Vec::new(),
             dirty: Vec::new(),
             granted: Vec::new(),
             doomed: Vec::new(),
@@ -207,7 +219,14 @@ impl Shard {
             self.metrics.stalls += 1;
         }
         self.now = now;
+        self.now_ms = self.now_ms.max(u64::from(now.tick.0) * TICK_MS);
         self.metrics.turns += 1;
+    }
+
+    /// The same with the milliseconds since start, which `write_delay` counts in; they must fit `now.tick`.
+    pub fn begin_at(&mut self, now: Now, now_ms: u64) {
+        self.begin(now);
+        self.now_ms = self.now_ms.max(now_ms);
     }
 
     /// Takes in an accepted socket. Returns the key to address it with.
@@ -311,6 +330,7 @@ impl Shard {
     /// Ends a turn: what [`Shard::settle`] has left, then sweeps, output, closes.
     pub fn finish(&mut self, io: &mut impl Sockets) -> Outlook {
         self.settle();
+        self.release_gathered();
         self.sweep(io);
         self.own_mail();
         self.flush(io);
@@ -321,7 +341,9 @@ impl Shard {
             busy: !self.sweeping.is_empty()
                 || (!self.resumed.is_empty() || !self.overdue.is_empty()) && !self.holds_back_input()
                 || self.timers_due
+                || self.gathering.next_due_ms().is_some_and(|due| due <= self.now_ms)
                 || (!self.deferred.is_empty() && !self.post.is_congested()),
+            flush_at_ms: self.gathering.next_due_ms(),
             wake_at: if self.draining.is_some() {
                 Some(self.now.tick.after(1))
             } else {

@@ -150,7 +150,8 @@ impl Reactor {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
                 result => result?,
             }
-            self.parts.shard.begin(self.parts.clock.now());
+            let (now, now_ms) = self.parts.clock.now_with_ms();
+            self.parts.shard.begin_at(now, now_ms);
             self.read_held_back();
             for event in &events {
                 self.event(event);
@@ -383,7 +384,8 @@ impl Reactor {
             // Another shard's inbox is full; it is running, so look again soon.
             return Duration::from_micros(200);
         }
-        let now = self.parts.clock.now().tick;
+        let (now, now_ms) = self.parts.clock.now_with_ms();
+        let now = now.tick;
         let look = was_busy.then_some(now.after(PATIENCE_TICKS));
         let due = [outlook.wake_at, self.accept_again_at, Some(self.metrics_at), look];
         let due = due.into_iter().flatten().min().unwrap_or(now);
@@ -391,7 +393,8 @@ impl Reactor {
             return Duration::ZERO;
         }
         let ticks = due.since(now);
-        Duration::from_millis(u64::from(ticks) * TICK_MS).min(IDLE)
+        let flush = outlook.flush_at_ms.map_or(IDLE, |at| Duration::from_millis(at.saturating_sub(now_ms)));
+        Duration::from_millis(u64::from(ticks) * TICK_MS).min(IDLE).min(flush)
     }
 }
 
