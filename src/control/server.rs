@@ -33,6 +33,8 @@ use super::handover::{HandoverReceiver, Handovers};
 use super::metrics::{self, Metrics, MetricsSource};
 use super::settings::{ControlSettings, HttpLimits};
 use super::stream::GuardedStream;
+use super::webhook::metrics::WebhookFigures;
+use super::webhook::task::{ClientError, Courier};
 
 /// What `app` hands in. Everything that holds descriptors is made before the shards take their private tables.
 pub struct ControlParts {
@@ -52,6 +54,10 @@ pub struct ControlParts {
     pub handovers: Vec<HandoverReceiver>,
     /// Figures of the shards.
     pub metrics: Arc<dyn MetricsSource>,
+    /// Deliver events to backends.
+    pub webhooks: Vec<Courier>,
+    /// Their figures.
+    pub webhook_figures: Vec<WebhookFigures>,
 }
 
 /// Why the control plane does not start.
@@ -70,6 +76,9 @@ pub enum ControlError {
         "{0:?} cannot be served: a path begins with '/', ends without one and belongs to one endpoint only"
     )]
     Path(String),
+    /// A webhook cannot be delivered to.
+    #[error(transparent)]
+    Webhook(#[from] ClientError),
     /// The runtime or its thread cannot be made.
     #[error("cannot start the control plane: {0}")]
     Start(#[from] io::Error),
@@ -79,6 +88,7 @@ pub enum ControlError {
 pub struct Control {
     parts: ControlParts,
     listener: Option<TcpListener>,
+    each_second: Option<Box<dyn FnMut() + Send>>,
 }
 
 /// The running control plane.
@@ -95,13 +105,20 @@ impl Control {
     pub fn bind(parts: ControlParts) -> Result<Self, ControlError> {
         check_paths(&parts.settings)?;
         let listener = parts.settings.internal_address.map(listen).transpose()?;
-        Ok(Self { parts, listener })
+        Ok(Self { parts, listener, each_second: None })
     }
 
     /// Where the internal door really is, for a configured port 0.
     #[must_use]
     pub fn internal_address(&self) -> Option<SocketAddr> {
         self.listener.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Has `work` done once a second on the control plane's thread. It must not block.
+    #[must_use]
+    pub fn each_second(mut self, work: Box<dyn FnMut() + Send>) -> Self {
+        self.each_second = Some(work);
+        self
     }
 
     /// Starts the thread. Call it after every shard has taken its private descriptor table: a table taken later would
@@ -170,22 +187,31 @@ fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
 }
 
 async fn run(control: Control, mut stopped: Stopped) -> io::Result<()> {
-    let ControlParts { settings, gateway, port, home_of, answers, inbox, handovers, metrics } = control.parts;
+    let ControlParts { settings, gateway, port, home_of, answers, inbox, handovers, metrics, .. } =
+        control.parts;
+    let (webhooks, webhook_figures) = (control.parts.webhooks, control.parts.webhook_figures);
     let limits = settings.limits;
     let gateway = Gateway::new(port, home_of, gateway);
-    let (metrics, api_metrics) = Metrics::new(metrics, answers, settings.node.version.clone());
+    let (mut metrics, api_metrics) = Metrics::new(metrics, answers, settings.node.version.clone());
     let api =
         Arc::new(Api::new(settings.api.clone(), limits, settings.node.clone(), gateway.clone(), api_metrics));
-    tokio::spawn(gateway.receive(inbox));
+    metrics.add_webhooks(webhook_figures);
+    tokio::spawn(gateway.clone().receive(inbox));
+    for courier in webhooks {
+        tokio::spawn(deliver(courier, stopped.clone()));
+    }
 
     let internal =
         Door::new(internal_router(&settings, Arc::clone(&api), metrics), true, limits, stopped.clone());
-    let client = Door::new(client_router(&settings, api), false, limits, stopped.clone());
+    let client = Door::new(client_router(&settings, api, gateway), false, limits, stopped.clone());
     for receiver in handovers {
         tokio::spawn(client.clone().take_over(receiver.register()?));
     }
     if let Some(listener) = control.listener {
         tokio::spawn(internal.clone().accept(tokio::net::TcpListener::from_std(listener)?));
+    }
+    if let Some(work) = control.each_second {
+        tokio::spawn(repeat(work));
     }
     stopped.wait().await;
     let _ = timeout(STOP_GRACE, async {
@@ -196,6 +222,22 @@ async fn run(control: Control, mut stopped: Stopped) -> io::Result<()> {
     Ok(())
 }
 
+/// What is under way at the stop is delivered again after the next start.
+async fn deliver(courier: Courier, mut stopped: Stopped) {
+    tokio::select! {
+        () = courier.run() => {}
+        () = stopped.wait() => {}
+    }
+}
+
+async fn repeat(mut work: Box<dyn FnMut() + Send>) {
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        seconds.tick().await;
+        work();
+    }
+}
+
 fn internal_router(settings: &ControlSettings, api: Arc<Api>, metrics: Metrics) -> Router {
     let mut router = common_router(settings, api, settings.api.enabled);
     if let Some(path) = &settings.prometheus {
@@ -204,10 +246,10 @@ fn internal_router(settings: &ControlSettings, api: Arc<Api>, metrics: Metrics) 
     with_refusals(router)
 }
 
-fn client_router(settings: &ControlSettings, api: Arc<Api>) -> Router {
+fn client_router(settings: &ControlSettings, api: Arc<Api>, gateway: Gateway) -> Router {
     let router = common_router(settings, api, settings.api.enabled && settings.api.external);
     with_refusals(match settings.demo.clone() {
-        Some(settings) => router.merge(demo::router(settings)),
+        Some(settings) => router.merge(demo::router(settings, gateway)),
         None => router,
     })
 }

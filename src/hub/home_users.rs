@@ -7,7 +7,7 @@ use crate::base::tick::{Now, Tick};
 use crate::hub::api::UserState;
 use crate::hub::home::Homes;
 use crate::hub::home_shards::{add, remove};
-use crate::hub::mail::{Leave, Mail, Origin, ReplyBody, Ticket, UserAsk, UserOp};
+use crate::hub::mail::{CloseOthers, Leave, Mail, Origin, ReplyBody, Ticket, UserAsk, UserOp};
 use crate::hub::post::Post;
 use crate::hub::registry::Registered;
 
@@ -36,6 +36,8 @@ pub(crate) struct HomeUser {
     pub(crate) deferred: bool,
     /// Counts as a user without sessions.
     pub(crate) absent: bool,
+    /// For events about a user who has lost sessions only; `None` where nobody wants any.
+    pub(crate) name: Option<Box<str>>,
 }
 
 /// A session lost without goodbye.
@@ -47,7 +49,7 @@ pub(crate) struct Lost {
     pub(crate) quiet: bool,
 }
 
-const _: () = assert!(size_of::<HomeUser>() <= 96, "docs/PRESENCE.md tells about 100 bytes");
+const _: () = assert!(size_of::<HomeUser>() <= 104, "docs/PRESENCE.md tells about 100 bytes");
 
 impl HomeUser {
     pub(crate) fn of_single(single: Option<(ShardId, u8)>) -> Self {
@@ -82,11 +84,13 @@ impl Homes {
     /// A user's connection enters, leaves, or changes.
     pub(crate) fn user(&mut self, ask: UserAsk, now: Now, post: &mut Post) {
         let hash = ask.hash;
+        let before = self.state_for_events(hash);
         match ask.op {
             UserOp::Enter { ticket, alone } => self.user_enters(hash, ask.key, ticket, alone, post),
             UserOp::Leave(leave) => self.user_leaves(hash, ask.key.shard, leave, now),
             UserOp::Quiet(quiet) => self.user_quiet(hash, quiet),
         }
+        self.note_user(hash, before, ask.name, now, post);
         self.settle_user(hash, now, post);
     }
 
@@ -154,7 +158,7 @@ impl Homes {
     fn close_others(&mut self, hash: u64, name: &str, keep: ConnKey, post: &mut Post) {
         if let Registered::Record(user) = self.users.get(hash) {
             for (shard, _) in &user.shards {
-                post.send(*shard, Mail::CloseOthers { user: name.into(), keep });
+                post.send(*shard, Mail::CloseOthers(Box::new(CloseOthers { user: name.into(), keep })));
             }
         }
     }

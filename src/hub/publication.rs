@@ -102,6 +102,7 @@ pub(crate) fn deliver_publication(
         }),
         join_leave: false,
         not_json: !fits_json,
+        mailbox: None,
         terms: Terms::default(),
     }
 }
@@ -124,6 +125,7 @@ pub(crate) fn deliver_membership(
         protobuf: encodings.protobuf.then(|| frame(Encoding::Protobuf)),
         join_leave: true,
         not_json: false,
+        mailbox: None,
         terms: Terms::default(),
     }
 }
@@ -138,6 +140,7 @@ pub(crate) fn deliver_message(channel: &Arc<str>, hash: u64, data: &[u8], encodi
         protobuf: encodings.protobuf.then(|| frame(Encoding::Protobuf)),
         join_leave: true,
         not_json: false,
+        mailbox: None,
         terms: Terms::default(),
     }
 }

@@ -140,12 +140,13 @@ pub struct Shard {
     pub(crate) accepts: Accepts,
     /// The last measurement of memory pressure that was reacted to.
     pub(crate) measurement_seen: u32,
-    due: Vec<u32>,
+    pub(crate) due: Vec<u32>,
     timers_due: bool,
 }
 
-/// The slab of hot parts, as the timing wheel sees it.
-pub(crate) struct Connections(pub(crate) Slab<Connection>);
+/// The slab of hot parts, as the timing wheel sees it, and how many places of it were ever taken since it was empty:
+/// so far its memory has been touched.
+pub(crate) struct Connections(pub(crate) Slab<Connection>, pub(crate) usize);
 
 impl Links for Connections {
     fn link(&mut self, slot: u32) -> &mut Link {
@@ -171,7 +172,7 @@ impl Shard {
         let hasher = NameHash::new(common.secret);
         Self {
             id,
-            connections: Connections(Slab::new()),
+            connections: Connections(Slab::new(), 0),
             wheel: Wheel::new(Tick(0)),
             cold: ColdPool::default(),
             locals: Locals::new(hasher),
@@ -242,6 +243,7 @@ impl Shard {
         connection.set(flag::UNAUTHENTICATED, true);
         self.admission_enter(source);
         let slot = self.connections.0.insert(connection) as u32;
+        self.connections.1 = self.connections.1.max(slot as usize + 1);
         self.metrics.accepts += 1;
         self.arm(slot);
         (slot, self.generation)
@@ -285,6 +287,12 @@ impl Shard {
         self.post.is_congested() || self.deferred.len() > limits::DEFERRED_PUBLICATIONS
     }
 
+    /// True if subscribers are told of users who come and go.
+    #[must_use]
+    pub fn tells_of_users(&self) -> bool {
+        self.common.settings.user_presence.is_some()
+    }
+
     /// Takes a letter from another shard, the control plane or the application.
     pub fn receive(&mut self, mail: Mail) {
         self.metrics.mail_in += 1;
@@ -294,11 +302,13 @@ impl Shard {
             Mail::Look(ask) => self.homes.look(*ask, self.now, &mut self.post),
             Mail::Reply(reply) => self.home_reply(*reply),
             Mail::Deliver(delivery) => self.deliver(&delivery),
-            Mail::Collect { channel, home, gather } => self.collect(&channel, home, gather),
-            Mail::Collected { gather, members } => self.homes.collected(gather, members, &mut self.post),
+            Mail::Collect(ask) => self.collect(&ask.channel, ask.home, ask.gather),
+            Mail::Collected(part) => self.homes.collected(part.gather, part.members, &mut self.post),
             Mail::CollectPage(ask) => self.collect_page(&ask),
-            Mail::CollectedPage { shard, part } => self.homes.page_part(shard, part, &mut self.post),
-            Mail::CloseOthers { user, keep } => self.close_others(&user, keep),
+            Mail::CollectedPage(page) => self.homes.page_part(page.shard, page.part, &mut self.post),
+            Mail::CloseOthers(ask) => self.close_others(&ask.user, ask.keep),
+            Mail::Store(mail) => self.homes.stored(*mail, &mut self.post),
+            Mail::Page(page) => self.mailbox_page(&page),
             Mail::Api(ask) => self.api(*ask),
             Mail::Drain { window_ticks } => self.drain(window_ticks),
         }
@@ -376,7 +386,7 @@ impl Shard {
         while !self.post.is_congested()
             && let Some(ask) = self.deferred.pop_front()
         {
-            self.homes.ask(ask, self.now, &mut self.post);
+            self.homes.ask_noting(ask, self.now, &mut self.post);
         }
         while let Some(mail) = self.post.pop_own(self.id) {
             self.receive(mail);
@@ -402,7 +412,7 @@ impl Shard {
         if is_publication && (self.post.is_congested() || !self.deferred.is_empty()) {
             self.deferred.push_back(ask);
         } else {
-            self.homes.ask(ask, self.now, &mut self.post);
+            self.homes.ask_noting(ask, self.now, &mut self.post);
         }
     }
 

@@ -144,6 +144,7 @@ impl Shard {
             connection.ping = now.after(interval);
         }
         self.metrics.pings += 1;
+        self.mailbox_pinged(slot);
         self.output(slot, |outbox, encoding| {
             if native {
                 let mut frame = Vec::with_capacity(2);
@@ -175,6 +176,7 @@ impl Shard {
         if cold.paused_until.is_some_and(|until| until <= now) {
             self.end_pause(slot);
         }
+        self.mailbox_timer(slot);
         self.release_cold(slot);
         due.into_iter().all(|handle| self.subscription_expired(slot, handle))
     }

@@ -16,6 +16,7 @@ use crate::base::tick::{TICK_MS, Tick};
 use crate::hub::mail::{Answer, Mail};
 use crate::hub::metrics::Refusal;
 use crate::hub::shard::{Outlook, Shard};
+use crate::hub::store::StoreAsk;
 use crate::net::clock::Clock;
 use crate::net::handover::HandoverSender;
 use crate::net::listener::{Keepalive, listen};
@@ -35,11 +36,17 @@ const MAIL_PER_TURN: usize = 2048;
 /// Longest sleep: metrics are refreshed once a second.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// Ticks that a letter may lie for which nobody waits. A shard that was busy looks again within as much.
+const PATIENCE_TICKS: u32 = 1;
+
 /// Token of the waker; listeners count down from the one below. No slot reaches it (slabs hold less than 2^32).
 const WAKE: Token = Token(usize::MAX);
 
 /// Takes the figures of a shard and of its shell.
 pub type PublishMetrics = Box<dyn FnMut(&mut Shard, ShellFigures) + Send>;
+
+/// Takes one thing to ask of the store, or gives it back.
+pub type StoreDoor = Box<dyn Fn(StoreAsk) -> Result<(), StoreAsk> + Send>;
 
 /// What a shard's thread needs to run.
 pub struct ReactorParts {
@@ -61,6 +68,8 @@ pub struct ReactorParts {
     pub capacity: usize,
     /// Where answers for the control plane go.
     pub answers: Box<dyn Fn(Answer) + Send>,
+    /// Takes what the store is asked, or gives it back while the store's queue is full; `None` without storage.
+    pub store: Option<StoreDoor>,
     /// Where figures go, once a second.
     pub publish_metrics: PublishMetrics,
     /// Where sockets for the control plane go.
@@ -148,7 +157,7 @@ impl Reactor {
                 self.event(event);
             }
             self.accept();
-            let more_mail = self.take_mail();
+            let (mail, more_mail) = self.take_mail();
             self.parts.shard.settle();
             self.read_overdue();
             self.send_mail();
@@ -158,7 +167,8 @@ impl Reactor {
             if self.parts.shard.is_drained() {
                 return Ok(());
             }
-            timeout = self.timeout(outlook, more_mail);
+            let was_busy = mail > 0 || !events.is_empty();
+            timeout = self.timeout(outlook, was_busy, more_mail);
         }
     }
 
@@ -304,33 +314,50 @@ impl Reactor {
         self.accept_pending = false;
     }
 
-    /// True if letters are left.
-    fn take_mail(&mut self) -> bool {
+    /// How many letters were taken, and true if more are left.
+    fn take_mail(&mut self) -> (usize, bool) {
         self.parts.mesh.begin(self.parts.id);
-        for _ in 0..MAIL_PER_TURN {
+        for taken in 0..MAIL_PER_TURN {
             if self.parts.shard.is_saturated() {
-                return true;
+                return (taken, true);
             }
             match self.parts.mesh.pop(self.parts.id) {
                 Some(mail) => self.parts.shard.receive(mail),
-                None => return false,
+                None => return (taken, false),
             }
         }
-        true
+        (MAIL_PER_TURN, true)
     }
 
     fn send_mail(&mut self) {
-        let Self { parts: ReactorParts { shard, mesh, wakers, shards, id, answers, .. }, .. } = self;
+        let Self {
+            parts: ReactorParts { shard, mesh, wakers, shards, id, answers, clock, store, .. }, ..
+        } = self;
+        let watched = shard.tells_of_users();
         let post = shard.post();
-        for to in (0..*shards).map(ShardId).filter(|to| to != id) {
-            if post.drain_to(to, |mail| mesh.push(to, mail)) > 0 && mesh.needs_wake(to) {
-                wakers.wake(to);
+        if !post.has_no_letters() {
+            let soon = clock.now().tick.after(PATIENCE_TICKS);
+            for to in (0..*shards).map(ShardId).filter(|to| to != id) {
+                let mut is_urgent = false;
+                let left = post.drain_to(to, |mail| {
+                    is_urgent |= !mail.is_patient(watched);
+                    mesh.push(to, mail)
+                });
+                // A letter that found the inbox full waits for its reader, whoever waits for the letter.
+                is_urgent |= post.waits(to);
+                let is_due = is_urgent || (left > 0 && !mesh.looks_by(to, soon));
+                if is_due && mesh.needs_wake(to) {
+                    wakers.wake(to);
+                }
             }
         }
         post.drain_answers(|answer| {
             answers(answer);
             Ok(())
         });
+        if let Some(door) = store {
+            post.drain_store(door);
+        }
     }
 
     fn refresh_metrics(&mut self) {
@@ -347,7 +374,7 @@ impl Reactor {
         (self.parts.publish_metrics)(&mut self.parts.shard, figures);
     }
 
-    fn timeout(&mut self, outlook: Outlook, more_mail: bool) -> Duration {
+    fn timeout(&mut self, outlook: Outlook, was_busy: bool, more_mail: bool) -> Duration {
         let held = !self.unread.is_empty() && !self.parts.shard.holds_back_input();
         let backed_up = !self.parts.shard.post().is_empty();
         if outlook.busy || more_mail || held || (self.accept_pending && self.accept_again_at.is_none()) {
@@ -359,8 +386,13 @@ impl Reactor {
         }
         let (now, now_ms) = self.parts.clock.now_with_ms();
         let now = now.tick;
-        let due = [outlook.wake_at, self.accept_again_at, Some(self.metrics_at)].into_iter().flatten().min();
-        let ticks = due.map_or(0, |due| due.since(now));
+        let look = was_busy.then_some(now.after(PATIENCE_TICKS));
+        let due = [outlook.wake_at, self.accept_again_at, Some(self.metrics_at), look];
+        let due = due.into_iter().flatten().min().unwrap_or(now);
+        if !self.parts.mesh.sleep_until(self.parts.id, due) {
+            return Duration::ZERO;
+        }
+        let ticks = due.since(now);
         let flush = outlook.flush_at_ms.map_or(IDLE, |at| Duration::from_millis(at.saturating_sub(now_ms)));
         Duration::from_millis(u64::from(ticks) * TICK_MS).min(IDLE).min(flush)
     }

@@ -13,6 +13,7 @@ use millpond::hub::auth::Verifier;
 use millpond::hub::mail::{ApiAsk, Mail};
 use millpond::hub::settings::Settings;
 use millpond::hub::shard::{Common, Shard};
+use millpond::hub::store::StoreAsk;
 
 use crate::net::{Net, Pipe};
 
@@ -31,7 +32,9 @@ pub(crate) struct World {
     pub(crate) shards: Vec<Shard>,
     pub(crate) nets: Vec<Net>,
     /// One inbox for each shard, as the mesh has it: what one shard sends before another is handled before it.
-    inboxes: Vec<VecDeque<Mail>>,
+    pub(crate) inboxes: Vec<VecDeque<Mail>>,
+    /// What the shards ask the store.
+    pub(crate) store: VecDeque<StoreAsk>,
     pub(crate) common: Arc<Common>,
     pub(crate) hasher: NameHash,
     answers: BTreeMap<u64, ApiAnswer>,
@@ -67,6 +70,7 @@ impl World {
             shards: (0..shards).map(shard).collect(),
             nets: (0..shards).map(|_| Net::default()).collect(),
             inboxes: (0..shards).map(|_| VecDeque::new()).collect(),
+            store: VecDeque::new(),
             hasher: NameHash::new(secret),
             common,
             answers: BTreeMap::new(),
@@ -255,7 +259,7 @@ impl World {
     }
 
     fn post(&mut self, at: usize) {
-        let Self { shards, inboxes, answers, room, .. } = self;
+        let Self { shards, inboxes, answers, room, store, .. } = self;
         let count = shards.len();
         let post = shards[at].post();
         for to in (0..count).filter(|to| *to != at) {
@@ -268,6 +272,13 @@ impl World {
                 Ok(())
             });
         }
+        post.drain_store(|ask| {
+            if store.len() >= *room {
+                return Err(ask);
+            }
+            store.push_back(ask);
+            Ok(())
+        });
         post.drain_answers(|answer| {
             let before = answers.insert(answer.id, answer.answer);
             assert!(before.is_none(), "two answers to one call");

@@ -52,6 +52,8 @@ impl Server {
             .args(args)
             // Any free port for the internal endpoints: the suites use those on the client port.
             .env("MILLPOND_HTTP_SERVER_INTERNAL_PORT", "0")
+            // The demo's log is one of ours, not of whoever runs the suites.
+            .env("XDG_STATE_HOME", workspace.scratch.join("state"))
             .current_dir(&workspace.scratch)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -70,7 +72,12 @@ impl Server {
 
     /// Resident bytes.
     pub(crate) fn rss(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        Self::rss_of(self.id())
+    }
+
+    /// Resident bytes of a process.
+    pub(crate) fn rss_of(id: u32) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
         kilobytes.map(|kilobytes| kilobytes * 1024).context("the server runs and has memory")

@@ -86,6 +86,7 @@ fn delivery(channel: u64) -> Arc<Delivery> {
         protobuf: None,
         join_leave: false,
         not_json: false,
+        mailbox: None,
         terms: Terms::default(),
     })
 }

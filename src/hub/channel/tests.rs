@@ -71,6 +71,7 @@ impl Model {
             protobuf: frame(protobuf, 0x80),
             join_leave,
             not_json: !json,
+            mailbox: None,
             terms: Terms::default(),
         });
         for expecting in &mut self.expecting {
