@@ -4,15 +4,20 @@
 //! |---|---|
 //! | wakers, handover pair, answer queue | must have the same descriptor number in every table |
 //! | internal address, probe of the client addresses | a port in use is reported before anything runs |
+//! | the log, if there is storage | it may read for a while and may refuse, and then nothing has begun |
 //! | shard threads: private table, poller, listeners | each owns what it opens from here on |
+//! | store thread | it holds no sockets; what shards ask before waits in its queue |
 //! | control plane | after every shard has its own table, or those would keep its connections open |
 
 mod capacity;
+mod demo;
 mod drain;
 mod heap;
 mod logging;
 mod memory;
 mod refusals;
+mod store;
+mod webhooks;
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,6 +37,7 @@ use crate::control::metrics::MetricsSource;
 use crate::control::server::{Control, ControlError, ControlHandle, ControlParts};
 use crate::control::settings::{ApiSettings, ControlSettings, NodeSettings};
 use crate::hub::admission::Admission;
+use crate::hub::api::STORE;
 use crate::hub::auth::{KeyError, Verifier};
 use crate::hub::mail::{ApiAsk as ShardAsk, Mail};
 use crate::hub::metrics::ShardMetrics;
@@ -42,8 +48,12 @@ use crate::net::listener::probe;
 use crate::net::reactor::{Reactor, ReactorParts};
 use crate::net::tables::take_private;
 use crate::net::wakers::Wakers;
+use crate::store::thread::Store;
 use capacity::Plan;
 use heap::ThreadCaches;
+pub use store::LogError;
+use store::{OpenStore, StoreDoor};
+use webhooks::Webhooks;
 
 /// Letters that all inboxes hold together. Full, its senders keep their mail and hold back their clients.
 const INBOX_LETTERS_OF_ALL: usize = 32 * 1024;
@@ -76,6 +86,9 @@ pub enum StartError {
     /// The control plane does not start.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The demo page could not be switched on.
     #[error("the demo cannot be served: {0}")]
     Demo(#[from] crate::control::demo::DemoError),
@@ -87,10 +100,13 @@ pub enum StartError {
 /// Everything that runs.
 struct Running {
     shards: Vec<JoinHandle<io::Result<()>>>,
+    store: Option<Store>,
     control: ControlHandle,
     mesh: Arc<Mesh<Mail>>,
     wakers: Arc<Wakers>,
     common: Arc<Common>,
+    /// Last, as the log in it must have ended.
+    _scratch: Option<demo::Scratch>,
 }
 
 /// Runs the gateway until it is told to stop (SIGTERM or SIGINT), then drains it.
@@ -117,10 +133,13 @@ fn start(config: &Config) -> Result<Running, StartError> {
     let mut settings = config.settings.clone();
     settings.max_connections = plan.connections;
     let mut control_settings = control_settings(config);
-    if config.demo {
-        crate::control::demo::switch_on(&mut settings, &mut control_settings)?;
-    }
+    let (store, scratch) = match config.demo {
+        true => demo::start(config, &mut settings, &mut control_settings)?,
+        false => (config.storage.as_ref().map(OpenStore::open).transpose()?, None),
+    };
     let common = Arc::new(common(settings, plan.shards)?);
+    let door = StoreDoor::new(store.as_ref(), answers.clone());
+    let webhooks = Webhooks::new(config, store.as_ref()).map_err(ControlError::from)?;
     let figures: Arc<Vec<Mutex<ShardMetrics>>> =
         Arc::new((0..plan.shards).map(|_| Mutex::default()).collect());
     let hasher = NameHash::new(common.secret);
@@ -128,12 +147,14 @@ fn start(config: &Config) -> Result<Running, StartError> {
     let control = Control::bind(ControlParts {
         settings: control_settings,
         gateway: GatewaySettings { shards: plan.shards, timeout: ANSWER_TIMEOUT, outstanding_max: ANSWERS },
-        port: Box::new(Port { mesh: Arc::clone(&mesh), wakers: Arc::clone(&wakers) }),
+        port: Box::new(Port { mesh: Arc::clone(&mesh), wakers: Arc::clone(&wakers), store: door.clone() }),
         home_of: Arc::new(move |channel| home_common.home_of_channel(&hasher, channel)),
         answers: answers.clone(),
         inbox,
         handovers: vec![HandoverReceiver::from(received)],
         metrics: Arc::new(Figures(Arc::clone(&figures))),
+        webhooks: webhooks.couriers,
+        webhook_figures: webhooks.figures,
     })?;
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
@@ -146,16 +167,19 @@ fn start(config: &Config) -> Result<Running, StartError> {
         mesh: &mesh,
         wakers: &wakers,
         caches: &caches,
+        store: &door,
         clock,
     };
     let handover = Arc::new(handover);
     let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
+    let start = |store: OpenStore| store.start(&common, &mesh, &wakers, &answers, clock, webhooks.queues);
+    let store = store.map(start).transpose()?;
     memory::watch(&common, &caches, config.server.memory_limit)?;
     refusals::sample(&figures)?;
     let mut caches_seen = 0;
     let control = control.each_second(Box::new(move || caches.empty_own(&mut caches_seen))).start()?;
     report(config, &plan);
-    Ok(Running { shards, control, mesh, wakers, common })
+    Ok(Running { shards, store, control, mesh, wakers, common, _scratch: scratch })
 }
 
 fn inbox_letters(shards: u16) -> usize {
@@ -170,6 +194,7 @@ struct ShardSeed<'a> {
     mesh: &'a Arc<Mesh<Mail>>,
     wakers: &'a Arc<Wakers>,
     caches: &'a Arc<ThreadCaches>,
+    store: &'a StoreDoor,
     clock: Clock,
 }
 
@@ -243,6 +268,7 @@ impl ShardSeed<'_> {
             shards: self.plan.shards,
             capacity: self.plan.sockets_per_shard,
             answers: Box::new(move |answer| answers.deliver(answer.id, answer.shard, answer.answer)),
+            store: self.store.of_shards(),
             publish_metrics: Box::new(move |shard, shell| {
                 if let Some(Ok(mut place)) = figures.get(usize::from(id.0)).map(Mutex::try_lock) {
                     *place = shard.figures(shell.inbox, shell.buffer_bytes, shell.mesh_bytes);
@@ -284,6 +310,7 @@ fn control_settings(config: &Config) -> ControlSettings {
         prefix: config.api.prefix.clone(),
         enabled: config.api.enabled,
         external: config.api.external,
+        message_bytes: message_bytes(config),
         ..ApiSettings::default()
     };
     let node = NodeSettings {
@@ -299,6 +326,12 @@ fn control_settings(config: &Config) -> ControlSettings {
         prometheus: config.prometheus.clone(),
         ..ControlSettings::default()
     }
+}
+
+/// `None` where there are no mailboxes.
+fn message_bytes(config: &Config) -> Option<usize> {
+    config.settings.mailbox.as_ref()?;
+    config.storage.as_ref().map(|storage| storage.message_bytes(&config.settings.client))
 }
 
 fn report(config: &Config, plan: &Plan) {
@@ -322,15 +355,21 @@ fn report(config: &Config, plan: &Plan) {
     }
 }
 
-/// The control plane's way into the shards.
+/// The control plane's way into the shards and to the store.
 struct Port {
     mesh: Arc<Mesh<Mail>>,
     wakers: Arc<Wakers>,
+    store: StoreDoor,
 }
 
 impl ShardPort for Port {
     fn send(&self, shard: ShardId, ask: ApiAsk) -> Result<(), Full> {
-        let mail = Mail::Api(Box::new(ShardAsk { id: ask.id, command: ask.command }));
+        let ask = ShardAsk { id: ask.id, command: ask.command };
+        if shard == STORE {
+            let full = |back: Box<ShardAsk>| Full(Box::new(ApiAsk { id: back.id, command: back.command }));
+            return self.store.call(ask).map_err(full);
+        }
+        let mail = Mail::Api(Box::new(ask));
         let pushed = self.mesh.push(shard, mail);
         if self.mesh.needs_wake(shard) {
             self.wakers.wake(shard);

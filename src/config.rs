@@ -8,14 +8,17 @@
 //! - Secrets come from a file or the environment, never from flags, and are never part of a message.
 
 mod build;
+mod choices;
 mod problem;
 mod reader;
 mod reference;
 mod sections;
+mod stored;
 mod suggest;
 mod tree;
 mod unserved;
 mod value;
+mod webhook;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -24,7 +27,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::hub::settings::Settings;
+use crate::control::webhook::settings::WebhookSettings;
+use crate::hub::settings::{ClientSettings, EventQueueSettings, Settings};
+use crate::limits::MESSAGE_OVERHEAD_BYTES;
+use crate::log::settings::LogSettings;
 use crate::net::listener::Keepalive;
 pub use build::{NotAnAddress, listen_address};
 pub use problem::{Guard, Origin, Place, Problem, Problems, Rule, SyntaxError};
@@ -47,6 +53,10 @@ pub struct Config {
     pub settings: Settings,
     /// The process and its addresses.
     pub server: ServerConfig,
+    /// The log on disk; `None`: nothing is stored.
+    pub storage: Option<StorageConfig>,
+    /// Where events are posted to. Not empty only with `storage`.
+    pub webhooks: Vec<WebhookConfig>,
     /// The server API.
     pub api: ApiConfig,
     /// Path of the health endpoint on the internal address; `None`: not served.
@@ -78,6 +88,36 @@ pub struct ServerConfig {
     pub memory_limit: u64,
     /// Client sockets are probed by the kernel (`client.heartbeat = "tcp"`).
     pub keepalive: Option<Keepalive>,
+}
+
+/// The log that mailboxes and durable histories are kept in.
+#[derive(Clone, Debug)]
+pub struct StorageConfig {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Its settings, valid but for the seed, which is drawn when it is opened.
+    pub log: LogSettings,
+    /// File systems that lose everything in a power cut will do: who syncs nothing promises nothing else.
+    pub allow_volatile: bool,
+}
+
+impl StorageConfig {
+    /// Largest message that may be sent, in bytes of payload and tags: the log takes its record, and it leaves half of a
+    /// client's queue to everything else.
+    #[must_use]
+    pub fn message_bytes(&self, client: &ClientSettings) -> usize {
+        let record = self.log.max_body_bytes().saturating_sub(MESSAGE_OVERHEAD_BYTES);
+        record.min(client.queue_max_size / 2)
+    }
+}
+
+/// One webhook.
+#[derive(Clone, Debug)]
+pub struct WebhookConfig {
+    /// What waits for it in the log.
+    pub queue: EventQueueSettings,
+    /// How it is delivered.
+    pub delivery: WebhookSettings,
 }
 
 /// The server API.
@@ -184,6 +224,12 @@ pub enum Notice {
     /// An option that depends on another one.
     #[error("{0} has no effect: {1} is off")]
     NoEffect(String, &'static str),
+    /// History of a channel that has a mailbox.
+    #[error("{0}: personal channels have mailboxes, which take the place of their history")]
+    MailboxHistory(String),
+    /// A backend cannot tell whether requests are by this server.
+    #[error("webhook {0} has no secret: its backend cannot tell who posts to it")]
+    UnsignedWebhook(String),
     /// More connections permitted than possible.
     #[error("client.connection_limit is above server.max_connections, which holds")]
     ConnectionLimit,

@@ -10,6 +10,7 @@
 //! | [`protocol`] | the client protocol: commands, replies, pushes, codes; JSON and Protobuf | none |
 //! | [`hub`] | what the gateway does: connections, channels, users, presence, limits, fan-out | none |
 //! | [`log`] | the append-only log (stands on `base` only) | files |
+//! | [`store`] | the thread that owns the log's doors: mailboxes (stands on `hub` and `log`) | files |
 //! | [`net`] | the mio shell of a shard: accept, read, write, wake, clock | sockets |
 //! | [`control`] | the tokio shell: server API, metrics, health, demo page | sockets |
 //! | [`host`] | what bounds a host, and how to tune it: doctor, tune, plan (stands on `net`) | files |
@@ -26,4 +27,5 @@ pub mod limits;
 pub mod log;
 pub mod net;
 pub mod protocol;
+pub mod store;
 pub mod wire;

@@ -152,6 +152,15 @@ fn check_config_reports_everything_at_once() {
     assert_eq!(code, 0);
     assert!(out.ends_with("good.toml: valid\n"), "{out}");
     assert!(said.contains("client.insecure is on") && said.contains("sse is not served"), "{said}");
+    let storing = file(
+        &folder,
+        "storing.toml",
+        "[storage]\npath = \"/srv/log\"\nsync = \"interval\"\nsync_interval = \"50ms\"\n",
+    );
+    let (code, out, _) = run(&mut millpond(&["check-config", "--config", storing.to_str().unwrap()]));
+    assert_eq!(code, 0);
+    let promise = "storage in /srv/log: an acknowledged record survives a crash of the process; a power cut may take those of the last 50 ms\n";
+    assert!(out.ends_with(promise), "{out}");
     let bad = file(&folder, "bad.yaml", "client:\n  insecur: true\n  channel_limit: none\n");
     let (code, out, said) = run(millpond(&["check-config"]).env("MILLPOND_CONFIG", bad));
     assert_eq!((code, out.as_str()), (1, ""));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use millpond::config::{Config, Format, Layers, Problem, Problems, default_config, keys_reference, load};
 use millpond::hub::settings::OriginPolicy;
+use millpond::log::settings::{SyncPolicy, WhenFull};
 use tempfile::TempDir;
 
 fn layers(folder: &TempDir, name: &str, text: &str) -> Layers {
@@ -336,6 +337,125 @@ fn user_presence_needs_its_namespace_and_a_heartbeat() {
         assert_eq!(complaints.len(), 1, "{complaints:?}");
         assert!(complaints[0].contains(key) && complaints[0].contains(words), "{complaints:?}");
     }
+}
+
+const PERSONAL: &str = "[client.subscribe_to_user_personal_channel]\nenabled = true\n";
+
+#[test]
+fn storage_and_mailboxes_are_off_unless_asked_for() {
+    let config = load(&Layers::default()).unwrap();
+    assert!(config.storage.is_none() && config.settings.mailbox.is_none());
+    let text = "[storage]\npath = \"/var/lib/millpond\"\nsegment_size = \"1MiB\"\nsync = \"interval\"\nsync_interval = \"50ms\"\n\
+                commit_window = \"2ms\"\ncompact_below = 25\n";
+    let config = load_toml(text).unwrap();
+    let storage = config.storage.unwrap();
+    assert_eq!(storage.path, Path::new("/var/lib/millpond"));
+    let log = &storage.log;
+    assert!(log.check().is_ok(), "what the configuration lets through, the log takes");
+    assert_eq!((log.segment_bytes, log.commit_window), (1 << 20, Duration::from_millis(2)));
+    assert_eq!(log.sync, SyncPolicy::Interval(Duration::from_millis(50)));
+    assert_eq!(log.compact_below_percent, 25);
+    assert!(!storage.allow_volatile);
+    assert!(config.settings.mailbox.is_none(), "a log alone makes no mailboxes");
+    let smallest = load_toml("[storage]\npath = \"x\"\nsegment_size = \"64KiB\"\nsync = \"os\"").unwrap();
+    let storage = smallest.storage.unwrap();
+    assert!(storage.log.check().is_ok() && storage.allow_volatile);
+}
+
+#[test]
+fn mailboxes_take_their_limits_to_the_log() {
+    let text = format!(
+        "{PERSONAL}[storage]\npath = \"x\"\n[mailbox]\nenabled = true\nmax_messages = 7\nmax_bytes = \"8KiB\"\n\
+         when_full = \"drop_oldest\"\nmax_devices = 3\nttl = \"1h\"\nreplay_page = 50\ndead_letter_channel = \"dead\"\n"
+    );
+    let config = load_toml(&text).unwrap();
+    let limits = config.storage.unwrap().log.mailbox;
+    assert_eq!((limits.messages, limits.bytes, limits.devices), (7, 8192, 3));
+    assert_eq!(limits.when_full, WhenFull::DropOldest);
+    let mailbox = config.settings.mailbox.unwrap();
+    assert_eq!((mailbox.ttl, mailbox.replay_page), (Duration::from_secs(3600), 50));
+    assert_eq!((mailbox.dead_letter_channel.as_str(), mailbox.max_deliveries), ("dead", 5));
+    assert!(mailbox.ack_by_pong);
+}
+
+#[test]
+fn a_message_is_not_sent_again_before_its_pong_can_come() {
+    let wait = |client: &str, mailbox: &str| {
+        let text = format!(
+            "[client]\n{client}\n{PERSONAL}[storage]\npath = \"x\"\n[mailbox]\nenabled = true\n{mailbox}"
+        );
+        load_toml(&text).map(|config| config.settings.mailbox.unwrap().ack_wait.as_secs())
+    };
+    assert_eq!(wait("", "").unwrap(), 34, "a pong may take 25 s and 8 s");
+    assert_eq!(wait("ping_interval = \"5s\"\npong_timeout = \"3s\"", "").unwrap(), 30);
+    assert_eq!(wait("ping_interval = \"5s\"\npong_timeout = \"3s\"", "ack_wait = \"9s\"").unwrap(), 9);
+    assert_eq!(wait("", "ack_by_pong = false").unwrap(), 30);
+    assert_eq!(wait("ping_interval = \"0s\"", "ack_by_pong = false\nack_wait = \"2s\"").unwrap(), 2);
+    let cases = [
+        ("", "ack_wait = \"33s\"", "mailbox.ack_wait", "0s chooses it"),
+        ("ping_interval = \"0s\"", "", "mailbox.ack_by_pong", "without pings"),
+        ("pong_timeout = \"0s\"", "", "mailbox.ack_by_pong", "client.pong_timeout"),
+        ("heartbeat = \"tcp\"", "", "mailbox.ack_by_pong", "client.heartbeat = \"ping\""),
+    ];
+    for (client, mailbox, key, words) in cases {
+        let complaints: Vec<_> =
+            wait(client, mailbox).unwrap_err().0.iter().map(ToString::to_string).collect();
+        assert_eq!(complaints.len(), 1, "{complaints:?}");
+        assert!(complaints[0].contains(key) && complaints[0].contains(words), "{complaints:?}");
+    }
+}
+
+#[test]
+fn what_is_stored_needs_a_place_and_bounds() {
+    let storage = "[storage]\npath = \"x\"\n";
+    let durable = "[[channel.namespaces]]\nname = \"news\"\nhistory_durable = true\n";
+    let cases = [
+        (format!("{PERSONAL}[mailbox]\nenabled = true"), "mailbox.enabled", "set storage.path"),
+        (
+            format!("{storage}[mailbox]\nenabled = true"),
+            "mailbox.enabled",
+            "subscribe_to_user_personal_channel.enabled = true",
+        ),
+        (
+            format!("{storage}{PERSONAL}[mailbox]\nenabled = true\ndead_letter_channel = \"nowhere:x\""),
+            "mailbox.dead_letter_channel",
+            "channel.namespaces",
+        ),
+        (
+            format!("{storage}{durable}"),
+            "channel.namespaces[0].history_durable",
+            "history_size and history_ttl",
+        ),
+        (
+            format!("{durable}history_size = 5\nhistory_ttl = \"1h\""),
+            "channel.namespaces[0].history_durable",
+            "set storage.path",
+        ),
+        (
+            "[storage]\npath = \"x\"\nsegment_size = 70000".to_owned(),
+            "storage.segment_size",
+            "multiple of 4096",
+        ),
+        ("[storage]\ncommit_window = \"6ms\"".to_owned(), "storage.commit_window", "from 0s to 5ms"),
+        ("[storage]\nsync = \"never\"".to_owned(), "storage.sync", "\"always\", \"interval\", \"os\""),
+        ("[mailbox]\nwhen_full = \"drop\"".to_owned(), "mailbox.when_full", "\"drop_oldest\""),
+    ];
+    for (text, key, words) in cases {
+        let complaints = complaints(load_toml(&text));
+        assert_eq!(complaints.len(), 1, "{text}: {complaints:?}");
+        assert!(complaints[0].contains(key) && complaints[0].contains(words), "{text}: {complaints:?}");
+    }
+    let config = load_toml(&format!("{storage}{durable}history_size = 5\nhistory_ttl = \"1h\"")).unwrap();
+    assert!(config.settings.channel.options[1].history_durable);
+    let text = format!(
+        "{storage}{PERSONAL}[mailbox]\nenabled = true\n[channel.without_namespace]\nhistory_size = 5\nhistory_ttl = \"1h\""
+    );
+    let notices: Vec<_> = load_toml(&text).unwrap().notices.iter().map(ToString::to_string).collect();
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert!(
+        notices[0].starts_with("channel.without_namespace.history_size: personal channels"),
+        "{notices:?}"
+    );
 }
 
 #[test]

@@ -63,6 +63,7 @@ fn plane(limits: HttpLimits) -> Plane {
             demo: Some(DemoSettings {
                 hmac_secret_key: "secret".to_owned(),
                 websocket_path: "/connection/websocket".to_owned(),
+                mailboxes: false,
             }),
             limits,
             ..ControlSettings::default()
@@ -74,6 +75,8 @@ fn plane(limits: HttpLimits) -> Plane {
         inbox,
         handovers: vec![HandoverReceiver::from(receiver)],
         metrics: Arc::new(Figures),
+        webhooks: Vec::new(),
+        webhook_figures: Vec::new(),
     };
     let control = Control::bind(parts).unwrap();
     let internal = control.internal_address().unwrap();

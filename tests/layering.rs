@@ -26,6 +26,9 @@ const LAYERS: &[Layer] = &[
     Layer { name: "protocol", may_use: &["limits", "base", "wire"] },
     Layer { name: "hub", may_use: &["limits", "base", "wire", "protocol"] },
     Layer { name: "log", may_use: &["limits", "base"] },
+    // The one thread between shards and log. It speaks the hub's mail, so it stands above the hub, and owns the log's doors,
+    // so that a page fault on the map never stalls a shard.
+    Layer { name: "store", may_use: &["limits", "base", "protocol", "hub", "log"] },
     Layer { name: "net", may_use: &["limits", "base", "wire", "protocol", "hub"] },
     Layer { name: "control", may_use: &["limits", "base", "wire", "protocol", "hub"] },
     Layer { name: "backbone", may_use: &["limits", "base", "wire", "protocol", "hub"] },
@@ -34,19 +37,20 @@ const LAYERS: &[Layer] = &[
     Layer { name: "host", may_use: &["limits", "base", "net"] },
     Layer {
         name: "config",
-        may_use: &["limits", "base", "wire", "protocol", "hub", "log", "net", "control", "backbone"],
+        may_use: &["limits", "base", "wire", "protocol", "hub", "log", "store", "net", "control", "backbone"],
     },
     Layer {
         name: "app",
         may_use: &[
-            "limits", "base", "wire", "protocol", "hub", "log", "net", "control", "backbone", "config",
+            "limits", "base", "wire", "protocol", "hub", "log", "store", "net", "control", "backbone",
+            "config",
         ],
     },
     Layer {
         name: "cli",
         may_use: &[
-            "limits", "base", "wire", "protocol", "hub", "log", "net", "control", "backbone", "host",
-            "config", "app",
+            "limits", "base", "wire", "protocol", "hub", "log", "store", "net", "control", "backbone",
+            "host", "config", "app",
         ],
     },
 ];
@@ -57,10 +61,11 @@ const PURE: &[&str] = &["limits", "base", "wire", "protocol", "hub"];
 const DATA_PLANE: &[&str] = &["limits", "base", "wire", "protocol", "hub", "net"];
 /// Everything in the library but the outermost shells.
 const BELOW_APP: &[&str] =
-    &["limits", "base", "wire", "protocol", "hub", "log", "net", "control", "backbone", "host"];
+    &["limits", "base", "wire", "protocol", "hub", "log", "store", "net", "control", "backbone", "host"];
 /// Everything but `net`.
 const NOT_NET: &[&str] = &[
-    "limits", "base", "wire", "protocol", "hub", "log", "control", "backbone", "host", "config", "app", "cli",
+    "limits", "base", "wire", "protocol", "hub", "log", "store", "control", "backbone", "host", "config",
+    "app", "cli",
 ];
 
 /// A name that some layers may not mention; it covers everything below it.
@@ -133,12 +138,16 @@ const BANS: &[Ban] = &[
     ban("memmap2", DATA_PLANE, "the one memory map is the log's, and a page fault on it blocks"),
     ban(
         "memmap2",
-        &["control", "backbone", "host", "config", "app", "cli"],
+        &["store", "control", "backbone", "host", "config", "app", "cli"],
         "the one memory map is the log's",
     ),
     ban("tokio", DATA_PLANE, "tokio meets the shards at the queues of app only"),
     ban("tokio", &["host"], "what an operator asks once is read and written in order, without a runtime"),
-    ban("tokio", &["log"], "the log is one thread that writes and syncs; nothing in it waits on a runtime"),
+    ban(
+        "tokio",
+        &["log", "store"],
+        "the log is one thread that writes and syncs; nothing in it waits on a runtime",
+    ),
     ban("axum", DATA_PLANE, "the server API is the control plane's"),
     ban("hyper", DATA_PLANE, "the server API is the control plane's"),
     ban("hyper_util", DATA_PLANE, "the server API is the control plane's"),

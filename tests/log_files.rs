@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
@@ -32,6 +32,11 @@ use millpond::log::segment::segment_name;
 use millpond::log::settings::{LogSettings, SyncPolicy};
 use millpond::log::tool::{self, InspectFilter};
 use millpond::log::{AckReceiver, Appender, Log};
+
+#[path = "support/mount.rs"]
+mod mount;
+
+use mount::Mount;
 
 const WAIT: Duration = Duration::from_secs(60);
 /// Far before any wall clock this runs at: nothing here expires.
@@ -386,44 +391,6 @@ fn the_tools_see_what_is_there() {
     assert!(!report.is_good() && report.recovery.damage.len() == 1, "{report:?}");
     assert!(directory.path().join(segment_name(1)).exists(), "a tool that looks changes nothing");
     assert!(tool::verify(&directory.path().join("missing"), NOW).is_err());
-}
-
-/// A mount of the test's own; gone when dropped.
-struct Mount {
-    directory: tempfile::TempDir,
-}
-
-impl Mount {
-    /// `None`, said aloud, where mounting is not permitted.
-    fn new(arguments: &[&str]) -> Option<Self> {
-        let directory = tempfile::tempdir().expect("a directory");
-        let mut command = Command::new("mount");
-        let status = command.args(arguments).arg(directory.path()).stderr(Stdio::null()).status();
-        if status.is_ok_and(|status| status.success()) {
-            return Some(Self { directory });
-        }
-        println!("skipped: mounting is not permitted here");
-        None
-    }
-
-    fn tmpfs(options: &str) -> Option<Self> {
-        Self::new(&["-t", "tmpfs", "-o", options, "tmpfs"])
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path().to_owned()
-    }
-
-    fn remount(&self, options: &str) -> bool {
-        let mut command = Command::new("mount");
-        command.args(["-o", options]).arg(self.directory.path()).status().is_ok_and(|status| status.success())
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.directory.path()).status();
-    }
 }
 
 #[test]

@@ -75,10 +75,6 @@ async fn next(subscription: &mut Option<Receiver<Utf8Bytes>>) -> Result<Utf8Byte
     }
 }
 
-fn subscribe(channels: &Channels, name: &str) -> Receiver<Utf8Bytes> {
-    channels.borrow_mut().entry(name.to_owned()).or_insert_with(|| channel(BACKLOG).0).subscribe()
-}
-
 async fn obey(
     text: &str,
     channels: &Channels,

@@ -79,6 +79,9 @@ pub(super) fn wait(signals: &Signals, running: Running, timeout: Duration) {
             tracing::error!(%error, "a shard has failed");
         }
     }
+    if let Some(Err(error)) = running.store.map(crate::store::thread::Store::stop) {
+        tracing::error!(%error, "the log was not closed in an orderly way; the next start recovers it");
+    }
     running.control.stop();
     tracing::info!("stopped");
 }

@@ -1,6 +1,7 @@
 //! Data structures without I/O, clock or protocol: everything here is pure and deterministic.
 
 pub mod arena;
+pub mod duration;
 pub mod hash;
 pub mod ids;
 pub mod mesh;

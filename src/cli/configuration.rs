@@ -38,7 +38,11 @@ pub(super) fn check(args: ConfigArgs) -> Result<(), CliError> {
     };
     let config = args.load()?;
     say_remarks(&config);
-    Ok(print(&format!("{subject}: valid\n"))?)
+    print(&format!("{subject}: valid\n"))?;
+    if let Some(storage) = &config.storage {
+        print(&format!("storage in {}: {}\n", storage.path.display(), storage.log.sync.in_words()))?;
+    }
+    Ok(())
 }
 
 /// What is permitted but should be known; the running gateway writes it to its log.

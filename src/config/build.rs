@@ -4,12 +4,15 @@ mod channel;
 mod client;
 mod presence;
 mod server;
+mod storage;
+mod webhook;
 
 use super::problem::{Problem, Problems, Rule};
 use super::reader::Reader;
 use super::sections::{HttpApi, Root};
 use super::tree::Tree;
 use super::{ApiConfig, Config, LogConfig, Notice, ServerConfig};
+use crate::hub::events::EventKinds;
 use crate::hub::settings::{HttpSettings, Settings};
 
 use server::node_name;
@@ -32,7 +35,11 @@ pub(super) fn build(
         checks.demo(&server.listen);
     }
     checks.paths(&root);
-    let settings = checks.settings(&root, demo, &server);
+    let mut settings = checks.settings(&root, demo, &server);
+    let storage = checks.storage(&root);
+    let webhooks = checks.webhooks(&root);
+    settings.events =
+        webhooks.iter().map(|webhook| webhook.queue.kinds).fold(settings.events, EventKinds::union);
     checks.api_notices(&root);
     let Checks { reader, notices } = checks;
     if !reader.problems.is_empty() {
@@ -43,6 +50,8 @@ pub(super) fn build(
     Ok(Config {
         settings,
         server,
+        storage,
+        webhooks,
         api: api(root.http_api),
         health: root.health.enabled.then_some(root.health.handler_prefix.0),
         prometheus: root.prometheus.enabled.then_some(root.prometheus.handler_prefix.0),
@@ -92,6 +101,7 @@ impl Checks<'_> {
         let channel = self.channels(root);
         self.personal_channel(&root.client, &channel);
         let user_presence = self.user_presence(&root.user_presence, &client, &channel);
+        let mailbox = self.mailbox(root, &client, &channel);
         if client.connection_limit > root.server.max_connections.0 {
             self.notices.push(Notice::ConnectionLimit);
         }
@@ -107,7 +117,8 @@ impl Checks<'_> {
             client,
             channel,
             user_presence,
-            mailbox: None,
+            mailbox,
+            events: EventKinds::default(),
             version: concat!(env!("CARGO_PKG_VERSION"), " millpond").into(),
             node_name: node_name(&root.node.name.0, server),
             max_connections: root.server.max_connections.0,

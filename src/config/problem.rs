@@ -201,6 +201,48 @@ pub enum Rule {
         "it must be more than client.ping_interval and client.pong_timeout together, and neither may be 0s: a lost session is noticed by its pong"
     )]
     UserPresenceHeartbeat,
+    /// A durable history without a log.
+    #[error("a durable history is kept on disk: set storage.path to a directory of its own")]
+    DurableNeedsStorage,
+    /// A durable history that holds nothing.
+    #[error("a durable history needs its bounds: set both history_size and history_ttl")]
+    DurableNeedsHistory,
+    /// Mailboxes without a log.
+    #[error("mailboxes are kept on disk: set storage.path to a directory of its own")]
+    MailboxNeedsStorage,
+    /// Mailboxes without a way to their users.
+    #[error(
+        "mailboxes are delivered through the personal channel: set client.subscribe_to_user_personal_channel.enabled = true"
+    )]
+    MailboxNeedsPersonal,
+    /// A message would be sent again before a pong could acknowledge it.
+    #[error(
+        "it must be more than client.ping_interval and client.pong_timeout together, or messages are sent again before a pong could acknowledge them; 0s chooses it"
+    )]
+    MailboxAckWait,
+    /// Nobody sends pongs.
+    #[error(
+        "without pings there are no pongs: set client.heartbeat = \"ping\", client.ping_interval and client.pong_timeout, or ack_by_pong = false and let clients call mailbox.ack"
+    )]
+    MailboxPong,
+    /// The dead-letter channel is no channel.
+    #[error("it is not the name of a channel, or its namespace is not in channel.namespaces")]
+    MailboxDeadLetter,
+    /// Webhooks without a log.
+    #[error("events wait for their backends on disk: set storage.path to a directory of its own")]
+    WebhookNeedsStorage,
+    /// Two webhooks of one name.
+    #[error("another webhook has this name already")]
+    WebhookTwice,
+    /// Events about users that nobody makes.
+    #[error("online, away and offline need user_presence.enabled = true")]
+    WebhookUsers,
+    /// The longest pause is shorter than the first.
+    #[error("it must not be less than retry_min")]
+    WebhookRetry,
+    /// A segment that is not made of whole pages.
+    #[error("it must be a multiple of 4096")]
+    SegmentSize,
     /// Former secret without a current one.
     #[error("a former secret needs a current one: set hmac_secret_key beside it")]
     PreviousWithoutCurrent,

@@ -3,18 +3,21 @@
 
 use serde_json::{Map, Value};
 
+use super::choices::{RecoveryMode, SubscriptionType};
 use super::reader::{Entry, Key, Reader, Section, join, nested, section};
-use super::value::{Choice, Count, List, OneOf, Pattern, Secret, Size, Span, Text, UnixTime};
+use super::stored::{Mailbox, Storage};
+use super::value::{Count, List, OneOf, Pattern, Secret, Size, Span, Text, UnixTime};
+use super::webhook::Webhook;
 use super::{ErrorMode, Heartbeat, LogFormat, LogLevel};
 use crate::hub::settings::DataFormat;
 
-const SECOND: u64 = 1000;
-const HOUR: u64 = 3600 * SECOND;
-const DAY: u64 = 24 * HOUR;
-const YEAR: u64 = 365 * DAY;
-const KIB: u64 = 1024;
-const MIB: u64 = 1024 * KIB;
-const GIB: u64 = 1024 * MIB;
+pub(super) const SECOND: u64 = 1000;
+pub(super) const HOUR: u64 = 3600 * SECOND;
+pub(super) const DAY: u64 = 24 * HOUR;
+pub(super) const YEAR: u64 = 365 * DAY;
+pub(super) const KIB: u64 = 1024;
+pub(super) const MIB: u64 = 1024 * KIB;
+pub(super) const GIB: u64 = 1024 * MIB;
 
 /// A number where 0 means that there is no limit.
 type Limit = Count<0, { u32::MAX }>;
@@ -38,6 +41,12 @@ section! {
         channel: Channel = Channel::default(),
         /// Who is online, away or offline.
         user_presence: UserPresence = UserPresence::default(),
+        /// The log on disk.
+        storage: Storage = Storage::default(),
+        /// Messages for users who are away.
+        mailbox: Mailbox = Mailbox::default(),
+        /// Where events are posted to: a list of tables with the keys below. Needs `storage.path`.
+        webhook: Vec<Webhook> = Vec::new(),
         /// The server API.
         http_api: HttpApi = HttpApi::default(),
         /// Health endpoint.
@@ -264,6 +273,9 @@ section! {
         history_size: Count<0, 1_000_000> = Count(0),
         /// How long publications are kept; 0s: no history.
         history_ttl: Span<0, YEAR> = Span::seconds(0),
+        /// Keep history in the log (`storage.path`): it outlives a restart, and a publication is delivered and answered
+        /// once it is stored. Needs `history_size` and `history_ttl`.
+        history_durable: bool = false,
         /// How long offset and epoch outlive the data; 0s: as `channel.history_meta_ttl`.
         history_meta_ttl: Span<0, { 10 * YEAR }> = Span::seconds(0),
         /// Make every subscription positioned: a lost publication is noticed.
@@ -406,6 +418,8 @@ nested!(
     Channel,
     Options,
     UserPresence,
+    Storage,
+    Mailbox,
     HttpApi,
     Health,
     Prometheus,
@@ -467,64 +481,6 @@ impl Namespace {
         let options = reader.section(path, Some(value), Options::default(), &["name"]);
         Self { name: name.unwrap_or_default().to_owned(), options }
     }
-}
-
-/// `force_recovery_mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RecoveryMode {
-    Stream,
-    Cache,
-}
-
-impl Choice for RecoveryMode {
-    const NAMES: &'static [(&'static str, Self)] =
-        &[("stream", Self::Stream), ("cache", Self::Cache), ("", Self::Stream)];
-}
-
-/// `subscription_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SubscriptionType {
-    Stream,
-    Foreign,
-}
-
-impl Choice for SubscriptionType {
-    const NAMES: &'static [(&'static str, Self)] = &[
-        ("", Self::Stream),
-        ("stream", Self::Stream),
-        ("map", Self::Foreign),
-        ("map_clients", Self::Foreign),
-        ("map_users", Self::Foreign),
-        ("shared_poll", Self::Foreign),
-    ];
-}
-
-impl Choice for DataFormat {
-    const NAMES: &'static [(&'static str, Self)] =
-        &[("", Self::Any), ("json", Self::Json), ("json_object", Self::JsonObject), ("binary", Self::Binary)];
-}
-
-impl Choice for ErrorMode {
-    const NAMES: &'static [(&'static str, Self)] = &[("reply", Self::Reply), ("transport", Self::Transport)];
-}
-
-impl Choice for Heartbeat {
-    const NAMES: &'static [(&'static str, Self)] = &[("ping", Self::Ping), ("tcp", Self::Tcp)];
-}
-
-impl Choice for LogLevel {
-    const NAMES: &'static [(&'static str, Self)] = &[
-        ("trace", Self::Trace),
-        ("debug", Self::Debug),
-        ("info", Self::Info),
-        ("warn", Self::Warn),
-        ("error", Self::Error),
-        ("none", Self::None),
-    ];
-}
-
-impl Choice for LogFormat {
-    const NAMES: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
 
 /// Sections describe themselves from the root.

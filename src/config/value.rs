@@ -6,6 +6,8 @@ use std::time::Duration;
 use regex::Regex;
 use serde_json::Value;
 
+use crate::base::duration::{UNITS_MS, parse_ms};
+
 /// A type that one key can have.
 pub(super) trait Setting: Sized {
     /// Values are not repeated in messages.
@@ -120,10 +122,6 @@ impl<const MIN: u64, const MAX: u64> Setting for Size<MIN, MAX> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span<const MIN: u64, const MAX: u64>(pub(super) Duration);
 
-/// Milliseconds in a unit.
-const SPAN_UNITS: [(&str, u64); 5] =
-    [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
-
 impl<const MIN: u64, const MAX: u64> Span<MIN, MAX> {
     pub(super) const fn seconds(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
@@ -164,40 +162,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, NotADuration> {
     parse_ms(text).map(Duration::from_millis).ok_or(NotADuration)
 }
 
-/// `1h30m` in milliseconds: numbers, each with its unit; `0` and decimals such as `1.5s` too.
-fn parse_ms(text: &str) -> Option<u64> {
-    let mut rest = text.trim();
-    if rest == "0" {
-        return Some(0);
-    }
-    let mut total: u64 = 0;
-    while !rest.is_empty() {
-        let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at_checked(number_end)?;
-        let unit_end = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at_checked(unit_end)?;
-        let (_, factor) = SPAN_UNITS.iter().find(|(name, _)| *name == unit)?;
-        total = total.checked_add(scale(number, *factor)?)?;
-        rest = tail;
-    }
-    (!text.trim().is_empty()).then_some(total)
-}
-
-/// A decimal number times a factor, rounded down.
-fn scale(number: &str, factor: u64) -> Option<u64> {
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    let whole = whole.parse::<u64>().ok()?.checked_mul(factor)?;
-    let unit = 10u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let part = fraction.parse::<u64>().ok()?.checked_mul(factor)?.checked_div(unit)?;
-    whole.checked_add(part)
-}
-
 /// The shortest exact form: the largest unit that divides.
 fn show_ms(ms: u64) -> String {
     if ms == 0 {
         return "0s".into();
     }
-    let unit = SPAN_UNITS.iter().rev().skip(1).find(|(_, factor)| ms.is_multiple_of(*factor));
+    let unit = UNITS_MS.iter().rev().skip(1).find(|(_, factor)| ms.is_multiple_of(*factor));
     let (name, factor) = unit.unwrap_or(&("ms", 1));
     format!("{}{name}", ms / factor)
 }

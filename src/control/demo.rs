@@ -1,8 +1,10 @@
-//! The demo: a chat on the client port, made of three embedded files and one endpoint that hands out short-lived
-//! random users.
+//! The demo: a chat on the client port, made of embedded files, an endpoint that hands out short-lived random users, and
+//! one that sends a message to a user, who may be away.
 //!
 //! It is for looking at, on the loopback interface only: `app` must refuse to listen elsewhere with it, and every
 //! request must name a loopback host, so that no website can reach it through a name of its own (DNS rebinding).
+
+mod letters;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,9 +18,11 @@ use axum::{Json, Router};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use tokio::time::timeout;
 
+use super::gateway::Gateway;
 use super::settings::{ControlSettings, DemoSettings};
 use crate::hub::settings::{
-    ChannelOptions, ChannelSettings, DataFormat, OriginPolicy, Settings, UserPresenceSettings,
+    ChannelOptions, ChannelSettings, ClientSettings, DataFormat, MailboxSettings, OriginPolicy,
+    PersonalChannel, Settings, UserPresenceSettings,
 };
 
 /// Namespace of the rooms; the page knows it by the same name.
@@ -71,11 +75,17 @@ pub enum DemoError {
 /// * Namespace `room` (unless configured): presence, joins and leaves pushed, the last 100 messages of a day kept and
 ///   recovered, JSON objects only; every demo user may subscribe, and publish where subscribed.
 /// * User presence (unless configured) in the namespace `presence`, which every demo user may watch.
+/// * Mailboxes (unless configured) where `message_bytes` says that there is a log for them: the personal channel, and a
+///   week for every message.
 /// * Origins: pages of loopback hosts are added to `allowed_origins`.
 ///
 /// # Errors
 /// [`DemoError`].
-pub fn switch_on(settings: &mut Settings, control: &mut ControlSettings) -> Result<(), DemoError> {
+pub fn switch_on(
+    settings: &mut Settings,
+    control: &mut ControlSettings,
+    message_bytes: Option<usize>,
+) -> Result<(), DemoError> {
     let token = &mut settings.client.token;
     if token.hmac_secret_key.is_none() {
         token.hmac_secret_key = Some(random_hex::<KEY_BYTES>().ok_or(DemoError::Random)?);
@@ -83,11 +93,39 @@ pub fn switch_on(settings: &mut Settings, control: &mut ControlSettings) -> Resu
     let hmac_secret_key = token.hmac_secret_key.clone().unwrap_or_default();
     add_rooms(&mut settings.channel)?;
     add_user_presence(settings)?;
+    if message_bytes.is_some() {
+        add_mailboxes(settings);
+    }
+    control.api.message_bytes = message_bytes;
     add_origins(&mut settings.http.allowed_origins);
     settings.http.hand_over = true;
-    control.demo =
-        Some(DemoSettings { hmac_secret_key, websocket_path: settings.http.websocket_path.clone() });
+    control.demo = Some(DemoSettings {
+        hmac_secret_key,
+        websocket_path: settings.http.websocket_path.clone(),
+        mailboxes: message_bytes.is_some(),
+    });
     Ok(())
+}
+
+fn add_mailboxes(settings: &mut Settings) {
+    let client = &mut settings.client;
+    client
+        .personal_channel
+        .get_or_insert_with(|| PersonalChannel { namespace: String::new(), single_connection: false });
+    settings.mailbox.get_or_insert_with(|| mailboxes(client));
+}
+
+fn mailboxes(client: &ClientSettings) -> MailboxSettings {
+    let has_pongs = !client.ping_interval.is_zero() && !client.pong_timeout.is_zero();
+    let latest_pong = client.ping_interval + client.pong_timeout;
+    MailboxSettings {
+        ack_wait: Duration::from_secs(30).max(latest_pong + Duration::from_secs(1)),
+        max_deliveries: 5,
+        ack_by_pong: has_pongs,
+        dead_letter_channel: String::new(),
+        ttl: Duration::from_secs(7 * 24 * 3600),
+        replay_page: 100,
+    }
 }
 
 fn add_rooms(channel: &mut ChannelSettings) -> Result<(), DemoError> {
@@ -150,17 +188,25 @@ fn room_options(history_meta_ttl: Duration) -> ChannelOptions {
 }
 
 /// Routes of the demo.
-pub(crate) fn router(settings: DemoSettings) -> Router {
-    let page =
-        include_str!("demo/index.html").replace("{{websocket_path}}", &escaped(&settings.websocket_path));
-    let state = Arc::new(Demo { page, key: settings.hmac_secret_key });
+pub(crate) fn router(settings: DemoSettings, gateway: Gateway) -> Router {
+    let mailboxes = if settings.mailboxes { "on" } else { "off" };
+    let page = include_str!("demo/index.html")
+        .replace("{{websocket_path}}", &escaped(&settings.websocket_path))
+        .replace("{{mailboxes}}", mailboxes);
+    let state = Arc::new(Demo { page, key: settings.hmac_secret_key, gateway });
     Router::new()
         .route(ROOT, get(index))
         .route("/demo/app.js", get(|| async { file("text/javascript", include_str!("demo/app.js")) }))
         .route("/demo/people.js", get(|| async { file("text/javascript", include_str!("demo/people.js")) }))
+        .route("/demo/letters.js", get(|| async { file("text/javascript", include_str!("demo/letters.js")) }))
+        .route(
+            "/demo/identity.js",
+            get(|| async { file("text/javascript", include_str!("demo/identity.js")) }),
+        )
         .route("/demo/client.js", get(|| async { file("text/javascript", include_str!("demo/client.js")) }))
         .route("/demo/style.css", get(|| async { file("text/css", include_str!("demo/style.css")) }))
         .route("/demo/token", post(token))
+        .route("/demo/letter", post(letters::send))
         .layer(from_fn(loopback_only))
         .with_state(state)
 }
@@ -168,6 +214,7 @@ pub(crate) fn router(settings: DemoSettings) -> Router {
 struct Demo {
     page: String,
     key: String,
+    gateway: Gateway,
 }
 
 /// The socket's address is named too, because some browsers do not count it as `'self'`.
@@ -244,14 +291,22 @@ fn issue(key: &str, request: &TokenRequest) -> Option<TokenAnswer> {
     Some(TokenAnswer { token, user: claims.sub, name: claims.info.name })
 }
 
-/// An expired token still proves who its bearer was.
 fn former_user(key: &str, token: &str) -> Option<String> {
+    bearer(key, token).map(|claims| claims.sub)
+}
+
+/// An expired token still proves who its bearer was.
+fn bearer(key: &str, token: &str) -> Option<Claims> {
     let mut rules = Validation::new(Algorithm::HS256);
     rules.validate_exp = false;
     rules.required_spec_claims.clear();
     let decoded =
         jsonwebtoken::decode::<Claims>(token, &DecodingKey::from_secret(key.as_bytes()), &rules).ok()?;
-    Some(decoded.claims.sub).filter(|user| user.starts_with("guest-"))
+    Some(decoded.claims).filter(|claims| is_guest(&claims.sub))
+}
+
+fn is_guest(user: &str) -> bool {
+    user.starts_with("guest-")
 }
 
 fn display_name(wanted: &str) -> String {

@@ -33,6 +33,8 @@ use super::handover::{HandoverReceiver, Handovers};
 use super::metrics::{self, Metrics, MetricsSource};
 use super::settings::{ControlSettings, HttpLimits};
 use super::stream::GuardedStream;
+use super::webhook::metrics::WebhookFigures;
+use super::webhook::task::{ClientError, Courier};
 
 /// What `app` hands in. Everything that holds descriptors is made before the shards take their private tables.
 pub struct ControlParts {
@@ -52,6 +54,10 @@ pub struct ControlParts {
     pub handovers: Vec<HandoverReceiver>,
     /// Figures of the shards.
     pub metrics: Arc<dyn MetricsSource>,
+    /// Deliver events to backends.
+    pub webhooks: Vec<Courier>,
+    /// Their figures.
+    pub webhook_figures: Vec<WebhookFigures>,
 }
 
 /// Why the control plane does not start.
@@ -70,6 +76,9 @@ pub enum ControlError {
         "{0:?} cannot be served: a path begins with '/', ends without one and belongs to one endpoint only"
     )]
     Path(String),
+    /// A webhook cannot be delivered to.
+    #[error(transparent)]
+    Webhook(#[from] ClientError),
     /// The runtime or its thread cannot be made.
     #[error("cannot start the control plane: {0}")]
     Start(#[from] io::Error),
@@ -178,17 +187,23 @@ fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
 }
 
 async fn run(control: Control, mut stopped: Stopped) -> io::Result<()> {
-    let ControlParts { settings, gateway, port, home_of, answers, inbox, handovers, metrics } = control.parts;
+    let ControlParts { settings, gateway, port, home_of, answers, inbox, handovers, metrics, .. } =
+        control.parts;
+    let (webhooks, webhook_figures) = (control.parts.webhooks, control.parts.webhook_figures);
     let limits = settings.limits;
     let gateway = Gateway::new(port, home_of, gateway);
-    let (metrics, api_metrics) = Metrics::new(metrics, answers, settings.node.version.clone());
+    let (mut metrics, api_metrics) = Metrics::new(metrics, answers, settings.node.version.clone());
     let api =
         Arc::new(Api::new(settings.api.clone(), limits, settings.node.clone(), gateway.clone(), api_metrics));
-    tokio::spawn(gateway.receive(inbox));
+    metrics.add_webhooks(webhook_figures);
+    tokio::spawn(gateway.clone().receive(inbox));
+    for courier in webhooks {
+        tokio::spawn(deliver(courier, stopped.clone()));
+    }
 
     let internal =
         Door::new(internal_router(&settings, Arc::clone(&api), metrics), true, limits, stopped.clone());
-    let client = Door::new(client_router(&settings, api), false, limits, stopped.clone());
+    let client = Door::new(client_router(&settings, api, gateway), false, limits, stopped.clone());
     for receiver in handovers {
         tokio::spawn(client.clone().take_over(receiver.register()?));
     }
@@ -215,6 +230,14 @@ async fn repeat(mut work: Box<dyn FnMut() + Send>) {
     }
 }
 
+/// What is under way at the stop is delivered again after the next start.
+async fn deliver(courier: Courier, mut stopped: Stopped) {
+    tokio::select! {
+        () = courier.run() => {}
+        () = stopped.wait() => {}
+    }
+}
+
 fn internal_router(settings: &ControlSettings, api: Arc<Api>, metrics: Metrics) -> Router {
     let mut router = common_router(settings, api, settings.api.enabled);
     if let Some(path) = &settings.prometheus {
@@ -223,10 +246,10 @@ fn internal_router(settings: &ControlSettings, api: Arc<Api>, metrics: Metrics) 
     with_refusals(router)
 }
 
-fn client_router(settings: &ControlSettings, api: Arc<Api>) -> Router {
+fn client_router(settings: &ControlSettings, api: Arc<Api>, gateway: Gateway) -> Router {
     let router = common_router(settings, api, settings.api.enabled && settings.api.external);
     with_refusals(match settings.demo.clone() {
-        Some(settings) => router.merge(demo::router(settings)),
+        Some(settings) => router.merge(demo::router(settings, gateway)),
         None => router,
     })
 }

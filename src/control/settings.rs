@@ -40,6 +40,8 @@ pub struct ApiSettings {
     pub prefix: String,
     /// Largest request body in bytes, default 16 MiB; beyond: 413.
     pub body_limit: usize,
+    /// Largest message of `send` in bytes, so that log and clients can take it; `None`: there are no mailboxes.
+    pub message_bytes: Option<usize>,
 }
 
 /// `http_api.error_mode`.
@@ -70,6 +72,8 @@ pub struct DemoSettings {
     pub hmac_secret_key: String,
     /// Path of the WebSocket endpoint.
     pub websocket_path: String,
+    /// Users may write to others who are away.
+    pub mailboxes: bool,
 }
 
 /// Bounds of the two doors.
@@ -120,6 +124,7 @@ impl fmt::Debug for ApiSettings {
             .field("error_mode", &self.error_mode)
             .field("prefix", &self.prefix)
             .field("body_limit", &self.body_limit)
+            .field("message_bytes", &self.message_bytes)
             .finish()
     }
 }
@@ -144,6 +149,7 @@ impl Default for ApiSettings {
             error_mode: ErrorMode::Body,
             prefix: "/api".to_owned(),
             body_limit: 16 * 1024 * 1024,
+            message_bytes: None,
         }
     }
 }

@@ -303,6 +303,9 @@ pub enum ApiError {
     /// 121, of this server: the log cannot store (disk full, failing disk). Live traffic goes on.
     #[error("storage unavailable")]
     StorageUnavailable,
+    /// 122, of this server: the log or a shard is so far behind that nothing new is stored. Try again.
+    #[error("overloaded")]
+    Overloaded,
 }
 
 impl ApiError {
@@ -319,6 +322,7 @@ impl ApiError {
             Self::Conflict => 113,
             Self::MailboxFull => 120,
             Self::StorageUnavailable => 121,
+            Self::Overloaded => 122,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::hub::channel_name::{NameFault, ParsedChannel, parse};
 use crate::hub::connection::{NONE, Phase, sub};
 use crate::hub::home_pages::Cursor;
 use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk, Ticket};
-use crate::hub::permission::{Actor, Wishes, features};
+use crate::hub::permission::{Actor, Wishes};
 use crate::hub::publication::fits_format;
 use crate::hub::shard::Shard;
 use crate::hub::subscribe::NewSubscription;
@@ -172,7 +172,8 @@ impl Shard {
         let connection = self.connections.0.get(slot as usize)?;
         let user = self.user_of(slot);
         let actor = Actor { user, insecure: self.common.settings.client.insecure, subscribed: false };
-        let features = features(&parsed, &actor, Wishes::default(), overrides);
+        let features =
+            NewSubscription::features_of(&self.common, &parsed, &actor, Wishes::default(), overrides);
         let expires = match call.expire_at {
             0 => None,
             at => Some(self.now.tick.after(ttl_seconds(at, self.now.unix_seconds())?.saturating_mul(10))),
@@ -292,7 +293,7 @@ impl Shard {
 }
 
 /// Matches `*` (any run) and `?` (any byte) against the whole name, in O(pattern × name) at worst, without recursion.
-fn glob(pattern: &[u8], name: &[u8]) -> bool {
+pub(crate) fn glob(pattern: &[u8], name: &[u8]) -> bool {
     let (mut at, mut with) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;
     while at < name.len() {

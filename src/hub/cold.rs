@@ -7,6 +7,7 @@ use crate::base::tick::Tick;
 use crate::hub::connect::PendingConnect;
 use crate::hub::connection::{NONE, Subscription};
 use crate::hub::outbox::Outbox;
+use crate::hub::session_mailbox::MailboxPart;
 use crate::hub::session_presence::PendingUsers;
 use crate::limits;
 use crate::wire::http::HeadScan;
@@ -51,6 +52,8 @@ pub(crate) struct Cold {
     pub(crate) control_frames: u8,
     /// Start of the second in which control frames are counted.
     pub(crate) control_since: Tick,
+    /// What is under way between the session and its mailbox.
+    pub(crate) mailbox: Option<Box<MailboxPart>>,
 }
 
 /// What few subscriptions have.
@@ -112,6 +115,7 @@ impl Cold {
             && self.paused_until.is_none()
             && self.strikes == 0
             && self.control_frames == 0
+            && self.mailbox.is_none()
     }
 
     /// When something here falls due.
@@ -119,7 +123,11 @@ impl Cold {
         let extras = self.extras.iter().filter_map(|extra| extra.expires).min();
         let strikes = (self.strikes > 0).then(|| self.struck_at.after(limits::STRIKES_TICKS));
         let control = (self.control_frames > 0).then(|| self.control_since.after(SECOND));
-        [extras, self.paused_until, self.assembly_deadline, strikes, control].into_iter().flatten().min()
+        let mailbox = self.mailbox.as_ref().and_then(|part| part.next_due());
+        [extras, self.paused_until, self.assembly_deadline, strikes, control, mailbox]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Forgets what was counted in a time that is over.
@@ -150,6 +158,7 @@ impl Cold {
             + self.info.as_ref().map_or(0, Bytes::len)
             + self.more.capacity() * size_of::<(Subscription, u8)>()
             + self.extras.capacity() * size_of::<SubscriptionExtra>()
+            + self.mailbox.as_ref().map_or(0, |part| part.memory_bytes())
     }
 }
 

@@ -150,6 +150,7 @@ impl Shard {
         // The timer stays armed for the pong deadline; when it fires it arms for this tick.
         connection.ping.0 = connection.ping.0.saturating_sub(timeout).saturating_add(interval);
         self.metrics.pongs += 1;
+        self.mailbox_ponged(slot);
     }
 
     /// Who a connection is to others, with the info of one of its subscriptions.

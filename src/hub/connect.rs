@@ -12,7 +12,8 @@ use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, Phase, flag, sub};
 use crate::hub::depart::Farewell;
 use crate::hub::mail::{Mail, Origin, ReplyBody, Subscribed, Ticket, UserAsk, UserOp};
-use crate::hub::permission::{Actor, Wishes, features, may_subscribe};
+use crate::hub::permission::{Actor, Wishes, may_subscribe};
+use crate::hub::session_mailbox::device_of;
 use crate::hub::shard::{Shard, ticks_of};
 use crate::hub::subscribe::{NewSubscription, subscribe_result};
 use crate::limits;
@@ -76,6 +77,12 @@ impl Shard {
         };
         let asks = self.initial_subscriptions(slot, &claims, &request.subs)?;
         self.enter(slot, &claims, ttl);
+        if self.common.settings.mailbox.is_some()
+            && !claims.user.is_empty()
+            && let Some(device) = device_of(request.data.as_deref())
+        {
+            self.set_device(slot, device);
+        }
         let admission_ticket = self.needs_admission() && !claims.user.is_empty();
         let (waiting, certain): (Vec<_>, Vec<_>) =
             asks.into_iter().partition(|ask| ask.needs_answer(&self.common));
@@ -182,7 +189,7 @@ impl Shard {
         wish: Option<&Subscribe<'_>>,
     ) -> NewSubscription {
         let wishes = wish.map(wishes_of).unwrap_or_default();
-        let features = features(parsed, actor, wishes, given.overrides);
+        let features = NewSubscription::features_of(&self.common, parsed, actor, wishes, given.overrides);
         let mut flags = NewSubscription::flags_of(&features) | sub::SERVER_SIDE;
         if given.from_token {
             flags |= sub::FROM_TOKEN;
@@ -246,7 +253,8 @@ impl Shard {
             self.common.settings.client.personal_channel.as_ref().is_some_and(|p| p.single_connection);
         let home = self.common.home_of(&self.hasher, user);
         let op = UserOp::Enter { ticket, alone: single.then(|| user.into()) };
-        let ask = UserAsk { hash: self.hasher.of(user.as_bytes()), key: self.key(slot), op };
+        let (hash, name) = (self.hasher.of(user.as_bytes()), self.name_for_events(user));
+        let ask = UserAsk { hash, key: self.key(slot), name, op };
         self.post.send(home, Mail::User(Box::new(ask)));
     }
 
@@ -276,6 +284,7 @@ impl Shard {
 
     fn finish_connect(&mut self, slot: u32, pending: &PendingConnect) {
         self.go_live(slot);
+        self.note_connected(slot);
         let client = self.client_id(slot);
         let common = std::sync::Arc::clone(&self.common);
         let settings = &common.settings.client;
@@ -306,7 +315,8 @@ impl Shard {
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_connect(out, encoding, pending.id, &result));
         });
-        for (channel, _) in &pending.granted {
+        for (channel, granted) in &pending.granted {
+            self.open_granted(slot, granted);
             self.activate(slot, channel);
         }
     }

@@ -27,9 +27,17 @@ impl Shard {
     pub(crate) fn deliver(&mut self, delivery: &Arc<Delivery>) {
         let Some(handle) = self.locals.find_channel(delivery.hash, &delivery.channel) else { return };
         let index = match self.locals.channel(handle) {
+            ChannelRef::One(slot) if delivery.mailbox.is_some() => {
+                return self.deliver_message(slot, handle, delivery);
+            }
             ChannelRef::One(slot) => return self.deliver_to(slot, handle, delivery),
             ChannelRef::Many(index) => index,
         };
+        if delivery.mailbox.is_some() {
+            let slots = self.locals.subscribers_of(index).iter().map(|subscriber| subscriber.slot);
+            let slots: Vec<u32> = slots.filter(|slot| *slot != NONE).collect();
+            return slots.into_iter().for_each(|slot| self.deliver_message(slot, handle, delivery));
+        }
         let Some(channel) = self.locals.many(index) else { return };
         if channel.active() <= limits::FEW_SUBSCRIBERS && !channel.is_sweeping() {
             channel.skip();
@@ -51,7 +59,7 @@ impl Shard {
         }
     }
 
-    fn deliver_to(&mut self, slot: u32, handle: u32, delivery: &Delivery) {
+    pub(crate) fn deliver_to(&mut self, slot: u32, handle: u32, delivery: &Delivery) {
         let Some(flags) = self.subscription_flags(slot, handle) else { return };
         let wanted = !delivery.join_leave || flags & sub::JOIN_LEAVE != 0;
         if flags & sub::PENDING != 0 || !wanted {

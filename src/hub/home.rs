@@ -27,8 +27,7 @@ use crate::hub::publication::{Encodings, deliver_publication, publisher, stored}
 use crate::hub::registry::{Registered, Registry};
 use crate::hub::shard::Common;
 use crate::hub::stream::{
-    Appended, Draft, Epoch, HistoryFault, HistoryQuery, Publication, RecoveryMode, Retention, Since, Stream,
-    StreamPosition,
+    Appended, Draft, Epoch, HistoryQuery, Publication, RecoveryMode, Retention, Since, Stream, StreamPosition,
 };
 use crate::hub::user_presence::UserPresence;
 use crate::limits;
@@ -71,7 +70,7 @@ pub(crate) struct HomeChannel {
     pub(crate) users: HashMap<u64, u32, BuildHasherDefault<Keyed>>,
     pub(crate) clients: u32,
     pub(crate) encodings: Encodings,
-    stream: Option<Box<Stream>>,
+    pub(crate) stream: Option<Box<Stream>>,
 }
 
 /// Members of a channel on their way here from the shards.
@@ -94,7 +93,7 @@ pub(crate) struct Homes {
     pub(crate) announcements: Announcements,
     pub(crate) pages: Pages,
     gathers: Slab<Gather>,
-    epochs: Epochs,
+    pub(crate) epochs: Epochs,
     /// Results of publications by idempotency key.
     idempotency: Idempotency<Option<StreamPosition>>,
     housekeeping: usize,
@@ -154,12 +153,19 @@ impl Homes {
 
     /// Answers one ask.
     pub(crate) fn ask(&mut self, ask: HomeAsk, now: Now, post: &mut Post) {
+        if self.is_stored(&ask) {
+            return self.pass_to_store(ask, post);
+        }
         let HomeAsk { channel, hash, namespace, origin, op } = ask;
         let place = Place { channel, hash, namespace };
         let body = match op {
-            HomeOp::Subscribe(ask) => {
+            HomeOp::Subscribe(mut ask) => {
                 if ask.presence {
                     self.announcements.returns(hash, ask.user_hash);
+                }
+                if let Some(owner) = ask.mailbox.take() {
+                    self.register(&place, &ask);
+                    return Self::open_mailbox(place, *ask, *owner, origin, post);
                 }
                 let mut body = self.subscribe(&place, &ask, now);
                 self.watch(&place.channel, hash, &mut body, now);
@@ -237,13 +243,18 @@ impl Homes {
         }
     }
 
-    /// Registers a subscriber, also one that is refused: until its shard takes it back. So every subscribe has its
-    /// unsubscribe, whatever became of the connection in between.
     fn subscribe(&mut self, place: &Place, ask: &SubscribeAsk, now: Now) -> ReplyBody {
         let granted = match self.grant(place, ask, now) {
             Ok(granted) => ReplyBody::Subscribed(Box::new(granted)),
             Err(error) => ReplyBody::Failed(error),
         };
+        self.register(place, ask);
+        granted
+    }
+
+    /// Registers a subscriber, also one that is refused: until its shard takes it back. So every subscribe has its
+    /// unsubscribe, whatever became of the connection in between.
+    pub(crate) fn register(&mut self, place: &Place, ask: &SubscribeAsk) {
         let alone = self.common.personal_user(&place.channel).map(|user| self.user_hash(user));
         if alone == Some(ask.user_hash)
             && self.common.watched_user(&place.channel).is_none()
@@ -251,8 +262,7 @@ impl Homes {
         {
             let marks =
                 if ask.protobuf { mark::PROTOBUF } else { 0 } | if ask.presence { mark::PRESENCE } else { 0 };
-            self.channels.insert_single(place.hash, ask.shard, marks);
-            return granted;
+            return self.channels.insert_single(place.hash, ask.shard, marks);
         }
         let channel = record(&mut self.channels, &self.common, &self.hasher, place);
         self.vacant -= usize::from(channel.shards.is_empty() && channel.stream.is_some());
@@ -263,7 +273,6 @@ impl Homes {
             channel.clients += 1;
             *channel.users.entry(ask.user_hash).or_insert(0) += 1;
         }
-        granted
     }
 
     /// Position and recovery for a new subscriber.
@@ -367,8 +376,9 @@ impl Homes {
         self.publications += 1;
         let options = &self.common.settings.channel.options[place.namespace as usize];
         let retention = Retention::of(options);
-        let (has_history, keeps) =
-            (options.has_history(), options.has_history() && !ask.publish.skip_history);
+        // Only the store numbers what stands in a mailbox.
+        let has_history = options.has_history() && self.common.mailbox_user(&place.channel).is_none();
+        let keeps = has_history && !ask.publish.skip_history;
         let publisher = ask.info.as_ref().map(publisher);
         if !keeps {
             let ApiPublish { data, tags, version, .. } = ask.publish;
@@ -406,16 +416,9 @@ impl Homes {
 
     /// A publication that no history keeps, for whoever is subscribed.
     fn deliver_unnumbered(&mut self, place: &Place, publication: &Publication, post: &mut Post) {
-        let hash = place.hash;
-        match self.channels.get(hash) {
-            Registered::Nothing => {}
-            Registered::Single(shard, marks) => {
-                let name: Arc<str> = Arc::from(&*place.channel);
-                let delivery = deliver_publication(&name, hash, publication, None, encodings_of(marks));
-                post.send(shard, Mail::Deliver(Arc::new(delivery)));
-            }
-            Registered::Record(_) => self.deliver_to_record(hash, publication, post),
-        }
+        self.deliver_made(&place.channel, place.hash, post, |name, hash, encodings| {
+            deliver_publication(name, hash, publication, None, encodings)
+        });
     }
 
     /// A publication that no history keeps, for the subscribers of a channel with a record.
@@ -431,35 +434,6 @@ impl Homes {
         match self.channels.get(hash) {
             Registered::Record(channel) if !channel.shards.is_empty() => Some(Arc::clone(&channel.name)),
             _ => None,
-        }
-    }
-
-    fn top(&mut self, place: &Place, retention: &Retention, now: Now) -> StreamPosition {
-        let epoch = self.epochs.current(place.hash);
-        let mut none = None;
-        let stream = stream_of(&mut self.channels, place.hash, &mut none, epoch, retention, now);
-        stream.access(retention, now.tick, || self.epochs.retire_and_renew(place.hash)).position()
-    }
-
-    fn history(&mut self, place: &Place, query: &HistoryQuery<'_>, now: Now) -> ReplyBody {
-        let options = &self.common.settings.channel.options[place.namespace as usize];
-        let retention = Retention::of(options);
-        let epoch = self.epochs.current(place.hash);
-        let mut none = None;
-        let stream = stream_of(&mut self.channels, place.hash, &mut none, epoch, &retention, now);
-        let access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
-        match access.read(query) {
-            Ok(page) => ReplyBody::History(page.publications.cloned().collect(), position(page.top)),
-            Err(HistoryFault::BadRequest) => ReplyBody::Failed(ErrorCode::BadRequest),
-            Err(HistoryFault::UnrecoverablePosition) => ReplyBody::Failed(ErrorCode::UnrecoverablePosition),
-        }
-    }
-
-    fn history_remove(&mut self, place: &Place, now: Now) {
-        let options = &self.common.settings.channel.options[place.namespace as usize];
-        let retention = Retention::of(options);
-        if let Registered::Record(HomeChannel { stream: Some(stream), .. }) = self.channels.get(place.hash) {
-            stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash)).remove();
         }
     }
 
@@ -505,12 +479,12 @@ pub(crate) fn encodings_of(marks: u8) -> Encodings {
     Encodings { json: !protobuf, protobuf }
 }
 
-fn position(position: StreamPosition) -> Position {
+pub(crate) fn position(position: StreamPosition) -> Position {
     Position { offset: position.offset, epoch: position.epoch.as_str().to_owned() }
 }
 
 /// The stream of a channel, or an empty one in `none` for a channel that has none: nothing is stored for a question.
-fn stream_of<'a>(
+pub(crate) fn stream_of<'a>(
     channels: &'a mut Registry<HomeChannel>,
     hash: u64,
     none: &'a mut Option<Stream>,
@@ -575,8 +549,10 @@ fn api_answer(body: ReplyBody) -> ApiAnswer {
         }
         ReplyBody::Failed(ErrorCode::BadRequest) => ApiAnswer::Error(ApiError::BadRequest),
         ReplyBody::Failed(ErrorCode::NotAvailable) => ApiAnswer::Error(ApiError::NotAvailable),
-        ReplyBody::Failed(_) | ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) | ReplyBody::Users(_) => {
-            ApiAnswer::Error(ApiError::Internal)
-        }
+        ReplyBody::Failed(_)
+        | ReplyBody::Subscribed(_)
+        | ReplyBody::Admitted(_)
+        | ReplyBody::Users(_)
+        | ReplyBody::Acknowledged(_) => ApiAnswer::Error(ApiError::Internal),
     }
 }

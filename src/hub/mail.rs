@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::base::ids::{ConnKey, ShardId};
 use crate::base::tick::Tick;
 use crate::hub::api::{ApiAnswer, ApiCommand, ApiPublish, Member, Position, UserView};
+use crate::hub::store::{MailboxGrant, Owner, Page, StoreMail};
 use crate::hub::stream::Publication;
 use crate::protocol::ErrorCode;
 
@@ -37,6 +38,10 @@ pub enum Mail {
     CollectedPage(Box<CollectedPage>),
     /// From a user's home: close this user's sessions but the newest one (`single_connection`).
     CloseOthers(Box<CloseOthers>),
+    /// From the store to the home of a stored stream.
+    Store(Box<StoreMail>),
+    /// From the home of a mailbox to the shard of one session.
+    Page(Box<Page>),
     /// From the control plane.
     Api(Box<ApiAsk>),
     /// From the application: stop accepting and disconnect everybody over so many ticks.
@@ -228,6 +233,8 @@ pub struct SubscribeAsk {
     pub reject_unrecovered: bool,
     /// Passed back: custom data for the client.
     pub data: Option<Bytes>,
+    /// Set where the channel is the subscriber's own mailbox.
+    pub mailbox: Option<Box<Owner>>,
 }
 
 /// A subscriber leaves.
@@ -295,6 +302,8 @@ pub enum ReplyBody {
     Users(Vec<(u32, UserView)>),
     /// The user may have one more connection, or not.
     Admitted(bool),
+    /// Everything up to this offset of a mailbox is acknowledged, and the log has it.
+    Acknowledged(u64),
     /// The home refused.
     Failed(ErrorCode),
 }
@@ -316,6 +325,8 @@ pub struct Subscribed {
     pub publications: Vec<Arc<Publication>>,
     /// Custom data for the client.
     pub data: Option<Bytes>,
+    /// Set for the session of a mailbox.
+    pub mailbox: Option<MailboxGrant>,
 }
 
 /// To the home of a user.
@@ -325,6 +336,8 @@ pub struct UserAsk {
     pub hash: u64,
     /// The connection that enters or leaves.
     pub key: ConnKey,
+    /// The name itself, where somebody wants events about users.
+    pub name: Option<Box<str>>,
     /// What happens.
     pub op: UserOp,
 }
@@ -378,6 +391,8 @@ pub struct Delivery {
     pub join_leave: bool,
     /// The data cannot be put into JSON: JSON subscribers are disconnected with 3506.
     pub not_json: bool,
+    /// Offset and incarnation where it is a message of a mailbox.
+    pub mailbox: Option<(u64, u32)>,
 }
 
 /// What a shard hands to the control plane.

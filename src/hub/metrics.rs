@@ -131,6 +131,20 @@ labels! {
 }
 
 labels! {
+    /// Why a message for a mailbox was refused.
+    SendRefusal {
+        /// The mailbox is at its limit.
+        MailboxFull => "mailbox_full",
+        /// The disk.
+        Storage => "storage",
+        /// The record is larger than a segment takes.
+        TooLarge => "too_large",
+        /// The log or a shard is far behind.
+        Overloaded => "overloaded",
+    }
+}
+
+labels! {
     /// What the memory of a shard is held for.
     MemoryCategory {
         /// Slab of connections.
@@ -240,6 +254,12 @@ pub struct ShardMetrics {
     pub handed_over: u64,
     /// Framing violations of clients.
     pub violations: u64,
+    /// Messages of mailboxes that were handed to live sessions as they were stored.
+    pub mailbox_delivered: u64,
+    /// Messages that were handed over page by page.
+    pub mailbox_replayed: u64,
+    /// Messages that were handed to the same session again.
+    pub mailbox_redelivered: u64,
 }
 
 impl ShardMetrics {

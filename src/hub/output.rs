@@ -75,6 +75,7 @@ impl Shard {
     fn flush_one(&mut self, slot: u32, io: &mut impl Sockets) {
         match self.write_out(slot, io) {
             Flushed::Empty => {
+                self.mailbox_drained(slot);
                 let has_hung_up = self.cold_if_any(slot).is_some_and(|cold| cold.has_hung_up);
                 self.release_cold(slot);
                 let Some(connection) = self.connections.0.get(slot as usize) else { return };

@@ -7,7 +7,9 @@
 use std::collections::VecDeque;
 
 use crate::base::ids::ShardId;
+use crate::hub::events::{Event, EventBatch};
 use crate::hub::mail::{Answer, Mail};
+use crate::hub::store::StoreAsk;
 
 /// Letters of all shards that may wait before sources are held back, shared evenly: when a million connections leave at
 /// once, their letters must not take more memory than they did.
@@ -28,6 +30,8 @@ pub struct Post {
     letters: usize,
     /// So many are too many.
     congested_at: usize,
+    events: EventBatch,
+    store: VecDeque<StoreAsk>,
 }
 
 impl Post {
@@ -38,6 +42,8 @@ impl Post {
             letters: 0,
             congested_at: (CONGESTED_LETTERS_OF_ALL / shards.max(1))
                 .clamp(*CONGESTED_LETTERS.start(), *CONGESTED_LETTERS.end()),
+            events: EventBatch::default(),
+            store: VecDeque::new(),
         }
     }
 
@@ -52,28 +58,47 @@ impl Post {
         self.answers.push_back(answer);
     }
 
-    /// True while so many letters wait that publishers must wait too.
+    /// Adds an event for backends.
+    pub(crate) fn note(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// Adds an event for backends, if there is one.
+    pub(crate) fn note_any(&mut self, event: Option<Event>) {
+        if let Some(event) = event {
+            self.events.push(event);
+        }
+    }
+
+    /// Adds something to ask of the store.
+    pub(crate) fn ask_store(&mut self, ask: StoreAsk) {
+        self.store.push_back(ask);
+    }
+
+    /// True while a destination lags so far behind that publishers must wait.
     pub fn is_congested(&self) -> bool {
-        self.letters >= self.congested_at
+        self.letters.max(self.store.len()).max(self.events.events.len()) >= self.congested_at
     }
 
     /// Takes letters to `to` in order while `accept` takes them (it gives a letter back when its queue is full).
     /// Returns how many left.
     pub fn drain_to(&mut self, to: ShardId, mut accept: impl FnMut(Mail) -> Result<(), Mail>) -> usize {
         let queue = &mut self.outgoing[to.0 as usize];
-        let before = queue.len();
-        while let Some(mail) = queue.pop_front() {
-            if let Err(mail) = accept(mail) {
-                queue.push_front(mail);
-                break;
-            }
+        let left = drain(queue, &mut accept);
+        self.letters -= left;
+        left
+    }
+
+    /// Takes what is asked of the store in order while `accept` takes it, and the events of the turn as one more thing.
+    /// Returns how much left, events aside.
+    pub fn drain_store(&mut self, mut accept: impl FnMut(StoreAsk) -> Result<(), StoreAsk>) -> usize {
+        let left = drain(&mut self.store, &mut accept);
+        if !self.events.is_empty()
+            && let Err(StoreAsk::Events(events)) = accept(StoreAsk::Events(std::mem::take(&mut self.events)))
+        {
+            self.events = events;
         }
-        let after = queue.len();
-        self.letters -= before - after;
-        if after == 0 && queue.capacity() > KEPT_CAPACITY {
-            queue.shrink_to(KEPT_CAPACITY);
-        }
-        before - after
+        left
     }
 
     /// Takes answers for the control plane in order while `accept` takes them. Returns how many left.
@@ -108,6 +133,7 @@ impl Post {
     pub(crate) fn shrink(&mut self) {
         self.outgoing.iter_mut().for_each(VecDeque::shrink_to_fit);
         self.answers.shrink_to_fit();
+        self.store.shrink_to_fit();
     }
 
     /// True if no letter waits; answers may.
@@ -121,13 +147,29 @@ impl Post {
         !self.outgoing[to.0 as usize].is_empty()
     }
 
-    /// Letters that wait, answers included.
+    /// Letters that wait, answers and events included.
     pub fn len(&self) -> usize {
-        self.letters + self.answers.len()
+        self.letters + self.answers.len() + self.store.len() + self.events.events.len()
     }
 
     /// True if nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.answers.is_empty() && self.store.is_empty() && self.events.is_empty() && self.letters == 0
     }
+}
+
+/// Takes letters while `accept` takes them: how many left.
+fn drain<T>(queue: &mut VecDeque<T>, accept: &mut impl FnMut(T) -> Result<(), T>) -> usize {
+    let before = queue.len();
+    while let Some(letter) = queue.pop_front() {
+        if let Err(letter) = accept(letter) {
+            queue.push_front(letter);
+            break;
+        }
+    }
+    let after = queue.len();
+    if after == 0 && queue.capacity() > KEPT_CAPACITY {
+        queue.shrink_to(KEPT_CAPACITY);
+    }
+    before - after
 }

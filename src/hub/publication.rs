@@ -102,6 +102,7 @@ pub(crate) fn deliver_publication(
         }),
         join_leave: false,
         not_json: !fits_json,
+        mailbox: None,
     }
 }
 
@@ -123,6 +124,7 @@ pub(crate) fn deliver_membership(
         protobuf: encodings.protobuf.then(|| frame(Encoding::Protobuf)),
         join_leave: true,
         not_json: false,
+        mailbox: None,
     }
 }
 
@@ -136,6 +138,7 @@ pub(crate) fn deliver_message(channel: &Arc<str>, hash: u64, data: &[u8], encodi
         protobuf: encodings.protobuf.then(|| frame(Encoding::Protobuf)),
         join_leave: true,
         not_json: false,
+        mailbox: None,
     }
 }
 

@@ -81,6 +81,7 @@ impl Shard {
                 });
             }),
             ReplyBody::Failed(error) => self.reply_error(slot, id, error),
+            ReplyBody::Acknowledged(through) => self.mailbox_acknowledged(slot, id, through),
             ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) | ReplyBody::Users(_) => {
                 self.reply_error(slot, id, ErrorCode::Internal);
             }

@@ -111,7 +111,11 @@ impl Shard {
                 }
             }
             Item::Pong(_) => {
-                self.control_frame(slot);
+                if self.control_frame(slot)
+                    && self.connections.0.get(slot as usize).is_some_and(|of| of.has(flag::NATIVE_PING))
+                {
+                    self.mailbox_ponged(slot);
+                }
             }
             Item::Close(code) => self.peer_closes(slot, code.map(|(code, _)| code)),
         }

@@ -112,7 +112,9 @@ impl Shard {
         if before.is_quiet() != after.is_quiet() {
             let name = self.locals.user_name(user);
             let (home, hash) = (self.common.home_of(&self.hasher, name), self.hasher.of(name.as_bytes()));
-            let ask = UserAsk { hash, key: self.key(slot), op: UserOp::Quiet(after.is_quiet()) };
+            let (key, name, op) =
+                (self.key(slot), self.name_for_events(name), UserOp::Quiet(after.is_quiet()));
+            let ask = UserAsk { hash, key, name, op };
             self.post.send(home, Mail::User(Box::new(ask)));
         }
         if before.is_idle() && !after.is_idle() {
@@ -120,13 +122,19 @@ impl Shard {
         }
     }
 
-    /// Methods of clients. Without user presence there are none.
+    /// Methods of clients. Without user presence and mailboxes there are none.
     pub(crate) fn rpc(&mut self, slot: u32, id: u32, request: &Rpc<'_>) {
-        if self.common.settings.user_presence.is_none() {
-            return self.reply_error(slot, id, ErrorCode::NotAvailable);
-        }
+        let settings = &self.common.settings;
+        let (presence, mailbox) = (settings.user_presence.is_some(), settings.mailbox.is_some());
         let data = request.data.as_deref().unwrap_or_default();
         let done = match &*request.method {
+            "mailbox.ack" if mailbox => {
+                self.touch(slot);
+                self.mailbox_ack(slot, id, data)
+            }
+            _ if !presence && (!mailbox || request.method.starts_with("presence.")) => {
+                Err(ErrorCode::NotAvailable)
+            }
             "presence.set" => self.presence_set(slot, id, data),
             "presence.get" => self.presence_get(slot, id, data),
             _ => {
@@ -235,7 +243,7 @@ impl Shard {
         ApiAnswer::UserPresence(here.into_iter().map(view).collect())
     }
 
-    fn rpc_result(&mut self, slot: u32, id: u32, data: &[u8]) {
+    pub(crate) fn rpc_result(&mut self, slot: u32, id: u32, data: &[u8]) {
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_rpc(out, encoding, id, Some(data)));
         });

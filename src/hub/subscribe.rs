@@ -3,16 +3,18 @@
 use bytes::Bytes;
 
 use crate::base::tick::Tick;
+use crate::hub::api::Overrides;
 use crate::hub::auth::{SubscriptionClaims, TokenFault, ttl_seconds};
 use crate::hub::channel_name::{ParsedChannel, parse};
 use crate::hub::cold::{SubscriptionExtra, Wait};
 use crate::hub::connect::{position_of, wishes_of};
 use crate::hub::connection::{NONE, sub};
+use crate::hub::events::EndedBy;
 use crate::hub::locals::ChannelRef;
 use crate::hub::mail::{
     HomeAsk, HomeOp, KeptMember, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
 };
-use crate::hub::permission::{Actor, Features, features, may_subscribe};
+use crate::hub::permission::{Actor, Features, Wishes, features, may_subscribe};
 use crate::hub::shard::{Common, Shard, ticks_of};
 use crate::protocol::{DisconnectCode, ErrorCode, UnsubscribeCode};
 use crate::protocol::{
@@ -49,6 +51,21 @@ impl NewSubscription {
     /// What is granted without asking.
     pub(crate) fn certain_grant(&self) -> Subscribed {
         Subscribed { data: self.data.clone(), ..Subscribed::default() }
+    }
+
+    /// A session's own mailbox has a position and is recovered, whatever the namespace says.
+    pub(crate) fn features_of(
+        common: &Common,
+        parsed: &ParsedChannel<'_>,
+        actor: &Actor<'_>,
+        wishes: Wishes,
+        overrides: Overrides,
+    ) -> Features {
+        let mut features = features(parsed, actor, wishes, overrides);
+        if !actor.user.is_empty() && common.mailbox_user(parsed.name) == Some(actor.user) {
+            (features.positioned, features.recoverable) = (true, true);
+        }
+        features
     }
 
     /// The bits that stand for features.
@@ -138,7 +155,8 @@ impl Shard {
             _ if client.insecure => None,
             at => Some(ttl_seconds(at, self.now.unix_seconds()).ok_or(ErrorCode::Expired)?),
         };
-        let features = features(parsed, actor, wishes_of(request), claims.overrides);
+        let wishes = wishes_of(request);
+        let features = NewSubscription::features_of(&self.common, parsed, actor, wishes, claims.overrides);
         let encoding = self.connections.0.get(slot as usize).map(|connection| connection.encoding());
         let ask = NewSubscription {
             channel: parsed.name.into(),
@@ -193,6 +211,7 @@ impl Shard {
         {
             cold.extras.push(SubscriptionExtra { channel: handle, info: ask.info, expires: ask.expires });
         }
+        let mailbox = self.mailbox_owner(slot, &ask.channel);
         let op = HomeOp::Subscribe(Box::new(SubscribeAsk {
             shard: self.id,
             user_hash: ask.user_hash,
@@ -203,6 +222,7 @@ impl Shard {
             recover: ask.recover,
             reject_unrecovered: ask.reject_unrecovered,
             data: ask.data,
+            mailbox,
         }));
         if origin == Origin::Nobody {
             self.granted.push((slot, self.home_of_channel(&ask.channel)));
@@ -237,6 +257,7 @@ impl Shard {
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_subscribe(out, encoding, id, &result));
         });
+        self.open_granted(slot, granted);
         self.activate_handle(slot, handle);
     }
 
@@ -253,7 +274,15 @@ impl Shard {
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_push_subscribe(out, encoding, channel, &result));
         });
+        self.open_granted(slot, granted);
         self.activate_handle(slot, handle);
+    }
+
+    /// The session side of what a mailbox grants.
+    pub(crate) fn open_granted(&mut self, slot: u32, granted: &Subscribed) {
+        if let Some(grant) = &granted.mailbox {
+            self.open_mailbox(slot, grant);
+        }
     }
 
     /// From here on publications are delivered to this subscriber.
@@ -277,6 +306,7 @@ impl Shard {
         }
         self.set_subscription_place(slot, handle, place);
         self.metrics.subscriptions += 1;
+        self.note_subscribed(slot, handle);
         if flags & sub::ANNOUNCED != 0 {
             self.announce(slot, handle);
         }
@@ -303,6 +333,7 @@ impl Shard {
             return self.disconnect(slot, DisconnectCode::BadRequest);
         }
         if let Some((handle, _)) = self.find_subscription(slot, channel) {
+            self.note_unsubscribed(slot, handle, EndedBy::Client, 0, "");
             self.leave(slot, handle);
         }
         self.output(slot, |outbox, encoding| {
@@ -313,6 +344,7 @@ impl Shard {
     /// Ends a subscription (if there is one) and tells the client.
     pub(crate) fn unsubscribe_with(&mut self, slot: u32, channel: &str, code: UnsubscribeCode) {
         if let Some((handle, _)) = self.find_subscription(slot, channel) {
+            self.note_unsubscribed(slot, handle, EndedBy::Server, code.code(), code.reason());
             self.leave(slot, handle);
         }
         self.output(slot, |outbox, encoding| {
@@ -347,6 +379,9 @@ impl Shard {
         };
         let ask = UnsubscribeAsk { shard: self.id, user_hash, presence, leave, kept };
         let op = HomeOp::Unsubscribe(Box::new(ask));
+        if self.common.mailbox_user(&channel) == Some(self.user_of(slot)) {
+            self.close_mailbox(slot);
+        }
         self.leave_local(slot, handle);
         if active {
             self.metrics.subscriptions -= 1;

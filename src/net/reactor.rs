@@ -16,6 +16,7 @@ use crate::base::tick::{TICK_MS, Tick};
 use crate::hub::mail::{Answer, Mail};
 use crate::hub::metrics::Refusal;
 use crate::hub::shard::{Outlook, Shard};
+use crate::hub::store::StoreAsk;
 use crate::net::clock::Clock;
 use crate::net::handover::HandoverSender;
 use crate::net::listener::{Keepalive, listen};
@@ -44,6 +45,9 @@ const WAKE: Token = Token(usize::MAX);
 /// Takes the figures of a shard and of its shell.
 pub type PublishMetrics = Box<dyn FnMut(&mut Shard, ShellFigures) + Send>;
 
+/// Takes one thing to ask of the store, or gives it back.
+pub type StoreDoor = Box<dyn Fn(StoreAsk) -> Result<(), StoreAsk> + Send>;
+
 /// What a shard's thread needs to run.
 pub struct ReactorParts {
     /// The state machine.
@@ -64,6 +68,8 @@ pub struct ReactorParts {
     pub capacity: usize,
     /// Where answers for the control plane go.
     pub answers: Box<dyn Fn(Answer) + Send>,
+    /// Takes what the store is asked, or gives it back while the store's queue is full; `None` without storage.
+    pub store: Option<StoreDoor>,
     /// Where figures go, once a second.
     pub publish_metrics: PublishMetrics,
     /// Where sockets for the control plane go.
@@ -152,6 +158,7 @@ impl Reactor {
             self.accept();
             let (mail, more_mail) = self.take_mail();
             self.parts.shard.settle();
+            self.read_overdue();
             self.send_mail();
             let outlook = self.parts.shard.finish(&mut self.sockets);
             self.send_mail();
@@ -222,6 +229,16 @@ impl Reactor {
         let mut waiting = std::mem::take(&mut self.unread);
         waiting.extend(self.parts.shard.take_resumed());
         for (slot, generation) in waiting {
+            self.read(slot, generation, true);
+        }
+    }
+
+    /// Reads whoever is about to be closed for silence: what it sent may wait in a queue that was not polled yet.
+    fn read_overdue(&mut self) {
+        if self.parts.shard.holds_back_input() {
+            return;
+        }
+        for (slot, generation) in self.parts.shard.take_overdue() {
             self.read(slot, generation, true);
         }
     }
@@ -312,7 +329,9 @@ impl Reactor {
     }
 
     fn send_mail(&mut self) {
-        let Self { parts: ReactorParts { shard, mesh, wakers, shards, id, answers, clock, .. }, .. } = self;
+        let Self {
+            parts: ReactorParts { shard, mesh, wakers, shards, id, answers, store, clock, .. }, ..
+        } = self;
         let watched = shard.tells_of_users();
         let post = shard.post();
         if !post.has_no_letters() {
@@ -335,6 +354,9 @@ impl Reactor {
             answers(answer);
             Ok(())
         });
+        if let Some(door) = store {
+            post.drain_store(door);
+        }
     }
 
     fn refresh_metrics(&mut self) {

@@ -1,5 +1,5 @@
 // The demo in headless Chromium: two tabs talk, one reloads and sees the history, a lost connection comes back by
-// itself, a phone shows all of it. Needs a running server and Chromium (apt-get install chromium).
+// itself, a phone shows all of it, a letter waits for who has closed the tab. Needs a running server and Chromium (apt-get install chromium).
 //
 //   node demo.mjs --url http://127.0.0.1:8000/ [--chromium /usr/bin/chromium] [--screenshots DIR] [--show]
 //
@@ -35,6 +35,11 @@ async function open(browser, who, settings = {}) {
   const context = await browser.newContext({ reducedMotion: "reduce", ...settings });
   await context.addInitScript((name) => sessionStorage.getItem("name") ?? sessionStorage.setItem("name", name), who);
   await context.addInitScript(breakableNetwork);
+  return openTab(context, who);
+}
+
+/** One more tab of the same browser, as its owner knows it. */
+async function openTab(context, who) {
   const page = await context.newPage();
   page.setDefaultTimeout(TIMEOUT_MS);
   page.on("pageerror", (error) => complaints.push(`${who}: ${error}`));
@@ -172,7 +177,43 @@ const steps = {
     await grace.evaluate(() => window.testAway("online"));
     await line(ada, "people", "Admiral Grace").locator(".avatar[data-state=online]").waitFor();
   },
+
+  async "a letter waits for who has closed the tab, and is there when it is opened again"({ ada, grace }) {
+    const context = grace.context();
+    await grace.close();
+    await ada.locator("#gone li", { hasText: "Admiral Grace" }).locator(".avatar[data-state=offline]").waitFor();
+    await write(ada, "Admiral Grace", "The <b>ice</b> is thin, keep to the shore.");
+    await write(ada, "Admiral Grace", "And the lamps are lit.");
+    const again = await openTab(context, "Grace");
+    const letters = again.locator("#letters .letter");
+    await letters.filter({ hasText: "And the lamps are lit." }).waitFor();
+    assert.deepEqual(await letters.locator(".text").allTextContents(),
+      ["The <b>ice</b> is thin, keep to the shore.", "And the lamps are lit."], "in order, once, and markup stays text");
+    assert.deepEqual(await letters.locator(".waited").allTextContents(), ["while you were away", "while you were away"]);
+    assert.equal(await letters.locator(".author").first().textContent(), "Ada");
+    await hereAre(ada, ["Ada", "Grace"]);
+    await shoot(again, "letters");
+    await write(ada, "Grace", "Welcome back.");
+    await letters.filter({ hasText: "Welcome back." }).waitFor();
+    assert.equal(await letters.filter({ hasText: "Welcome back." }).locator(".waited").count(), 0, "this one came live");
+    await again.getByRole("button", { name: "Put away" }).click();
+    assert.ok(await again.locator("#letters").isHidden());
+    // What was shown is acknowledged.
+    await again.reload();
+    await connected(again);
+    await write(ada, "Grace", "One more.");
+    await letters.filter({ hasText: "One more." }).waitFor();
+    assert.equal(await letters.count(), 1, "nothing comes twice");
+  },
 };
+
+/** Sends a letter to somebody in the list of people, or of those who left. */
+async function write(page, name, text) {
+  await page.getByRole("button", { name: `Write to ${name}` }).click();
+  await page.getByLabel("Letter", { exact: true }).fill(text);
+  await page.getByRole("button", { name: "Send letter" }).click();
+  await page.locator("#letter").waitFor({ state: "hidden" });
+}
 
 /** Lets a test break the page's connection, and keep it broken, as a network would, without touching the server. */
 function breakableNetwork() {

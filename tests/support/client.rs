@@ -78,6 +78,11 @@ impl Client {
         self.socket.send(Message::text(text)).unwrap();
     }
 
+    /// Sends one text frame to a server that may be gone.
+    pub(crate) fn try_send_text(&mut self, text: &str) -> Result<(), Error> {
+        self.socket.send(Message::text(text))
+    }
+
     /// Sends one binary frame.
     pub(crate) fn send_binary(&mut self, bytes: &[u8]) {
         self.socket.send(Message::binary(bytes.to_vec())).unwrap();

@@ -153,18 +153,18 @@ fn start_server(workspace: &Workspace, crowd: &Crowd, port: u16, internal: Socke
     Server::start(workspace, crowd.name, port, &args)
 }
 
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
     Ok(listener.local_addr()?.port())
 }
 
-fn report_path(workspace: &Workspace, name: &str) -> Result<std::path::PathBuf> {
+pub(crate) fn report_path(workspace: &Workspace, name: &str) -> Result<std::path::PathBuf> {
     let folder = workspace.scratch.join("bench");
     fs::create_dir_all(&folder)?;
     Ok(folder.join(format!("{name}.json")))
 }
 
-fn read_json(path: &Path) -> Result<Value> {
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))
 }
@@ -176,11 +176,11 @@ fn metrics(report: &Value) -> BTreeMap<String, f64> {
     metrics.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
 }
 
-fn round(value: Option<f64>, digits: usize) -> String {
+pub(crate) fn round(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
 }
 
-fn shown(name: &str, args: &[String]) -> String {
+pub(crate) fn shown(name: &str, args: &[String]) -> String {
     let words = ["cargo", "xtask", "bench", name].into_iter().chain(args.iter().map(String::as_str));
     words.collect::<Vec<_>>().join(" ")
 }

@@ -8,12 +8,14 @@
 )]
 
 mod bench;
+mod bench_load;
 mod command;
 mod demo;
 mod junit;
 mod lint;
 mod memory;
 mod node;
+mod peer;
 mod prepare;
 mod programs;
 mod python;

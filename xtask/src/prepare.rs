@@ -112,12 +112,16 @@ pub(crate) fn python_source(
 
 /// A copy of the Node project `tests/NAME` with the npm packages that its lock file names; answers its folder.
 pub(crate) fn node_project(workspace: &Workspace, name: &str) -> Result<PathBuf> {
-    let source = workspace.root.join("tests").join(name);
+    node_folder(workspace, &workspace.root.join("tests").join(name), name)
+}
+
+/// A copy of the Node project in the folder `source`, with its npm packages, under `NAME` of the scratch folder.
+pub(crate) fn node_folder(workspace: &Workspace, source: &Path, name: &str) -> Result<PathBuf> {
     let folder = workspace.scratch.join(name);
     fs::create_dir_all(&folder)?;
     // Node looks for packages beside the importing file, and the repository stays free of node_modules: so the
     // scenarios run from a copy.
-    copy_files(&source, &folder)?;
+    copy_files(source, &folder)?;
     let lock = fs::read_to_string(source.join("package-lock.json"))?;
     let stamp = folder.join("package-lock.installed");
     if is_stamped(&stamp, &lock) {

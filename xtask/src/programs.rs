@@ -3,8 +3,10 @@
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
+use clap::Parser;
 
 use crate::bench;
+use crate::bench_load;
 use crate::workspace::Workspace;
 
 /// A benchmark or a soak.
@@ -18,8 +20,29 @@ pub(crate) struct Program {
 enum Start {
     /// Cargo with these arguments, and the user's behind them.
     Cargo(&'static [&'static str]),
+    /// A Rust test that runs longer than in `cargo xtask test`.
+    LongTest(LongTest),
     /// A bench that adds a row to its table in `docs/BENCHMARKS.md`.
     Recorded(fn(&Workspace, &[String]) -> Result<()>),
+}
+
+/// A test whose length is told by an environment variable.
+struct LongTest {
+    /// The file below `tests/`, and the start of the test's name.
+    test: (&'static str, &'static str),
+    variable: &'static str,
+    rounds: u32,
+}
+
+/// The flags of a long test.
+#[derive(clap::Parser)]
+struct LongTestArgs {
+    /// How many rounds instead of the usual number
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// The choices of an earlier run
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 impl Program {
@@ -72,14 +95,45 @@ pub(crate) const BENCHES: &[Program] = &[
         about: "1,000,000 connections held for three minutes",
         start: Start::Recorded(bench::million),
     },
+    Program {
+        name: "everybody",
+        about: "one publication to a channel that 1,000,000 connections subscribe, beside the raw write loop",
+        start: Start::Recorded(bench_load::everybody),
+    },
+    Program {
+        name: "storm",
+        about: "200,000 connections dropped at once that come back with recovery while messages go on",
+        start: Start::Recorded(bench_load::storm),
+    },
+    Program {
+        name: "latency",
+        about: "publish to socket with 100,000 connections at half of the saturating rate",
+        start: Start::Recorded(bench_load::latency),
+    },
+    Program {
+        name: "peers",
+        about: "fan-out of millpond beside tokio-tungstenite and ws from npm, same clients, same run",
+        start: Start::Recorded(bench_load::peers),
+    },
 ];
 
 /// `cargo xtask soak NAME`.
-pub(crate) const SOAKS: &[Program] = &[Program {
-    name: "idle",
-    about: "connections that subscribe, answer pings and are held; the server must run (millpond-load idle --help)",
-    start: Start::Cargo(&["run", "--release", "--package", "millpond-load", "--", "idle"]),
-}];
+pub(crate) const SOAKS: &[Program] = &[
+    Program {
+        name: "idle",
+        about: "connections that subscribe, answer pings and are held; the server must run (millpond-load idle --help)",
+        start: Start::Cargo(&["run", "--release", "--package", "millpond-load", "--", "idle"]),
+    },
+    Program {
+        name: "crash",
+        about: "kill -9 under publishers and clients of mailboxes, 200 times (--rounds N, --seed N): nothing is lost",
+        start: Start::LongTest(LongTest {
+            test: ("mailbox_crash", "kill_9"),
+            variable: "MILLPOND_CRASH_ROUNDS",
+            rounds: 200,
+        }),
+    },
+];
 
 /// Starts the program `name` of `table`, or lists the table.
 pub(crate) fn run(
@@ -98,13 +152,24 @@ pub(crate) fn run(
         let known: Vec<_> = table.iter().map(|program| program.name).collect();
         bail!("there is no `{name}`; there are: {}", known.join(", "));
     };
-    match program.start {
-        Start::Recorded(bench) => bench(workspace, args).map(|()| ExitCode::SUCCESS),
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(&workspace.root);
+    match &program.start {
+        Start::Recorded(bench) => return bench(workspace, args).map(|()| ExitCode::SUCCESS),
         Start::Cargo(cargo_args) => {
-            let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-            command.current_dir(&workspace.root).args(cargo_args).args(args);
-            let status = command.status().with_context(|| format!("starting {name}"))?;
-            Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            command.args(*cargo_args).args(args);
+        }
+        Start::LongTest(long) => {
+            let given = [format!("cargo xtask soak {name}")].into_iter().chain(args.iter().cloned());
+            let given = LongTestArgs::try_parse_from(given)?;
+            let (file, test) = long.test;
+            command.args(["test", "--package", "millpond", "--test", file, "--", test, "--nocapture"]);
+            command.env(long.variable, given.rounds.unwrap_or(long.rounds).to_string());
+            if let Some(seed) = given.seed {
+                command.env("SEED", seed.to_string());
+            }
         }
     }
+    let status = command.status().with_context(|| format!("starting {name}"))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,4 +1,5 @@
-//! The Python client library's own test suite, unmodified, against the release binary.
+//! The Python client library's own test suite, unmodified, and our scenarios of mailboxes with it, against the release
+//! binary.
 //!
 //! Its tests expect a server on localhost:8000, so the stage needs that port for itself.
 
@@ -21,8 +22,32 @@ const PORT: u16 = 8000;
 /// A healthy run takes about a minute; each test has a deadline of its own in the command below.
 const DEADLINE: Duration = Duration::from_secs(10 * 60);
 
-/// Runs the suite and counts its tests.
+/// Runs both and counts their tests.
 pub(crate) fn run(workspace: &Workspace) -> Result<Counts> {
+    let mut counts = run_suite(workspace)?;
+    counts.add(run_mailboxes(workspace)?);
+    Ok(counts)
+}
+
+/// The scenarios start and kill their own servers.
+fn run_mailboxes(workspace: &Workspace) -> Result<Counts> {
+    let ours = workspace.root.join("tests/sdk/python");
+    let python = prepare::python_environment(workspace, &ours.join("requirements.txt"))?;
+    let library = prepare::python_source(workspace, &python, PACKAGE, VERSION)?;
+    let report = workspace.scratch.join("python-mailbox.xml");
+    let outcome = Run::new(&python, &ours, DEADLINE)
+        .args(["-m", "pytest", "mailbox_test.py", "-q", "--timeout", "120", "--timeout-method", "signal"])
+        .args(["-p", "no:cacheprovider", "--show-capture", "no"])
+        .args([format!("--junitxml={}", report.display())])
+        .env("PYTHONPATH", &library)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("MILLPOND_BINARY", workspace.release_binary()?)
+        .env("MILLPOND_SCRATCH", &workspace.scratch)
+        .outcome()?;
+    Ok(with_ending(junit::read(&report)?, &outcome))
+}
+
+fn run_suite(workspace: &Workspace) -> Result<Counts> {
     let ours = workspace.root.join("tests/sdk/python");
     let python = prepare::python_environment(workspace, &ours.join("requirements.txt"))?;
     let suite = prepare::python_source(workspace, &python, PACKAGE, VERSION)?;

@@ -52,6 +52,8 @@ impl Server {
             .args(args)
             // Any free port for the internal endpoints: the suites use those on the client port.
             .env("MILLPOND_HTTP_SERVER_INTERNAL_PORT", "0")
+            // The demo's log is one of ours, not of whoever runs the suites.
+            .env("XDG_STATE_HOME", workspace.scratch.join("state"))
             .current_dir(&workspace.scratch)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use super::Checks;
 use crate::config::Notice;
+use crate::config::choices::{RecoveryMode, SubscriptionType};
 use crate::config::problem::Rule;
 use crate::config::reader::join;
-use crate::config::sections::{Namespace, Options, RecoveryMode, Root, SubscriptionType};
+use crate::config::sections::{Namespace, Options, Root};
 use crate::hub::settings::{ChannelOptions, ChannelSettings};
 
 impl Checks<'_> {
     pub(super) fn channels(&mut self, root: &Root) -> ChannelSettings {
         let channel = &root.channel;
         let default_meta_ttl = channel.history_meta_ttl.0;
+        self.durable_histories(root);
         let mut options =
             vec![self.options("channel.without_namespace", "", &channel.without_namespace, default_meta_ttl)];
         let mut namespaces = HashMap::new();
@@ -38,6 +40,21 @@ impl Checks<'_> {
             history_meta_ttl: default_meta_ttl,
             options,
             namespaces,
+        }
+    }
+
+    fn durable_histories(&mut self, root: &Root) {
+        let namespaces = root.channel.namespaces.iter().enumerate();
+        let named = namespaces.map(|(index, of)| (format!("channel.namespaces[{index}]"), &of.options));
+        let all = std::iter::once(("channel.without_namespace".to_owned(), &root.channel.without_namespace));
+        for (path, options) in all.chain(named).filter(|(_, options)| options.history_durable) {
+            let path = join(&path, "history_durable");
+            if options.history_size.0 == 0 || options.history_ttl.0.is_zero() {
+                self.contradiction(&path, Rule::DurableNeedsHistory);
+            }
+            if root.storage.path.0.is_empty() {
+                self.contradiction(&path, Rule::DurableNeedsStorage);
+            }
         }
     }
 
@@ -116,7 +133,7 @@ fn channel_options(name: &str, options: &Options, meta_ttl: Duration) -> Channel
         force_push_join_leave: options.force_push_join_leave,
         history_size: options.history_size.0,
         history_ttl: options.history_ttl.0,
-        history_durable: false,
+        history_durable: options.history_durable,
         history_meta_ttl: if own_meta_ttl.is_zero() { meta_ttl } else { own_meta_ttl },
         force_positioning: options.force_positioning,
         allow_positioning: options.allow_positioning,

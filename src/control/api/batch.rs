@@ -10,14 +10,14 @@ use super::results::ErrorBody;
 use crate::hub::api::ApiError;
 
 /// One reply: the method's name and result, or the error.
-pub(super) struct Reply(Result<(&'static str, Box<RawValue>), ApiError>);
+pub(super) struct Reply(Result<(&'static str, Box<RawValue>), ErrorBody>);
 
 impl Serialize for Reply {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(1))?;
         match &self.0 {
             Ok((method, result)) => map.serialize_entry(method, result)?,
-            Err(error) => map.serialize_entry("error", &ErrorBody::from(*error))?,
+            Err(error) => map.serialize_entry("error", error)?,
         }
         map.end()
     }
@@ -67,6 +67,16 @@ async fn one(executor: &Executor, command: BatchCommand<'_>) -> (&'static str, O
         ("user_presence", executor.user_presence(*params).await)
     } else if let Some(params) = command.connections {
         ("connections", executor.connections(*params).await)
+    } else if let Some(params) = command.send {
+        ("send", executor.send(*params).await)
+    } else if let Some(params) = command.mailbox_info {
+        ("mailbox_info", executor.mailbox_info(params).await)
+    } else if let Some(params) = command.mailbox_list {
+        ("mailbox_list", executor.mailbox_list(params).await)
+    } else if let Some(params) = command.mailbox_ack {
+        ("mailbox_ack", executor.mailbox_ack(params).await)
+    } else if let Some(params) = command.mailbox_purge {
+        ("mailbox_purge", executor.mailbox_purge(params).await)
     } else {
         ("", Err(ApiError::NotFound.into()))
     }

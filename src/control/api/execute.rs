@@ -9,12 +9,13 @@ use futures_util::stream::{self, StreamExt};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::Instant;
 
+use super::mailbox::SendFault;
 use super::params::{
     ChannelParams, ChannelsParams, DisconnectParams, HistoryParams, PresenceParams, PublishParams,
     RefreshParams, RpcParams, SubscribeParams, UnsubscribeParams,
 };
 use super::results::{
-    BroadcastResult, ChannelInfo, ChannelsResult, Empty, HistoryResult, InfoResult, NodeResult,
+    BroadcastResult, ChannelInfo, ChannelsResult, Empty, ErrorBody, HistoryResult, InfoResult, NodeResult,
     PresenceResult, PresenceStatsResult, ProcessResult, PublicationJson, PublishResult, Response,
 };
 use crate::control::gateway::{Gateway, Overloaded};
@@ -37,6 +38,9 @@ pub(super) enum Failure {
     /// An application error.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// A bad request that says what is wrong with it.
+    #[error(transparent)]
+    Send(#[from] SendFault),
     /// HTTP 503.
     #[error(transparent)]
     Overloaded(#[from] Overloaded),
@@ -48,14 +52,16 @@ pub(super) type Outcome = Result<Box<RawValue>, Failure>;
 /// Runs the methods.
 pub(super) struct Executor {
     pub(super) gateway: Gateway,
+    /// Largest message of `send` in bytes; `None`: there are no mailboxes.
+    pub(super) message_bytes: Option<usize>,
     node: NodeSettings,
     started: Instant,
     process: ProcessMeter,
 }
 
 impl Executor {
-    pub(super) fn new(gateway: Gateway, node: NodeSettings) -> Self {
-        Self { gateway, node, started: Instant::now(), process: ProcessMeter::new() }
+    pub(super) fn new(gateway: Gateway, node: NodeSettings, message_bytes: Option<usize>) -> Self {
+        Self { gateway, message_bytes, node, started: Instant::now(), process: ProcessMeter::new() }
     }
 
     pub(super) async fn publish(&self, params: PublishParams<'_>) -> Outcome {
@@ -74,7 +80,7 @@ impl Executor {
             .buffered(PARALLEL_MAX)
             .map(|outcome| match outcome {
                 Ok(result) => Response::Result(result),
-                Err(failure) => Response::Error(failure.in_a_list().into()),
+                Err(failure) => Response::Error(failure.in_a_list()),
             })
             .collect()
             .await;
@@ -224,10 +230,11 @@ impl Executor {
 
 impl Failure {
     /// In a list there is no HTTP status of its own.
-    pub(super) fn in_a_list(self) -> ApiError {
+    pub(super) fn in_a_list(self) -> ErrorBody {
         match self {
-            Self::Api(error) => error,
-            Self::Overloaded(_) => ApiError::Internal,
+            Self::Api(error) => error.into(),
+            Self::Send(fault) => fault.into(),
+            Self::Overloaded(_) => ApiError::Internal.into(),
         }
     }
 }
@@ -236,7 +243,7 @@ pub(super) fn require(name: &str) -> Result<&str, ApiError> {
     if name.is_empty() { Err(ApiError::BadRequest) } else { Ok(name) }
 }
 
-fn done(answer: &ApiAnswer) -> Result<(), Failure> {
+pub(super) fn done(answer: &ApiAnswer) -> Result<(), Failure> {
     match answer {
         ApiAnswer::Done => Ok(()),
         other => Err(unexpected(other)),

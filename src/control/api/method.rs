@@ -18,6 +18,11 @@ pub(super) enum Method {
     Rpc,
     UserPresence,
     Connections,
+    Send,
+    MailboxInfo,
+    MailboxList,
+    MailboxAck,
+    MailboxPurge,
     Batch,
     /// Known elsewhere, for subscription types that this program does not offer: error 108.
     NotOffered,
@@ -41,6 +46,11 @@ impl Method {
             "rpc" => Self::Rpc,
             "user_presence" => Self::UserPresence,
             "connections" => Self::Connections,
+            "send" => Self::Send,
+            "mailbox_info" => Self::MailboxInfo,
+            "mailbox_list" => Self::MailboxList,
+            "mailbox_ack" => Self::MailboxAck,
+            "mailbox_purge" => Self::MailboxPurge,
             "batch" => Self::Batch,
             "map_publish"
             | "map_remove"
@@ -71,6 +81,11 @@ impl Method {
             Self::Rpc => "rpc",
             Self::UserPresence => "user_presence",
             Self::Connections => "connections",
+            Self::Send => "send",
+            Self::MailboxInfo => "mailbox_info",
+            Self::MailboxList => "mailbox_list",
+            Self::MailboxAck => "mailbox_ack",
+            Self::MailboxPurge => "mailbox_purge",
             Self::Batch => "batch",
             Self::NotOffered => "not_offered",
         }

@@ -7,6 +7,7 @@ mod auth;
 mod batch;
 mod body;
 mod execute;
+mod mailbox;
 mod method;
 mod params;
 mod results;
@@ -54,7 +55,7 @@ impl Api {
         Self {
             requests: Semaphore::new(limits.requests),
             bodies: BodyReader::new(settings.body_limit, &limits),
-            executor: Executor::new(gateway, node),
+            executor: Executor::new(gateway, node, settings.message_bytes),
             settings,
             limits,
             metrics,
@@ -121,6 +122,11 @@ async fn run(api: &Api, method: Method, body: &[u8]) -> Result<Outcome, serde_js
         Method::Rpc => Executor::rpc(&parse(body)?),
         Method::UserPresence => executor.user_presence(parse(body)?).await,
         Method::Connections => executor.connections(parse(body)?).await,
+        Method::Send => executor.send(parse(body)?).await,
+        Method::MailboxInfo => executor.mailbox_info(parse(body)?).await,
+        Method::MailboxList => executor.mailbox_list(parse(body)?).await,
+        Method::MailboxAck => executor.mailbox_ack(parse(body)?).await,
+        Method::MailboxPurge => executor.mailbox_purge(parse(body)?).await,
         Method::Batch => batch::run(executor, parse(body)?).await,
         Method::NotOffered => {
             let _: serde::de::IgnoredAny = parse(body)?;
@@ -140,11 +146,13 @@ fn render(method: Method, outcome: Outcome, mode: ErrorMode) -> Response {
     match outcome {
         Ok(result) => json(StatusCode::OK, success(method, &result)),
         Err(Failure::Overloaded(Overloaded)) => Refusal::Busy.into_response(),
-        Err(Failure::Api(error)) => {
-            let body = serde_json::to_vec(&results::Response::<()>::Error(error.into())).unwrap_or_default();
-            json(status_of(error, mode), body)
-        }
+        Err(Failure::Api(error)) => refused(status_of(error, mode), error.into()),
+        Err(Failure::Send(fault)) => refused(status_of(ApiError::BadRequest, mode), fault.into()),
     }
+}
+
+fn refused(status: StatusCode, error: results::ErrorBody) -> Response {
+    json(status, serde_json::to_vec(&results::Response::<()>::Error(error)).unwrap_or_default())
 }
 
 /// A batch has its replies under `result` as every method does, and beside it, where existing clients look for them.
@@ -172,7 +180,7 @@ fn status_of(error: ApiError, mode: ErrorMode) -> StatusCode {
         ApiError::UnrecoverablePosition => StatusCode::RANGE_NOT_SATISFIABLE,
         ApiError::Conflict => StatusCode::CONFLICT,
         ApiError::MailboxFull => StatusCode::INSUFFICIENT_STORAGE,
-        ApiError::StorageUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ApiError::StorageUnavailable | ApiError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

@@ -9,6 +9,9 @@ use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::mailbox::{
+    MailboxAckParams, MailboxInfoParams, MailboxListParams, MailboxPurgeParams, SendParams,
+};
 use crate::hub::api::{ApiError, ApiPublish, ApiSubscribe, Overrides, Position, Target};
 use crate::protocol::is_json;
 
@@ -307,6 +310,12 @@ pub(super) struct BatchCommand<'a> {
     pub(super) channels: Option<Box<ChannelsParams>>,
     pub(super) user_presence: Option<Box<UserPresenceParams>>,
     pub(super) connections: Option<Box<ConnectionsParams>>,
+    #[serde(borrow)]
+    pub(super) send: Option<Box<SendParams<'a>>>,
+    pub(super) mailbox_info: Option<MailboxInfoParams>,
+    pub(super) mailbox_list: Option<MailboxListParams>,
+    pub(super) mailbox_ack: Option<MailboxAckParams>,
+    pub(super) mailbox_purge: Option<MailboxPurgeParams>,
 }
 
 #[derive(Default, serde::Deserialize)]
@@ -328,7 +337,7 @@ struct BoolValue {
 
 /// Tags in the order given; of equal keys the last value counts.
 #[derive(Default)]
-struct Tags(Vec<(String, String)>);
+pub(super) struct Tags(pub(super) Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for Tags {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -360,14 +369,14 @@ impl<'de> Deserialize<'de> for Tags {
 }
 
 /// `null` is the zero value.
-fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+pub(super) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// A raw member, where `null` is a payload like any other.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+pub(super) fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     Deserialize::deserialize(deserializer).map(Some)
 }
 
@@ -386,7 +395,7 @@ fn unix_seconds(time: i64) -> u64 {
 }
 
 /// The binary alternative wins where both are given.
-fn payload(json: Option<&RawValue>, base64: &str) -> Result<Option<Bytes>, ApiError> {
+pub(super) fn payload(json: Option<&RawValue>, base64: &str) -> Result<Option<Bytes>, ApiError> {
     if base64.is_empty() {
         return json.map(json_payload).transpose();
     }

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
+use super::mailbox::SendFault;
 use crate::hub::api::{ApiError, Member, Position, StoredPublication};
 
 /// `{}`
@@ -54,6 +55,18 @@ pub(super) struct ErrorBody {
 impl From<ApiError> for ErrorBody {
     fn from(error: ApiError) -> Self {
         Self { code: error.code(), message: error.to_string() }
+    }
+}
+
+impl From<SendFault> for ErrorBody {
+    fn from(fault: SendFault) -> Self {
+        Self { code: ApiError::BadRequest.code(), message: fault.to_string() }
+    }
+}
+
+impl ErrorBody {
+    pub(super) fn code(&self) -> u32 {
+        self.code
     }
 }
 
@@ -171,7 +184,7 @@ impl Serialize for MemberJson<'_> {
     }
 }
 
-struct Pairs<'a>(&'a [(String, String)]);
+pub(super) struct Pairs<'a>(pub(super) &'a [(String, String)]);
 
 impl Serialize for Pairs<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -184,7 +197,11 @@ fn by_client<S: Serializer>(members: &[Member], serializer: S) -> Result<S::Ok, 
 }
 
 /// Embeds bytes that are JSON as they are, all others as base64 under the second name.
-fn payload<M: SerializeMap>(map: &mut M, names: (&str, &str), bytes: &[u8]) -> Result<(), M::Error> {
+pub(super) fn payload<M: SerializeMap>(
+    map: &mut M,
+    names: (&str, &str),
+    bytes: &[u8],
+) -> Result<(), M::Error> {
     match serde_json::from_slice::<&RawValue>(bytes) {
         Ok(json) => map.serialize_entry(names.0, json),
         Err(_) => map.serialize_entry(names.1, &STANDARD.encode(bytes)),

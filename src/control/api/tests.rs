@@ -1,5 +1,7 @@
 //! The router against shards in memory: every method, every refusal.
 
+mod mailbox;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -16,8 +18,8 @@ use crate::base::ids::ShardId;
 use crate::control::answers::{Answers, answer_queue};
 use crate::control::gateway::{ApiAsk, Full, GatewaySettings, ShardPort};
 use crate::hub::api::{
-    ApiAnswer, ApiCommand, ConnectionView, Member, Position, ShardInfo, StoredPublication, Target, UserState,
-    UserView,
+    ApiAnswer, ApiCommand, ConnectionView, Member, Position, STORE, ShardInfo, StoredPublication, Target,
+    UserState, UserView,
 };
 
 /// Two shards: channels whose name begins with `b` live on shard 1, all others on shard 0.
@@ -76,7 +78,10 @@ impl FakeShards {
             | ApiCommand::MailboxInfo { .. }
             | ApiCommand::MailboxList { .. }
             | ApiCommand::MailboxAck { .. }
-            | ApiCommand::MailboxPurge { .. } => ApiAnswer::Error(ApiError::NotAvailable),
+            | ApiCommand::MailboxPurge { .. } => {
+                assert_eq!(shard, STORE, "mailboxes are the store's");
+                mailbox::answer(command)
+            }
             ApiCommand::Connections { .. } => ApiAnswer::Connections(vec![session(shard)]),
             ApiCommand::Info => {
                 ApiAnswer::Info(ShardInfo { num_clients: 2, num_users: 1, num_subs: 3, num_channels: 0 })

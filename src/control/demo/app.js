@@ -1,6 +1,8 @@
-// The chat: rooms, who is here, joins and leaves, history after a reload, a live count.
+// The chat: rooms, who is here, joins and leaves, history after a reload, a live count, letters to who is away.
 
 import { Client } from "./client.js";
+import { Identity } from "./identity.js";
+import { Letters } from "./letters.js";
 import { People } from "./people.js";
 
 const NAMESPACE = "room";
@@ -30,9 +32,9 @@ const page = {
   renameName: byId("rename-name"), renameCancel: byId("rename-cancel"),
 };
 
-// ---- who we are: kept for the tab, so that two tabs are two people and a reload is the same one ----
+// ---- who we are ----
 
-const me = { user: "", name: sessionStorage.getItem("name") ?? randomName(), token: sessionStorage.getItem("token") ?? "" };
+const me = await Identity.take(randomName);
 
 function randomName() {
   const first = ["Quiet", "Brisk", "Amber", "Mossy", "Silver", "Early", "Patient", "Wandering"];
@@ -48,9 +50,7 @@ async function getToken() {
     body: JSON.stringify({ name: me.name, token: me.token }),
   });
   if (!response.ok) throw new Error(`token: ${response.status}`);
-  Object.assign(me, await response.json());
-  sessionStorage.setItem("name", me.name);
-  sessionStorage.setItem("token", me.token);
+  me.keep(await response.json());
   showMe();
   return me.token;
 }
@@ -92,6 +92,22 @@ page.retry.addEventListener("click", () => client.connect());
 addEventListener("online", () => { if (page.status.dataset.state === "waiting") client.connect(); });
 
 const people = new People(client, () => { if (room) drawPeople(); });
+
+// ---- letters ----
+
+const mayWrite = document.querySelector("meta[name=millpond-mailboxes]").content === "on";
+const letters = new Letters(client, {
+  section: byId("letters"), list: byId("letters-list"), dismiss: byId("letters-dismiss"), dialog: byId("letter"),
+  form: byId("letter-form"), title: byId("letter-title"), text: byId("letter-text"), cancel: byId("letter-cancel"),
+  problem: byId("letter-problem"),
+}, letterLine, () => me.token);
+
+function letterLine({ from = "", name = "", text, time }, waited) {
+  const by = element("p", { class: "by" }, element("span", { class: "author" }, name || from), " ", clock(time ?? Date.now()));
+  if (waited) by.append(" ", element("span", { class: "waited" }, "while you were away"));
+  const avatar = dress(element("span", { class: "avatar", "aria-hidden": "true" }), from, name || from);
+  return element("li", { class: "letter" }, avatar, by, element("p", { class: "text" }, text));
+}
 
 // ---- rooms ----
 
@@ -252,7 +268,14 @@ function personLine(info, kind) {
   if (text && (text !== "online" || kind === "gone-person")) who.append(element("span", { class: "state" }, text));
   const line = element("li", {}, avatar, who);
   if (info.user === me.user) line.append(element("span", { class: "you" }, "you"));
+  else if (mayWrite) line.append(writeButton(info));
   return line;
+}
+
+function writeButton(info) {
+  const button = element("button", { class: "quiet write", type: "button", "aria-label": `Write to ${nameOf(info)}` }, "Write");
+  button.addEventListener("click", () => letters.write(info.user, nameOf(info)));
+  return button;
 }
 
 function showPeople() {

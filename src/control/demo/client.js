@@ -30,7 +30,9 @@ function isTerminal(code) {
 }
 
 /**
- * Events: `state` (detail: { state: "connecting" | "connected" | "waiting" | "stopped", retryAt?, reason? }).
+ * Events: `state` (detail: { state: "connecting" | "connected" | "waiting" | "stopped", retryAt?, reason? }), `personal`
+ * (detail: { channel, publication, replayed }), a publication of a channel that the server subscribed us to; `replayed`:
+ * it was made while we were not connected.
  * `getToken` is asked before every connect that has no valid token, and before a token expires.
  */
 export class Client extends EventTarget {
@@ -40,6 +42,8 @@ export class Client extends EventTarget {
   #socket = null;
   #pending = new Map();
   #subscriptions = new Map();
+  /** Positions in the channels that the server subscribed us to. */
+  #personal = new Map();
   #nextId = 1;
   #attempt = 0;
   #wanted = false;
@@ -120,7 +124,9 @@ export class Client extends EventTarget {
 
   async #hello(socket) {
     try {
-      const result = await this.request("connect", { token: this.#token, name: "demo" });
+      const subs = {};
+      for (const [channel, position] of this.#personal) subs[channel] = { recover: true, ...position };
+      const result = await this.request("connect", { token: this.#token, name: "demo", subs });
       if (this.#socket === socket) this.#welcome(result);
     } catch (error) {
       if (this.#socket !== socket) return;
@@ -139,6 +145,17 @@ export class Client extends EventTarget {
     this.#scheduleRefresh(result);
     this.#announce({ state: "connected" });
     for (const subscription of this.#subscriptions.values()) this.#start(subscription);
+    for (const [channel, sub] of Object.entries(result.subs ?? {})) this.#welcomePersonal(channel, sub);
+  }
+
+  #welcomePersonal(channel, { offset = 0, epoch = "", publications = [] }) {
+    this.#personal.set(channel, { offset, epoch });
+    for (const publication of publications) this.#announcePersonal(channel, publication, true);
+  }
+
+  #announcePersonal(channel, publication, replayed) {
+    if (publication.offset) this.#personal.get(channel).offset = publication.offset;
+    this.dispatchEvent(new CustomEvent("personal", { detail: { channel, publication, replayed } }));
   }
 
   #receive(socket, data) {
@@ -164,7 +181,10 @@ export class Client extends EventTarget {
 
   #push(push) {
     const subscription = this.#subscriptions.get(push.channel);
-    if (!subscription) return;
+    if (!subscription) {
+      if (push.pub && this.#personal.has(push.channel)) this.#announcePersonal(push.channel, push.pub, false);
+      return;
+    }
     if (push.pub) subscription.publication(push.pub);
     else if (push.join) subscription.handlers.join?.(push.join.info);
     else if (push.leave) subscription.handlers.leave?.(push.leave.info);

@@ -70,6 +70,7 @@ impl Model {
             protobuf: frame(protobuf, 0x80),
             join_leave,
             not_json: !json,
+            mailbox: None,
         });
         for expecting in &mut self.expecting {
             expecting.frames.push(Arc::clone(&delivery));

@@ -1,0 +1,97 @@
+//! The log as the office sees it.
+
+use std::cell::RefCell;
+
+use crate::log::Appender;
+use crate::log::body::Body;
+use crate::log::error::{ReadError, RefuseError};
+use crate::log::history::{HistoryPage, HistoryRead, Trail};
+use crate::log::pages::{Pages, StreamPage};
+use crate::log::reader::{Reader, StreamInfo};
+use crate::log::record::Class;
+use crate::log::request::AppendRequest;
+
+/// Appends and reads; the reads may wait for the disk.
+pub trait Archive {
+    /// Queues a request; its acknowledgement comes later, in the order of the requests.
+    ///
+    /// # Errors
+    /// Why not, with the request. Then no acknowledgement follows.
+    fn append(&mut self, request: AppendRequest) -> Result<(), Box<(RefuseError, AppendRequest)>>;
+
+    /// Where a stream stands, and the cursor of a device.
+    fn info(&self, class: Class, name: &str, device: &str) -> Option<StreamInfo>;
+
+    /// At most `limit` messages of a stream behind `after` that have not expired at `now` (seconds since 1970).
+    ///
+    /// # Errors
+    /// [`ReadError::Storage`] if the file system fails: nothing can be said then.
+    fn page(
+        &self,
+        class: Class,
+        name: &str,
+        after: u64,
+        limit: usize,
+        now: u32,
+    ) -> Result<StreamPage, ReadError>;
+
+    /// A page of a history; `None` if there is no such channel. `trail` shortens the way of the next read.
+    ///
+    /// # Errors
+    /// [`ReadError::Storage`] if the file system fails.
+    fn history(
+        &self,
+        read: &HistoryRead<'_>,
+        trail: Option<&mut Trail>,
+    ) -> Result<Option<HistoryPage>, ReadError>;
+
+    /// The newest record of a stream, `None` if there is none.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    fn head(&self, class: Class, name: &str) -> Result<Option<Body>, ReadError>;
+}
+
+/// The log itself.
+#[derive(Debug)]
+pub struct LogArchive {
+    /// Takes requests; its acknowledgements come to the store's inbox.
+    pub appender: Appender,
+    /// Reads what is durable.
+    pub reader: Reader,
+    /// Who reads page by page.
+    pub pages: RefCell<Pages>,
+}
+
+impl Archive for LogArchive {
+    fn append(&mut self, request: AppendRequest) -> Result<(), Box<(RefuseError, AppendRequest)>> {
+        self.appender.try_append(request.clone()).map_err(|error| Box::new((error, request)))
+    }
+
+    fn info(&self, class: Class, name: &str, device: &str) -> Option<StreamInfo> {
+        self.reader.info(class, name, device)
+    }
+
+    fn page(
+        &self,
+        class: Class,
+        name: &str,
+        after: u64,
+        limit: usize,
+        now: u32,
+    ) -> Result<StreamPage, ReadError> {
+        self.pages.borrow_mut().read(&self.reader, (class, name), after, limit, now)
+    }
+
+    fn history(
+        &self,
+        read: &HistoryRead<'_>,
+        trail: Option<&mut Trail>,
+    ) -> Result<Option<HistoryPage>, ReadError> {
+        self.reader.history(read, trail)
+    }
+
+    fn head(&self, class: Class, name: &str) -> Result<Option<Body>, ReadError> {
+        Ok(self.reader.head(class, name)?.map(|stored| stored.body))
+    }
+}

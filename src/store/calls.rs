@@ -1,0 +1,78 @@
+//! What the server API asks about mailboxes.
+
+use super::archive::Archive;
+use super::office::{Office, Pending};
+use crate::base::tick::Now;
+use crate::hub::api::{ApiAnswer, ApiError, MailboxView, Position, StoredMessage};
+use crate::limits;
+use crate::log::body::Body;
+use crate::log::reader::Stored;
+use crate::log::record::Class;
+use crate::log::request::{Append, epoch_text};
+
+impl<A: Archive> Office<A> {
+    pub(super) fn mailbox_info(&mut self, id: u64, user: &str, device: &str, now: Now) {
+        let seconds = u32::try_from(now.unix_seconds()).unwrap_or(u32::MAX);
+        let view = self.archive.info(Class::Mailbox, user, device).map(|info| {
+            let messages = info.state.pending_at(seconds);
+            MailboxView {
+                position: Position { offset: info.state.last_offset, epoch: epoch_text(info.state.epoch) },
+                cursor: info.cursor,
+                messages,
+                bytes: if messages == 0 { 0 } else { u64::from(info.state.bytes) },
+                devices: u32::try_from(info.devices.len()).unwrap_or(u32::MAX),
+            }
+        });
+        self.answer(id, ApiAnswer::MailboxInfo(view.unwrap_or_default()));
+    }
+
+    pub(super) fn mailbox_list(&mut self, id: u64, user: &str, since: u64, limit: u32, now: Now) {
+        let seconds = u32::try_from(now.unix_seconds()).unwrap_or(u32::MAX);
+        let limit = limit.clamp(1, limits::MAILBOX_LISTED) as usize;
+        let Ok(leaf) = self.archive.page(Class::Mailbox, user, since, limit, seconds) else {
+            return self.answer(id, ApiAnswer::Error(ApiError::StorageUnavailable));
+        };
+        let mut bytes = 0_usize;
+        let fits = |message: &StoredMessage| {
+            bytes += message.data.len();
+            bytes <= limits::MAILBOX_LISTED_BYTES || bytes == message.data.len()
+        };
+        let messages = leaf.messages.into_iter().filter_map(listed).take_while(fits).collect();
+        let position = self
+            .archive
+            .info(Class::Mailbox, user, "")
+            .map(|info| Position { offset: info.state.last_offset, epoch: epoch_text(info.state.epoch) });
+        self.answer(id, ApiAnswer::MailboxList { messages, position: position.unwrap_or_default() });
+    }
+
+    pub(super) fn mailbox_ack(&mut self, id: u64, user: String, device: String, offset: u64, now: Now) {
+        if user.is_empty() || device.len() > limits::DEVICE_BYTES {
+            return self.answer(id, ApiAnswer::Error(ApiError::BadRequest));
+        }
+        let info = self.archive.info(Class::Mailbox, &user, &device);
+        if info.is_none_or(|info| info.cursor >= offset) {
+            return self.answer(id, ApiAnswer::Done);
+        }
+        let append = Append::Acknowledge { class: Class::Mailbox, name: user, device, through: offset };
+        self.append(append, Pending::Api(id), now);
+    }
+
+    pub(super) fn mailbox_purge(&mut self, id: u64, user: String, now: Now) {
+        if self.archive.info(Class::Mailbox, &user, "").is_none() {
+            return self.answer(id, ApiAnswer::Done);
+        }
+        self.append(Append::Purge { class: Class::Mailbox, name: user }, Pending::Api(id), now);
+    }
+}
+
+fn listed(stored: Stored) -> Option<StoredMessage> {
+    let Body::Message(message) = stored.body else { return None };
+    Some(StoredMessage {
+        offset: stored.offset,
+        id: message.id,
+        data: message.data,
+        tags: message.tags,
+        sent_at_ms: message.sent_at_ms,
+        expires_at: stored.expires_at,
+    })
+}

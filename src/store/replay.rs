@@ -1,0 +1,181 @@
+//! What a session gets of its mailbox: with its subscription, and page by page behind it.
+
+use std::sync::Arc;
+
+use super::archive::Archive;
+use super::office::{Office, Pending};
+use super::send::tags_of;
+use crate::base::tick::Now;
+use crate::hub::api::Position;
+use crate::hub::mail::Subscribed;
+use crate::hub::store::{MailboxGrant, OpenAsk, Owner, Page, PageAsk, PageKind, StoreMail};
+use crate::hub::stream::Publication;
+use crate::limits;
+use crate::log::body::Body;
+use crate::log::error::ReadError;
+use crate::log::reader::{Stored, StreamInfo};
+use crate::log::record::Class;
+use crate::log::request::{Append, epoch_text};
+use crate::protocol::ErrorCode;
+
+/// Messages as sessions get them.
+pub(super) struct Messages {
+    pub(super) publications: Vec<Arc<Publication>>,
+    /// What follows comes live.
+    pub(super) is_top: bool,
+    /// Some are damaged and left out.
+    damaged: bool,
+}
+
+/// Where a replay begins.
+struct Start {
+    after: u64,
+    /// Nothing that the client may have missed is left out.
+    recovered: bool,
+}
+
+impl<A: Archive> Office<A> {
+    /// A subscriber of a mailbox.
+    pub(super) fn open(&mut self, ask: OpenAsk, now: Now) {
+        let info = self.archive.info(Class::Mailbox, &ask.owner.user, &ask.owner.device);
+        if !ask.owner.device.is_empty() && info.as_ref().is_none_or(|info| !info.known) {
+            self.introduce(&ask.owner, info.as_ref().map_or(0, |info| info.cursor), now);
+        }
+        let OpenAsk { origin, channel, owner, since, reject_unrecovered, granted } = ask;
+        let granted = match &info {
+            Some(info) => self.grant(granted, &owner, info, since.as_ref(), now),
+            None => grant_nothing(granted, since.as_ref()),
+        };
+        let result = if granted.recovered || !reject_unrecovered {
+            Ok(Box::new(granted))
+        } else {
+            Err(ErrorCode::UnrecoverablePosition)
+        };
+        self.tell_home(&channel.clone(), StoreMail::Opened { origin, channel, result });
+    }
+
+    /// From the first time a device is seen, messages wait for it.
+    fn introduce(&mut self, owner: &Owner, through: u64, now: Now) {
+        let append = Append::Acknowledge {
+            class: Class::Mailbox,
+            name: owner.user.to_string(),
+            device: owner.device.to_string(),
+            through,
+        };
+        self.append(append, Pending::Nobody, now);
+    }
+
+    fn grant(
+        &self,
+        granted: Subscribed,
+        owner: &Owner,
+        info: &StreamInfo,
+        since: Option<&Position>,
+        now: Now,
+    ) -> Subscribed {
+        let epoch = info.state.epoch;
+        let start = start_of(info, since);
+        let read = self.messages(owner, start.after, now);
+        // A client that is told that something is missing ignores the publications of the reply: then they follow it.
+        let (publications, next, recovered) = match read {
+            Ok(read) if start.recovered && !read.damaged => {
+                (read.publications, if read.is_top { PageKind::Last } else { PageKind::More }, true)
+            }
+            Ok(read) if read.publications.is_empty() && read.is_top => (Vec::new(), PageKind::Last, false),
+            Ok(_) => (Vec::new(), PageKind::More, false),
+            Err(_) => (Vec::new(), PageKind::Failed, false),
+        };
+        let sent = publications.last().map_or(start.after, |last| last.offset);
+        Subscribed {
+            position: Position { offset: sent, epoch: epoch_text(epoch) },
+            was_recovering: true,
+            recovered,
+            publications,
+            mailbox: Some(MailboxGrant { sent, acknowledged: info.cursor, epoch, next }),
+            ..granted
+        }
+    }
+
+    /// A session that catches up has room for the next page.
+    pub(super) fn more(&mut self, ask: PageAsk, now: Now) {
+        let PageAsk { key, channel, owner, after, epoch } = ask;
+        let info = self.archive.info(Class::Mailbox, &owner.user, &owner.device);
+        let Some(info) = info else {
+            let page = Page { key, channel, publications: Vec::new(), epoch, kind: PageKind::Last };
+            return self.tell_page(page);
+        };
+        let after = if info.state.epoch == epoch { after } else { info.cursor };
+        let (publications, kind) = match self.messages(&owner, after, now) {
+            Ok(read) => (read.publications, if read.is_top { PageKind::Last } else { PageKind::More }),
+            Err(_) => (Vec::new(), PageKind::Failed),
+        };
+        self.tell_page(Page { key, channel, publications, epoch: info.state.epoch, kind });
+    }
+
+    pub(super) fn tell_page(&mut self, page: Page) {
+        let channel = page.channel.clone();
+        self.tell_home(&channel, StoreMail::Page(Box::new(page)));
+    }
+
+    /// The messages behind `after`, up to a page of them and up to the last record that the office knows of.
+    pub(super) fn messages(&self, owner: &Owner, after: u64, now: Now) -> Result<Messages, ReadError> {
+        let limit = self.common.settings.mailbox.as_ref().map_or(1, |settings| settings.replay_page);
+        let seconds = u32::try_from(now.unix_seconds()).unwrap_or(u32::MAX);
+        let leaf = self.archive.page(Class::Mailbox, &owner.user, after, limit.max(1) as usize, seconds)?;
+        let (mut publications, mut bytes) = (Vec::with_capacity(leaf.messages.len()), 0_usize);
+        let mut is_top = leaf.is_last;
+        for stored in leaf.messages {
+            if stored.sequence > self.processed {
+                is_top = true;
+                break;
+            }
+            let Some(publication) = publication_of(stored) else { continue };
+            bytes += publication.memory_bytes();
+            if bytes > self.page_bytes() && !publications.is_empty() {
+                is_top = false;
+                break;
+            }
+            publications.push(Arc::new(publication));
+        }
+        Ok(Messages { publications, is_top, damaged: leaf.damaged > 0 })
+    }
+
+    /// A page must leave room in the queue of a client that reads slowly.
+    fn page_bytes(&self) -> usize {
+        (self.common.settings.client.queue_max_size / 4).min(limits::MAILBOX_PAGE_BYTES)
+    }
+}
+
+fn start_of(info: &StreamInfo, since: Option<&Position>) -> Start {
+    let floor = info.state.floor();
+    match since {
+        // Without an epoch an offset may be one of an earlier incarnation: what is not acknowledged comes again.
+        None => Start { after: info.cursor, recovered: true },
+        Some(since) if since.epoch.is_empty() => Start { after: info.cursor, recovered: true },
+        Some(since)
+            if since.epoch == epoch_text(info.state.epoch) && since.offset <= info.state.last_offset =>
+        {
+            Start { after: since.offset.max(floor), recovered: since.offset >= floor }
+        }
+        Some(_) => Start { after: info.cursor, recovered: false },
+    }
+}
+
+/// There is no mailbox yet, or not any more.
+fn grant_nothing(granted: Subscribed, since: Option<&Position>) -> Subscribed {
+    let recovered = since.is_none_or(|since| since.epoch.is_empty());
+    let next = PageKind::Last;
+    Subscribed {
+        was_recovering: true,
+        recovered,
+        mailbox: Some(MailboxGrant { sent: 0, acknowledged: 0, epoch: 0, next }),
+        ..granted
+    }
+}
+
+/// A message of a mailbox as a publication of its channel.
+fn publication_of(stored: Stored) -> Option<Publication> {
+    let Body::Message(message) = stored.body else { return None };
+    let tags = tags_of(&message);
+    Some(Publication { offset: stored.offset, version: 0, data: message.data, publisher: None, tags })
+}

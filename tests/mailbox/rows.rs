@@ -1,0 +1,330 @@
+//! What happens around a mailbox, one case each.
+
+use std::time::Duration;
+
+use millpond::hub::api::{ApiCommand, ApiSubscribe, Target};
+use millpond::hub::mail::Mail;
+use millpond::log::settings::MailboxLimits;
+use millpond::protocol::Encoding;
+
+use crate::client::Client;
+use crate::desk::log_settings;
+use crate::office::settings;
+use crate::town::{Pace, Town};
+use crate::world::BIRTH;
+
+fn town(shards: u16) -> Town {
+    Town::new(1, shards, settings(), log_settings(MailboxLimits::default()))
+}
+
+fn cursor(town: &Town, device: &str) -> u64 {
+    town.desk.mailbox("ann", device).map_or(0, |info| info.cursor)
+}
+
+fn fill(town: &mut Town, count: usize) {
+    for number in 0..count {
+        town.send(&["ann"], &format!("{{\"n\":{number}}}"));
+    }
+    town.settle();
+}
+
+fn log(town: &Town, at: usize) -> Vec<u64> {
+    town.clients[at].session.as_ref().expect("a session").log.clone()
+}
+
+#[test]
+fn what_waits_comes_in_order_and_a_pong_acknowledges_it() {
+    for encoding in [Encoding::Json, Encoding::Protobuf] {
+        let mut town = town(3);
+        let ann = town.add(Client::new("ann", "", encoding));
+        fill(&mut town, 23);
+        town.connect(ann, 1);
+        town.settle();
+        assert_eq!(log(&town, ann), (1..=23).collect::<Vec<_>>());
+        assert_eq!(cursor(&town, ""), 0);
+        fill(&mut town, 2);
+        assert_eq!(log(&town, ann), (1..=25).collect::<Vec<_>>());
+        town.pass(260);
+        assert_eq!(cursor(&town, ""), 25, "a pong has come");
+        town.drop(ann);
+        town.settle();
+        fill(&mut town, 1);
+        town.connect(ann, 2);
+        town.settle();
+        assert_eq!(log(&town, ann), [26]);
+    }
+}
+
+#[test]
+fn a_pong_says_nothing_of_what_went_out_behind_its_ping() {
+    let mut town = town(1);
+    let ann = town.add(Client::new("ann", "", Encoding::Json));
+    town.connect(ann, 0);
+    town.settle();
+    fill(&mut town, 1);
+    town.clients[ann].awake = false;
+    let socket = town.clients[ann].socket;
+    while town.world.pipe(0, socket).outbound.is_empty() {
+        town.world.tick += 1;
+        town.step(Pace::FAST);
+    }
+    // The ping is in the client's kernel; what comes now stays in the shard.
+    town.world.pipe(0, socket).room = 1;
+    fill(&mut town, 1);
+    town.clients[ann].awake = true;
+    for _ in 0..10 {
+        town.step(Pace::FAST);
+    }
+    town.drop(ann);
+    town.pass(10);
+    assert_eq!((town.clients[ann].received.len(), cursor(&town, "")), (1, 1));
+    town.connect(ann, 0);
+    town.settle();
+    assert_eq!(log(&town, ann), [2]);
+}
+
+#[test]
+fn a_session_without_anything_unacknowledged_owns_nothing_for_its_mailbox() {
+    let mut town = town(1);
+    let ann = town.add(Client::new("ann", "", Encoding::Json));
+    fill(&mut town, 9);
+    town.connect(ann, 0);
+    town.settle();
+    let cold =
+        |town: &Town| town.world.shards[0].leftovers().into_iter().find(|(name, _)| *name == "cold parts");
+    assert_eq!(cold(&town), Some(("cold parts", 1)));
+    town.pass(260);
+    assert_eq!(cold(&town), None);
+    fill(&mut town, 1);
+    assert_eq!(cold(&town), Some(("cold parts", 1)));
+    town.pass(260);
+    assert_eq!(cold(&town), None);
+}
+
+#[test]
+fn a_session_that_goes_while_the_store_is_asked_leaves_nothing() {
+    let mut town = town(2);
+    let ann = town.add(Client::new("ann", "phone", Encoding::Json));
+    fill(&mut town, 12);
+    for turns in 1..12 {
+        town.connect(ann, 0);
+        for _ in 0..turns {
+            town.step(Pace { asks: 1, commits: 1, acks: 1 });
+        }
+        town.drop(ann);
+        town.settle();
+    }
+    town.pass(40);
+    for shard in &town.world.shards {
+        assert_eq!(shard.leftovers(), []);
+    }
+    assert_eq!(cursor(&town, "phone"), 0);
+    town.clients[ann].position = None;
+    town.connect(ann, 0);
+    town.settle();
+    assert_eq!(log(&town, ann), (1..=12).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_slow_reader_catches_up_page_by_page_while_new_messages_come() {
+    let mut town = town(2);
+    let ann = town.add(Client::new("ann", "", Encoding::Json));
+    fill(&mut town, 40);
+    town.connect(ann, 0);
+    let socket = town.clients[ann].socket;
+    town.world.pipe(0, socket).room = 200;
+    for number in 0..60 {
+        town.send(&["ann"], &format!("{{\"late\":{number}}}"));
+        town.step(Pace { asks: 1, commits: 1, acks: 1 });
+        let pipe = town.world.pipe(0, socket);
+        pipe.room = 200 + pipe.outbound.len();
+    }
+    town.world.pipe(0, socket).room = usize::MAX;
+    town.settle();
+    assert_eq!(log(&town, ann), (1..=100).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_purge_ends_a_replay() {
+    let mut town = town(2);
+    let ann = town.add(Client::new("ann", "", Encoding::Json));
+    fill(&mut town, 40);
+    town.connect(ann, 0);
+    let socket = town.clients[ann].socket;
+    town.world.pipe(0, socket).room = 100;
+    for _ in 0..20 {
+        town.step(Pace::FAST);
+    }
+    town.call(ApiCommand::MailboxPurge { user: "ann".into() });
+    for _ in 0..20 {
+        town.step(Pace::FAST);
+    }
+    town.world.pipe(0, socket).room = usize::MAX;
+    town.world.pipe(0, socket).write_edge = true;
+    town.settle();
+    let had = log(&town, ann);
+    assert!(had.len() < 40 && had.iter().zip(1..).all(|(offset, at)| *offset == at), "{had:?}");
+    fill(&mut town, 2);
+    assert_eq!(log(&town, ann)[had.len()..], [41, 42]);
+}
+
+#[test]
+fn a_subscription_taken_back_while_it_is_pending_is_given_back() {
+    let mut town = town(2);
+    let ann = town.add(Client::new("ann", "", Encoding::Json));
+    fill(&mut town, 9);
+    town.connect(ann, 0);
+    town.settle();
+    let target = Target { user: "ann".into(), ..Target::default() };
+    let channel = || "#ann".to_owned();
+    let unsubscribe = || ApiCommand::Unsubscribe { target: target.clone(), channel: channel() };
+    town.world.ask(0, unsubscribe());
+    town.settle();
+    fill(&mut town, 1);
+    assert_eq!(log(&town, ann).len(), 9, "not subscribed");
+    town.pass(400);
+    assert_eq!(cursor(&town, ""), 0, "what a session without a subscription had is not acknowledged");
+    // Asked for and taken back before the store has said anything.
+    let subscribe = ApiSubscribe { target: target.clone(), channel: channel(), ..ApiSubscribe::default() };
+    let ids = [
+        town.world.call(0, ApiCommand::Subscribe(Box::new(subscribe.clone()))),
+        town.world.call(0, unsubscribe()),
+    ];
+    town.settle();
+    assert!(ids.into_iter().all(|id| town.world.answer(id).is_some()));
+    fill(&mut town, 1);
+    assert_eq!(log(&town, ann).len(), 9, "taken back");
+    town.pass(400);
+    let cold = town.world.shards[0].leftovers().into_iter().find(|(name, _)| *name == "cold parts");
+    assert_eq!(cold, None);
+}
+
+#[test]
+fn mailbox_ack_is_answered_once_the_log_has_it() {
+    let mut of = settings();
+    of.mailbox.as_mut().unwrap().ack_by_pong = false;
+    let mut town = Town::new(1, 2, of, log_settings(MailboxLimits::default()));
+    let ann = town.add(Client::new("ann", "", Encoding::Json));
+    fill(&mut town, 3);
+    town.connect(ann, 1);
+    town.settle();
+    town.pass(260);
+    assert_eq!(cursor(&town, ""), 0, "pongs count for nothing here");
+    town.acknowledge(ann, 2);
+    for _ in 0..20 {
+        town.step(Pace { commits: 0, ..Pace::FAST });
+    }
+    assert_eq!(town.clients[ann].session.as_ref().unwrap().asked.len(), 1);
+    town.settle();
+    assert_eq!(town.clients[ann].session.as_ref().unwrap().asked.len(), 0);
+    assert_eq!(cursor(&town, ""), 2);
+    // The third comes again, with growing pauses, to the same session.
+    town.pass(450);
+    assert_eq!(log(&town, ann), [1, 2, 3, 3]);
+    town.pass(700);
+    assert_eq!(log(&town, ann), [1, 2, 3, 3]);
+    town.pass(300);
+    assert_eq!(log(&town, ann), [1, 2, 3, 3, 3]);
+    // Delivered three times: it is put aside, and nothing comes any more.
+    town.pass(2500);
+    assert_eq!(log(&town, ann), [1, 2, 3, 3, 3]);
+    assert_eq!((cursor(&town, ""), town.office.figures().dead_lettered), (3, 1));
+}
+
+#[test]
+fn a_failing_disk_does_not_keep_anybody_out_and_is_asked_again() {
+    let mut town = town(2);
+    let ann = town.add(Client::new("ann", "", Encoding::Json));
+    fill(&mut town, 9);
+    town.desk.set_unreadable(true);
+    town.connect(ann, 0);
+    town.settle();
+    let session = town.clients[ann].session.as_ref().unwrap();
+    assert!(session.subscribed && !session.recovered && session.log.is_empty());
+    fill(&mut town, 1);
+    town.pass(300);
+    assert_eq!((log(&town, ann).len(), cursor(&town, "")), (0, 0), "nothing is acknowledged unread");
+    town.desk.set_unreadable(false);
+    town.pass(110);
+    assert_eq!(log(&town, ann), (1..=10).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_mailbox_that_was_forgotten_begins_anew_under_another_epoch() {
+    let mut log_settings = log_settings(MailboxLimits::default());
+    log_settings.state_ttl = Duration::from_secs(1000);
+    let mut town = Town::new(1, 1, settings(), log_settings);
+    let ann = town.add(Client::new("ann", "", Encoding::Json));
+    let idle = town.add(Client::new("ann", "", Encoding::Json));
+    fill(&mut town, 3);
+    town.connect(ann, 0);
+    town.connect(idle, 0);
+    town.settle();
+    town.pass(300);
+    town.drop(ann);
+    assert_eq!(cursor(&town, ""), 3);
+    town.pass(11_000);
+    // Her records stand in the oldest segments once the log goes on in others.
+    let long = format!("\"{}\"", "x".repeat(20_000));
+    for _ in 0..12 {
+        town.send(&["bob"], &long);
+        town.settle();
+    }
+    town.call(ApiCommand::MailboxPurge { user: "bob".into() });
+    town.settle();
+    town.desk.maintain((BIRTH + u64::from(town.world.tick) / 10) as u32);
+    assert!(town.desk.mailbox("ann", "").is_none());
+    fill(&mut town, 2);
+    assert_eq!(log(&town, idle), [1, 2, 3, 1, 2]);
+    town.connect(ann, 0);
+    town.settle();
+    let session = town.clients[ann].session.as_ref().unwrap();
+    assert_eq!((session.recovered, &session.log[..]), (false, &[1, 2][..]));
+}
+
+#[test]
+fn a_drain_in_the_middle_of_a_replay_leaves_the_rest_for_the_next_time() {
+    let mut town = town(2);
+    let ann = town.add(Client::new("ann", "", Encoding::Json));
+    fill(&mut town, 40);
+    town.connect(ann, 0);
+    let socket = town.clients[ann].socket;
+    town.world.pipe(0, socket).room = 100;
+    for _ in 0..20 {
+        town.step(Pace::FAST);
+    }
+    for shard in 0..2 {
+        town.world.tell(shard, Mail::Drain { window_ticks: 0 });
+    }
+    town.world.pipe(0, socket).room = usize::MAX;
+    town.world.pipe(0, socket).write_edge = true;
+    town.pass(30);
+    assert_eq!(town.clients[ann].closed, Some(3001));
+    assert!(town.world.shards.iter_mut().all(|shard| shard.is_drained()));
+    let had = town.clients[ann].received.len();
+    assert!(had < 40);
+    town.crash();
+    town.connect(ann, 0);
+    town.settle();
+    assert_eq!(log(&town, ann).first(), Some(&(had as u64 + 1)));
+    assert_eq!(town.clients[ann].received.len(), 40);
+}
+
+#[test]
+fn one_connection_a_user_may_have_does_not_disturb_its_mailbox() {
+    let mut of = settings();
+    of.client.personal_channel.as_mut().unwrap().single_connection = true;
+    let mut town = Town::new(1, 3, of, log_settings(MailboxLimits::default()));
+    let first = town.add(Client::new("ann", "", Encoding::Json));
+    let second = town.add(Client::new("ann", "", Encoding::Protobuf));
+    fill(&mut town, 10);
+    town.connect(first, 0);
+    for _ in 0..3 {
+        town.step(Pace { asks: 1, commits: 1, acks: 1 });
+    }
+    town.connect(second, 1);
+    town.settle();
+    assert_eq!(town.clients[first].closed, Some(3504));
+    fill(&mut town, 1);
+    assert_eq!(log(&town, second), (1..=11).collect::<Vec<_>>());
+}
