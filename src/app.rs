@@ -41,6 +41,7 @@ use crate::hub::auth::{KeyError, Verifier};
 use crate::hub::mail::{ApiAsk as ShardAsk, Mail};
 use crate::hub::metrics::ShardMetrics;
 use crate::hub::shard::{Common, Shard};
+use crate::hub::store::StoreFigures;
 use crate::net::clock::Clock;
 use crate::net::handover::{HandoverSender, handover_pair};
 use crate::net::listener::probe;
@@ -146,7 +147,10 @@ fn start(config: &Config) -> Result<Running, StartError> {
         answers: answers.clone(),
         inbox,
         handovers: vec![HandoverReceiver::from(received)],
-        metrics: Arc::new(Figures(Arc::clone(&figures))),
+        metrics: Arc::new(Figures {
+            shards: Arc::clone(&figures),
+            store: store.as_ref().map(|store| Arc::clone(&store.figures)),
+        }),
     })?;
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
@@ -355,11 +359,18 @@ impl ShardPort for Port {
     }
 }
 
-/// The latest figures of every shard.
-struct Figures(Arc<Vec<Mutex<ShardMetrics>>>);
+/// The latest figures of every shard, and of the store.
+struct Figures {
+    shards: Arc<Vec<Mutex<ShardMetrics>>>,
+    store: Option<Arc<Mutex<Option<StoreFigures>>>>,
+}
 
 impl MetricsSource for Figures {
     fn shards(&self) -> Vec<ShardMetrics> {
-        self.0.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+    }
+
+    fn store(&self) -> Option<StoreFigures> {
+        *self.store.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,7 +11,7 @@ use crate::hub::mail::{CollectPage, HomeReply, Mail, PageOf, ReplyBody};
 use crate::hub::publication::{client_info, view};
 use crate::hub::shard::Shard;
 use crate::hub::stream::Publication;
-use crate::protocol::ErrorCode;
+use crate::protocol::{DisconnectCode, Encoding, ErrorCode, is_json};
 use crate::protocol::{
     EmptyKind, PublicationView, encode_empty, encode_history, encode_presence, encode_presence_stats,
 };
@@ -22,6 +22,9 @@ impl Shard {
         let key = reply.ticket.key;
         if !self.is_current(key.slot, key.generation) {
             return;
+        }
+        if self.is_unfit(key.slot, &reply.body) {
+            return self.disconnect(key.slot, DisconnectCode::InappropriateProtocol);
         }
         let blocked = self.cold_if_any(key.slot).and_then(|cold| cold.blocked.as_ref());
         let Some(blocked) = blocked.filter(|blocked| blocked.number == reply.ticket.number) else {
@@ -35,6 +38,18 @@ impl Shard {
             Wait::Pause => return,
         }
         self.resume(key.slot);
+    }
+
+    /// True for publications that cannot be put into the JSON of the connection.
+    fn is_unfit(&self, slot: u32, body: &ReplyBody) -> bool {
+        let publications = match body {
+            ReplyBody::Subscribed(granted) => &granted.publications,
+            ReplyBody::History(publications, _) => publications,
+            _ => return false,
+        };
+        let is_json_session =
+            self.connections.0.get(slot as usize).is_some_and(|of| of.encoding() == Encoding::Json);
+        is_json_session && publications.iter().any(|of| !of.data.is_empty() && !is_json(&of.data))
     }
 
     /// Nobody waits: a subscription made by the server API, or one that was given up.

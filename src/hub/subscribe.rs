@@ -268,11 +268,14 @@ impl Shard {
         channel: &str,
         granted: &Subscribed,
     ) {
-        let views = subscribe_result::views(granted);
-        let result = subscribe_result::of(granted, &views, None);
+        let mut result = subscribe_result::of(granted, &[], None);
+        // This push has no place for publications: those of a mailbox follow it.
+        let follow = if granted.mailbox.is_some() { granted.publications.as_slice() } else { &[] };
+        result.offset = follow.first().map_or(result.offset, |first| first.offset.saturating_sub(1));
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_push_subscribe(out, encoding, channel, &result));
         });
+        self.send_messages(slot, channel, follow);
         self.open_granted(slot, granted);
         self.activate_handle(slot, handle);
     }
