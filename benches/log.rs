@@ -2,8 +2,8 @@
 //! sizes, the recovery scan, the start after a clean stop, replay, and the index at ten million mailboxes.
 //!
 //! `cargo bench --bench log`; the summary at the start interleaves log and raw loop, so that its ratio holds on a noisy
-//! machine. `LOG_BENCH=summary` prints the summary only, `LOG_BENCH=index` measures the index only; `LOG_BENCH_DIR` is the
-//! directory to work in, `LOG_BENCH_GROUP` the only group size (KiB) to compare.
+//! machine. `LOG_BENCH=summary` prints the summary only, `LOG_BENCH=index` measures the index only, `LOG_BENCH=criterion`
+//! leaves both out; `LOG_BENCH_DIR` is the directory to work in, `LOG_BENCH_GROUP` the only group size (KiB) to compare.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
-use millpond::log::body::Message;
+use millpond::log::body::{Message, Publication};
 use millpond::log::engine::Engine;
 use millpond::log::files::Directory;
+use millpond::log::history::{HistoryRead, Trail};
 use millpond::log::index::Index;
 use millpond::log::record::{Class, KeyHasher, Sequence};
 use millpond::log::request::{Append, AppendRequest};
@@ -309,6 +310,75 @@ fn replay(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Publications `0..count` of one channel of `channels` after another.
+fn fill_histories(path: &Path, count: u64, channels: u64, data: &Bytes) -> Engine {
+    let storage = Box::new(Directory::open(path, true).unwrap());
+    let mut engine = Engine::open(storage, settings(), NOW).unwrap().0;
+    for from in (0..count).step_by(4096) {
+        let request = |number: u64| {
+            let channel = format!("channel{}", number % channels);
+            let publication = Publication { channel, data: data.clone(), ..Publication::default() };
+            let append = Append::Publication { publication, keep: 1_000_000, expires_at: 0 };
+            AppendRequest { token: number, append }
+        };
+        for ack in engine.append((from..(from + 4096).min(count)).map(request).collect(), NOW).unwrap() {
+            ack.result.unwrap();
+        }
+    }
+    engine
+}
+
+fn read(channel: &str, after: u64, limit: usize) -> HistoryRead<'_> {
+    HistoryRead {
+        channel,
+        end: u64::MAX,
+        after,
+        before: u64::MAX,
+        limit,
+        bytes: 1 << 20,
+        newest_first: false,
+        now: NOW,
+    }
+}
+
+/// Subscribers of many histories recover ten publications each; one history is read from end to end by pages.
+fn histories(criterion: &mut Criterion) {
+    let data = Bytes::from(vec![b'x'; DATA_BYTES]);
+    let mut group = criterion.benchmark_group("history");
+    group.sample_size(10);
+    let (home, channels) = (directory(), 10_000);
+    let reader = fill_histories(home.path(), channels * 100, channels, &data).reader();
+    group.throughput(Throughput::Elements(channels * 10));
+    group.bench_function("10k_channels_recover_10_of_100", |bencher| {
+        bencher.iter(|| {
+            for channel in 0..channels {
+                let name = format!("channel{channel}");
+                let page = reader.history(&read(&name, 90, 10), None).unwrap().unwrap();
+                assert_eq!(page.publications.len(), 10);
+            }
+        });
+    });
+    let (home, count) = (directory(), 100_000);
+    let reader = fill_histories(home.path(), count, 1, &data).reader();
+    group.throughput(Throughput::Elements(count));
+    group.bench_function("deepest_of_100k_publications", |bencher| {
+        bencher.iter(|| reader.history(&read("channel0", 0, 1), None).unwrap().unwrap().publications.len());
+    });
+    for limit in [100, 1000] {
+        group.bench_function(BenchmarkId::new("100k_publications_by_pages_of", limit), |bencher| {
+            bencher.iter(|| {
+                let (mut after, mut trail) = (0, Trail::default());
+                while after < count {
+                    let page = read("channel0", after, limit);
+                    let page = reader.history(&page, Some(&mut trail)).unwrap().unwrap();
+                    after = page.publications.last().unwrap().offset;
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
 /// Memory of the index from the operating system's point of view.
 fn index() {
     let resident = || {
@@ -346,7 +416,7 @@ fn main() {
     if only.is_empty() || only == "summary" {
         summary();
     }
-    if !only.is_empty() {
+    if !only.is_empty() && only != "criterion" {
         return;
     }
     let mut criterion = Criterion::default().configure_from_args();
@@ -354,5 +424,6 @@ fn main() {
     scan(&mut criterion);
     clean_start(&mut criterion);
     replay(&mut criterion);
+    histories(&mut criterion);
     criterion.final_summary();
 }

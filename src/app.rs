@@ -17,6 +17,7 @@ mod logging;
 mod memory;
 mod refusals;
 mod store;
+mod webhooks;
 
 use std::io;
 use std::net::SocketAddr;
@@ -52,6 +53,7 @@ use crate::store::thread::Store;
 use capacity::Plan;
 pub use store::LogError;
 use store::{OpenStore, StoreDoor};
+use webhooks::Webhooks;
 
 /// Letters an inbox holds: full, its senders keep their mail and hold back their clients.
 const INBOX_LETTERS: usize = 2048;
@@ -135,6 +137,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
     };
     let common = Arc::new(common(settings, plan.shards)?);
     let door = StoreDoor::new(store.as_ref(), answers.clone());
+    let webhooks = Webhooks::new(config, store.as_ref()).map_err(ControlError::from)?;
     let figures: Arc<Vec<Mutex<ShardMetrics>>> =
         Arc::new((0..plan.shards).map(|_| Mutex::default()).collect());
     let hasher = NameHash::new(common.secret);
@@ -151,6 +154,8 @@ fn start(config: &Config) -> Result<Running, StartError> {
             shards: Arc::clone(&figures),
             store: store.as_ref().map(|store| Arc::clone(&store.figures)),
         }),
+        webhooks: webhooks.couriers,
+        webhook_figures: webhooks.figures,
     })?;
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
@@ -159,7 +164,8 @@ fn start(config: &Config) -> Result<Running, StartError> {
         ShardSeed { config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, store: &door, clock };
     let handover = Arc::new(handover);
     let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
-    let store = store.map(|store| store.start(&common, &mesh, &wakers, &answers, clock)).transpose()?;
+    let start = |store: OpenStore| store.start(&common, &mesh, &wakers, &answers, clock, webhooks.queues);
+    let store = store.map(start).transpose()?;
     memory::watch(&common, config.server.memory_limit)?;
     refusals::sample(&figures)?;
     let control = control.start()?;

@@ -18,6 +18,7 @@ mod suggest;
 mod tree;
 mod unserved;
 mod value;
+mod webhook;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -26,7 +27,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::hub::settings::{ClientSettings, Settings};
+use crate::control::webhook::settings::WebhookSettings;
+use crate::hub::settings::{ClientSettings, EventQueueSettings, Settings};
 use crate::limits::MESSAGE_OVERHEAD_BYTES;
 use crate::log::settings::LogSettings;
 use crate::net::listener::Keepalive;
@@ -53,6 +55,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// The log on disk; `None`: nothing is stored.
     pub storage: Option<StorageConfig>,
+    /// Where events are posted to. Not empty only with `storage`.
+    pub webhooks: Vec<WebhookConfig>,
     /// The server API.
     pub api: ApiConfig,
     /// Path of the health endpoint on the internal address; `None`: not served.
@@ -105,6 +109,15 @@ impl StorageConfig {
         let record = self.log.max_body_bytes().saturating_sub(MESSAGE_OVERHEAD_BYTES);
         record.min(client.queue_max_size / 2)
     }
+}
+
+/// One webhook.
+#[derive(Clone, Debug)]
+pub struct WebhookConfig {
+    /// What waits for it in the log.
+    pub queue: EventQueueSettings,
+    /// How it is delivered.
+    pub delivery: WebhookSettings,
 }
 
 /// The server API.
@@ -214,6 +227,9 @@ pub enum Notice {
     /// History of a channel that has a mailbox.
     #[error("{0}: personal channels have mailboxes, which take the place of their history")]
     MailboxHistory(String),
+    /// A backend cannot tell whether requests are by this server.
+    #[error("webhook {0} has no secret: its backend cannot tell who posts to it")]
+    UnsignedWebhook(String),
     /// More connections permitted than possible.
     #[error("client.connection_limit is above server.max_connections, which holds")]
     ConnectionLimit,

@@ -6,6 +6,10 @@ pub const EXPIRIES_PER_TURN: usize = 4096;
 /// A gap between two turns longer than this (2 s) is our own stall: pong deadlines start anew (C02, C03).
 pub const STALL_TICKS: u32 = 20;
 
+/// When a deadline for input is looked at again that was put off because a command of the connection waits for another
+/// shard (1 s).
+pub const RECHECK_TICKS: u32 = 10;
+
 /// Writes of sweeps per turn: about 1.5 ms of kernel time, then sockets are read again.
 pub const SWEEP_WRITES_PER_TURN: usize = 256;
 
@@ -74,6 +78,10 @@ pub const CONNECTIONS_LISTED: usize = 1000;
 /// Users one `user_presence` call of the server API may ask for.
 pub const USERS_PER_API_LOOK: usize = 1000;
 
+/// Events for backends that wait on a shard for the store; beyond, they are counted and dropped. The store takes them every
+/// turn, so this is what a flood of one turn may be: every connection of a turn's share with a few subscriptions.
+pub const EVENTS_WAITING: usize = 16_384;
+
 /// Users one `send` of the server API may name: their messages go to the log as one batch, and are answered together.
 pub const USERS_PER_SEND: usize = 1000;
 
@@ -109,3 +117,12 @@ pub const REDELIVERY_MEMORY_TICKS: u32 = 36_000;
 
 /// Places that the table of gathered acknowledgements keeps while it is empty.
 pub const KEPT_ACKS: usize = 64;
+
+/// Bytes of records in one answer about a durable history at most: the server API reads on from the last offset.
+pub const HISTORY_PAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Long durable histories of which the store remembers the way, at most 160 KB each.
+pub const HISTORY_TRAILS: usize = 64;
+
+/// Publications in a history from which on the way is worth remembering.
+pub const LONG_HISTORY: u64 = 2048;

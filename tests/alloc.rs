@@ -93,6 +93,7 @@ impl Bench {
     fn finish(&mut self) {
         while self.shard.finish(&mut self.io).busy {
             self.shard.take_resumed().for_each(drop);
+            self.shard.take_overdue().for_each(drop);
         }
     }
 

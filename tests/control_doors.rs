@@ -75,6 +75,8 @@ fn plane(limits: HttpLimits) -> Plane {
         inbox,
         handovers: vec![HandoverReceiver::from(receiver)],
         metrics: Arc::new(Figures),
+        webhooks: Vec::new(),
+        webhook_figures: Vec::new(),
     };
     let control = Control::bind(parts).unwrap();
     let internal = control.internal_address().unwrap();

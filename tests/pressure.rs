@@ -71,6 +71,7 @@ impl Bench {
         self.shard.begin(Now { tick: Tick(self.tick), unix_ms: 0 });
         while self.shard.finish(&mut self.pipes).busy {
             self.shard.take_resumed().for_each(drop);
+            self.shard.take_overdue().for_each(drop);
         }
     }
 

@@ -14,11 +14,12 @@ use crate::hub::store::{StoreAsk, StoreFigures};
 use crate::log::Log;
 use crate::log::error::{OpenError, StorageError};
 use crate::log::files::Directory;
+use crate::log::reader::Reader;
 use crate::log::record::Sequence;
 use crate::log::recover::RecoveryReport;
 use crate::net::clock::Clock;
 use crate::net::wakers::Wakers;
-use crate::store::thread::{ALLOWANCE, Inbox, Store, StoreParts};
+use crate::store::thread::{ALLOWANCE, EventQueues, Inbox, Store, StoreParts};
 
 /// Questions that may wait for the store; beyond, shards keep theirs and hold back their clients.
 const QUESTIONS: usize = 8192;
@@ -69,6 +70,16 @@ impl OpenStore {
         Ok(Self { log, last, seed, inbox, figures: Arc::default() })
     }
 
+    /// Reads what is durable.
+    pub(super) fn reader(&self) -> Reader {
+        self.log.reader()
+    }
+
+    /// A random number of this run.
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Starts the thread.
     pub(super) fn start(
         self,
@@ -77,6 +88,7 @@ impl OpenStore {
         wakers: &Arc<Wakers>,
         answers: &Answers,
         clock: Clock,
+        queues: EventQueues,
     ) -> std::io::Result<Store> {
         let Self { log, last, seed, inbox, figures } = self;
         let (mesh, wakers, answers) = (Arc::clone(mesh), Arc::clone(wakers), answers.clone());
@@ -100,6 +112,7 @@ impl OpenStore {
             }),
             clock: Box::new(move || clock.now()),
             seed,
+            queues,
         })
     }
 }

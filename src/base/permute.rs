@@ -34,6 +34,29 @@ impl ClientId {
         // Digits and dashes only; the fallback is never reached.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
+
+    /// The 128 bits of the UUID, never 0.
+    #[must_use]
+    pub fn bits(&self) -> u128 {
+        let digits = self.0.iter().filter(|byte| **byte != b'-');
+        digits.fold(0, |bits, digit| {
+            bits << 4 | u128::from(if *digit < b'a' { digit & 0xf } else { digit - b'a' + 10 })
+        })
+    }
+
+    /// The id with these bits, well-formed or not.
+    #[must_use]
+    pub fn from_bits(uuid: u128) -> Self {
+        let mut text = [b'-'; Self::LENGTH];
+        let mut shift = 128;
+        for (at, byte) in text.iter_mut().enumerate() {
+            if !DASHES.contains(&at) {
+                shift -= 4;
+                *byte = b"0123456789abcdef"[(uuid >> shift) as usize & 0xf];
+            }
+        }
+        Self(text)
+    }
 }
 
 impl std::fmt::Debug for ClientId {
@@ -92,15 +115,7 @@ impl ClientIds {
 fn print(block: u128) -> ClientId {
     let high = (block >> 74) << 16 | 4 << 12 | (block >> 62) & 0xfff;
     let uuid = high << 64 | 0b10 << 62 | block & ((1 << 62) - 1);
-    let mut text = [b'-'; ClientId::LENGTH];
-    let mut shift = 128;
-    for (at, byte) in text.iter_mut().enumerate() {
-        if !DASHES.contains(&at) {
-            shift -= 4;
-            *byte = b"0123456789abcdef"[(uuid >> shift) as usize & 0xf];
-        }
-    }
-    ClientId(text)
+    ClientId::from_bits(uuid)
 }
 
 /// The 122 bits of a text form exactly as [`print()`] writes it.

@@ -5,12 +5,14 @@ mod client;
 mod presence;
 mod server;
 mod storage;
+mod webhook;
 
 use super::problem::{Problem, Problems, Rule};
 use super::reader::Reader;
 use super::sections::{HttpApi, Root};
 use super::tree::Tree;
 use super::{ApiConfig, Config, LogConfig, Notice, ServerConfig};
+use crate::hub::events::EventKinds;
 use crate::hub::settings::{HttpSettings, Settings};
 
 use server::node_name;
@@ -33,8 +35,11 @@ pub(super) fn build(
         checks.demo(&server.listen);
     }
     checks.paths(&root);
-    let settings = checks.settings(&root, demo, &server);
+    let mut settings = checks.settings(&root, demo, &server);
     let storage = checks.storage(&root);
+    let webhooks = checks.webhooks(&root);
+    settings.events =
+        webhooks.iter().map(|webhook| webhook.queue.kinds).fold(settings.events, EventKinds::union);
     checks.api_notices(&root);
     let Checks { reader, notices } = checks;
     if !reader.problems.is_empty() {
@@ -46,6 +51,7 @@ pub(super) fn build(
         settings,
         server,
         storage,
+        webhooks,
         api: api(root.http_api),
         health: root.health.enabled.then_some(root.health.handler_prefix.0),
         prometheus: root.prometheus.enabled.then_some(root.prometheus.handler_prefix.0),
@@ -112,6 +118,7 @@ impl Checks<'_> {
             channel,
             user_presence,
             mailbox,
+            events: EventKinds::default(),
             version: concat!(env!("CARGO_PKG_VERSION"), " millpond").into(),
             node_name: node_name(&root.node.name.0, server),
             max_connections: root.server.max_connections.0,

@@ -228,6 +228,18 @@ pub enum Rule {
     /// The dead-letter channel is no channel.
     #[error("it is not the name of a channel, or its namespace is not in channel.namespaces")]
     MailboxDeadLetter,
+    /// Webhooks without a log.
+    #[error("events wait for their backends on disk: set storage.path to a directory of its own")]
+    WebhookNeedsStorage,
+    /// Two webhooks of one name.
+    #[error("another webhook has this name already")]
+    WebhookTwice,
+    /// Events about users that nobody makes.
+    #[error("online, away and offline need user_presence.enabled = true")]
+    WebhookUsers,
+    /// The longest pause is shorter than the first.
+    #[error("it must not be less than retry_min")]
+    WebhookRetry,
     /// A segment that is not made of whole pages.
     #[error("it must be a multiple of 4096")]
     SegmentSize,

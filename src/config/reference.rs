@@ -68,7 +68,7 @@ impl Level {
     }
 
     fn write_toml(&self, path: &str, out: &mut String) {
-        if !self.keys.is_empty() {
+        if !self.keys.is_empty() && !path.is_empty() {
             let _ = writeln!(out, "\n[{path}]");
         }
         for key in &self.keys {
@@ -116,7 +116,7 @@ pub fn keys_reference() -> String {
     let mut out = String::from(INTRODUCTION);
     let mut section = String::new();
     for key in keys() {
-        let (its_section, name) = key.path.rsplit_once('.').unwrap_or(("", &key.path));
+        let (its_section, name) = key.path.rsplit_once('.').unwrap_or((&key.path, &key.path));
         if its_section != section {
             section = its_section.to_owned();
             let _ = write!(
@@ -164,7 +164,8 @@ flags of `millpond serve`. `millpond check-config --config FILE` reports everyth
   seconds.
 * Sizes are bytes, or have a unit: `kB`, `MB`, `GB` (powers of 1000), `KiB`, `MiB`, `GiB` (powers of 1024).
 * Secrets come from the file or the environment; no flag takes one, as command lines can be read by every user of a host.
-* `channel.namespaces` is a list of tables, each with a `name` and the options of `channel.without_namespace`.
+* `channel.namespaces` is a list of tables, each with a `name` and the options of `channel.without_namespace`; `webhook` is
+  one as well.
 
 ## Keys
 ";
@@ -173,9 +174,10 @@ const VARIABLES: &str = "
 ## Environment variables
 
 Every key is also an environment variable: its path in capitals with `_` for `.`, after `MILLPOND_`. Lists are JSON, or
-words separated by spaces; `MILLPOND_CHANNEL_NAMESPACES` is a JSON list of tables. `MILLPOND_CONFIG` names the file. A
-variable with this prefix that names no key refuses to start, but for those that Kubernetes sets for a service of this
-name (`MILLPOND_PORT`, `MILLPOND_SERVICE_HOST` and the like), which are passed over. For example,";
+words separated by spaces; `MILLPOND_CHANNEL_NAMESPACES` and `MILLPOND_WEBHOOK` are JSON lists of tables.
+`MILLPOND_CONFIG` names the file. A variable with this prefix that names no key refuses to start, but for those that
+Kubernetes sets for a service of this name (`MILLPOND_PORT`, `MILLPOND_SERVICE_HOST` and the like), which are passed over.
+For example,";
 
 const UNSERVED_INTRODUCTION: &str = "
 ## Keys of the ecosystem that are not served yet

@@ -7,6 +7,7 @@ use super::choices::{RecoveryMode, SubscriptionType};
 use super::reader::{Entry, Key, Reader, Section, join, nested, section};
 use super::stored::{Mailbox, Storage};
 use super::value::{Count, List, OneOf, Pattern, Secret, Size, Span, Text, UnixTime};
+use super::webhook::Webhook;
 use super::{ErrorMode, Heartbeat, LogFormat, LogLevel};
 use crate::hub::settings::DataFormat;
 
@@ -44,6 +45,8 @@ section! {
         storage: Storage = Storage::default(),
         /// Messages for users who are away.
         mailbox: Mailbox = Mailbox::default(),
+        /// Where events are posted to: a list of tables with the keys below. Needs `storage.path`.
+        webhook: Vec<Webhook> = Vec::new(),
         /// The server API.
         http_api: HttpApi = HttpApi::default(),
         /// Health endpoint.

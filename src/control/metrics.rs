@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 use super::answers::Answers;
 use super::api_metrics::ApiMetrics;
 use super::process::ProcessMeter;
+use super::webhook::metrics::{WebhookCollector, WebhookFigures};
 use crate::hub::metrics::{
     DISCONNECT_CODES, FIRST_ERROR_CODE, MemoryCategory, ReceivedKind, Refusal, SendRefusal, SentKind,
     ShardMetrics, UNSUBSCRIBE_CODES,
@@ -55,6 +56,13 @@ impl Metrics {
             process: ProcessMeter::new(),
         }));
         (Self { registry }, api)
+    }
+
+    /// Adds the figures of webhooks, if there are any.
+    pub(crate) fn add_webhooks(&mut self, webhooks: Vec<WebhookFigures>) {
+        if !webhooks.is_empty() {
+            self.registry.register_collector(Box::new(WebhookCollector(webhooks)));
+        }
     }
 
     /// The text of one scrape.

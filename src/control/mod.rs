@@ -14,3 +14,4 @@ mod process;
 pub mod server;
 pub mod settings;
 mod stream;
+pub mod webhook;

@@ -33,6 +33,8 @@ use super::handover::{HandoverReceiver, Handovers};
 use super::metrics::{self, Metrics, MetricsSource};
 use super::settings::{ControlSettings, HttpLimits};
 use super::stream::GuardedStream;
+use super::webhook::metrics::WebhookFigures;
+use super::webhook::task::{ClientError, Courier};
 
 /// What `app` hands in. Everything that holds descriptors is made before the shards take their private tables.
 pub struct ControlParts {
@@ -52,6 +54,10 @@ pub struct ControlParts {
     pub handovers: Vec<HandoverReceiver>,
     /// Figures of the shards.
     pub metrics: Arc<dyn MetricsSource>,
+    /// Deliver events to backends.
+    pub webhooks: Vec<Courier>,
+    /// Their figures.
+    pub webhook_figures: Vec<WebhookFigures>,
 }
 
 /// Why the control plane does not start.
@@ -70,6 +76,9 @@ pub enum ControlError {
         "{0:?} cannot be served: a path begins with '/', ends without one and belongs to one endpoint only"
     )]
     Path(String),
+    /// A webhook cannot be delivered to.
+    #[error(transparent)]
+    Webhook(#[from] ClientError),
     /// The runtime or its thread cannot be made.
     #[error("cannot start the control plane: {0}")]
     Start(#[from] io::Error),
@@ -170,13 +179,19 @@ fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
 }
 
 async fn run(control: Control, mut stopped: Stopped) -> io::Result<()> {
-    let ControlParts { settings, gateway, port, home_of, answers, inbox, handovers, metrics } = control.parts;
+    let ControlParts { settings, gateway, port, home_of, answers, inbox, handovers, metrics, .. } =
+        control.parts;
+    let (webhooks, webhook_figures) = (control.parts.webhooks, control.parts.webhook_figures);
     let limits = settings.limits;
     let gateway = Gateway::new(port, home_of, gateway);
-    let (metrics, api_metrics) = Metrics::new(metrics, answers, settings.node.version.clone());
+    let (mut metrics, api_metrics) = Metrics::new(metrics, answers, settings.node.version.clone());
     let api =
         Arc::new(Api::new(settings.api.clone(), limits, settings.node.clone(), gateway.clone(), api_metrics));
+    metrics.add_webhooks(webhook_figures);
     tokio::spawn(gateway.clone().receive(inbox));
+    for courier in webhooks {
+        tokio::spawn(deliver(courier, stopped.clone()));
+    }
 
     let internal =
         Door::new(internal_router(&settings, Arc::clone(&api), metrics), true, limits, stopped.clone());
@@ -194,6 +209,14 @@ async fn run(control: Control, mut stopped: Stopped) -> io::Result<()> {
     })
     .await;
     Ok(())
+}
+
+/// What is under way at the stop is delivered again after the next start.
+async fn deliver(courier: Courier, mut stopped: Stopped) {
+    tokio::select! {
+        () = courier.run() => {}
+        () = stopped.wait() => {}
+    }
 }
 
 fn internal_router(settings: &ControlSettings, api: Arc<Api>, metrics: Metrics) -> Router {

@@ -293,7 +293,7 @@ impl Shard {
 }
 
 /// Matches `*` (any run) and `?` (any byte) against the whole name, in O(pattern × name) at worst, without recursion.
-fn glob(pattern: &[u8], name: &[u8]) -> bool {
+pub(crate) fn glob(pattern: &[u8], name: &[u8]) -> bool {
     let (mut at, mut with) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;
     while at < name.len() {

@@ -253,7 +253,8 @@ impl Shard {
             self.common.settings.client.personal_channel.as_ref().is_some_and(|p| p.single_connection);
         let home = self.common.home_of(&self.hasher, user);
         let op = UserOp::Enter { ticket, alone: single.then(|| user.into()) };
-        let ask = UserAsk { hash: self.hasher.of(user.as_bytes()), key: self.key(slot), op };
+        let (hash, name) = (self.hasher.of(user.as_bytes()), self.name_for_events(user));
+        let ask = UserAsk { hash, key: self.key(slot), name, op };
         self.post.send(home, Mail::User(Box::new(ask)));
     }
 
@@ -283,6 +284,7 @@ impl Shard {
 
     fn finish_connect(&mut self, slot: u32, pending: &PendingConnect) {
         self.go_live(slot);
+        self.note_connected(slot);
         let client = self.client_id(slot);
         let common = std::sync::Arc::clone(&self.common);
         let settings = &common.settings.client;

@@ -3,12 +3,18 @@
 
 use crate::base::ids::ConnKey;
 use crate::hub::connection::{NONE, Phase, flag};
+use crate::hub::events::EndedBy;
 use crate::hub::mail::{Leave, Mail, UserAsk, UserOp};
 use crate::hub::shard::Shard;
 use crate::hub::sockets::Sockets;
 use crate::limits;
 use crate::protocol::DisconnectCode;
 use crate::wire::close::write_close;
+
+/// Stands for a close frame without a code (RFC 6455, section 7.4.1).
+const NO_CODE: u16 = 1005;
+/// Stands for an end without a close frame (the same section).
+const NO_CLOSE: u16 = 1006;
 
 /// How a connection went, for the presence of its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +62,9 @@ impl Shard {
             write_close(&mut frame, code, reason);
             self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
         }
+        let ending = self.ending(slot, EndedBy::Server, code, reason);
         self.depart(slot, Farewell::of_server(code));
+        self.post.note_any(ending);
     }
 
     /// The peer sent a close frame: answer it and be done.
@@ -67,7 +75,9 @@ impl Shard {
             None => frame.extend_from_slice(&[0x88, 0]),
         }
         self.last_output(slot, |outbox, encoding| outbox.raw(encoding, &frame));
+        let ending = self.ending(slot, EndedBy::Client, code.unwrap_or(NO_CODE), "");
         self.depart(slot, Farewell::of_peer(code));
+        self.post.note_any(ending);
     }
 
     /// The peer's bytes ended (FIN). What waits for it is flushed within the linger time.
@@ -78,7 +88,11 @@ impl Shard {
             (false, _) => self.doom_as(slot, false, Farewell::Heard),
             // It is told again with every event of the socket; the timer bounds the wait.
             (true, Phase::Closing) => {}
-            (true, _) => self.depart(slot, Farewell::Heard),
+            (true, _) => {
+                let ending = self.ending(slot, EndedBy::Network, NO_CLOSE, "");
+                self.depart(slot, Farewell::Heard);
+                self.post.note_any(ending);
+            }
         }
         if waits && let Some(cold) = self.cold_if_any(slot) {
             cold.has_hung_up = true;
@@ -111,6 +125,7 @@ impl Shard {
     /// Gives up subscriptions, user and counts.
     pub(crate) fn leave_all(&mut self, slot: u32, farewell: Farewell) {
         for handle in self.subscription_handles(slot) {
+            self.note_unsubscribed(slot, handle, EndedBy::Disconnect, 0, "");
             self.leave_as(slot, handle, farewell != Farewell::Goodbye);
         }
         let key = self.key(slot);
@@ -162,7 +177,9 @@ impl Shard {
     fn doom_as(&mut self, slot: u32, reset: bool, farewell: Farewell) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
         if connection.phase != Phase::Closing {
+            let ending = self.ending(slot, EndedBy::Network, NO_CLOSE, "");
             self.leave_all(slot, farewell);
+            self.post.note_any(ending);
         }
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         connection.phase = Phase::Closing;
@@ -173,8 +190,10 @@ impl Shard {
     fn leave_user(&mut self, user: u32, key: ConnKey, leave: Leave) {
         let name = self.locals.user_name(user);
         let (home, hash) = (self.common.home_of(&self.hasher, name), self.hasher.of(name.as_bytes()));
+        let name = self.name_for_events(name);
         self.locals.remove_session(user, key.slot);
-        self.post.send(home, Mail::User(Box::new(UserAsk { hash, key, op: UserOp::Leave(leave) })));
+        let ask = UserAsk { hash, key, name, op: UserOp::Leave(leave) };
+        self.post.send(home, Mail::User(Box::new(ask)));
     }
 
     /// Frees the slot.

@@ -55,6 +55,7 @@ impl Shard {
             ("deferred publications", self.deferred.len()),
             ("letters", self.post.len()),
             ("dirty connections", self.dirty.len()),
+            ("overdue connections", self.overdue.len() + self.examined.len()),
             ("doomed connections", self.doomed.len()),
             ("connections to hand over", self.handed.len()),
             ("clients counted", self.metrics.clients as usize),

@@ -1,10 +1,11 @@
 //! From the first byte to the 101: the HTTP part of a connection.
 
+use crate::base::tick::Tick;
 use crate::hub::connection::{Phase, flag};
 use crate::hub::depart::Farewell;
 use crate::hub::metrics::Refusal;
 use crate::hub::settings::OriginPolicy;
-use crate::hub::shard::Shard;
+use crate::hub::shard::{Shard, ticks_of};
 use crate::wire::http::{HeadLimits, HeadScan, RequestHead, parse_head};
 use crate::wire::origin::{OriginRule, origin_allowed};
 use crate::wire::reject::Reject;
@@ -90,7 +91,11 @@ impl Shard {
     }
 
     fn upgrade(&mut self, slot: u32, protobuf: bool, native_ping: bool, response: &[u8]) {
+        let (now, client) = (self.now.tick, &self.common.settings.client);
+        let longest = ticks_of(client.handshake_timeout.min(client.stale_close_delay));
         let Some(connection) = self.connection(slot) else { return };
+        // A request older than its deadline was waiting for us: that time is not the client's.
+        connection.ping = connection.ping.max(Tick(now.0.saturating_sub(longest)));
         connection.phase = Phase::Upgraded;
         connection.set(flag::PROTOBUF, protobuf);
         connection.set(flag::NATIVE_PING, native_ping);

@@ -27,8 +27,7 @@ use crate::hub::publication::{Encodings, deliver_publication, publisher, stored}
 use crate::hub::registry::{Registered, Registry};
 use crate::hub::shard::Common;
 use crate::hub::stream::{
-    Appended, Draft, Epoch, HistoryFault, HistoryQuery, Publication, RecoveryMode, Retention, Since, Stream,
-    StreamPosition,
+    Appended, Draft, Epoch, HistoryQuery, Publication, RecoveryMode, Retention, Since, Stream, StreamPosition,
 };
 use crate::hub::user_presence::UserPresence;
 use crate::limits;
@@ -71,7 +70,7 @@ pub(crate) struct HomeChannel {
     pub(crate) users: HashMap<u64, u32, BuildHasherDefault<Keyed>>,
     pub(crate) clients: u32,
     pub(crate) encodings: Encodings,
-    stream: Option<Box<Stream>>,
+    pub(crate) stream: Option<Box<Stream>>,
 }
 
 /// Members of a channel on their way here from the shards.
@@ -94,7 +93,7 @@ pub(crate) struct Homes {
     pub(crate) announcements: Announcements,
     pub(crate) pages: Pages,
     gathers: Slab<Gather>,
-    epochs: Epochs,
+    pub(crate) epochs: Epochs,
     /// Results of publications by idempotency key.
     idempotency: Idempotency<Option<StreamPosition>>,
     housekeeping: usize,
@@ -154,6 +153,9 @@ impl Homes {
 
     /// Answers one ask.
     pub(crate) fn ask(&mut self, ask: HomeAsk, now: Now, post: &mut Post) {
+        if self.is_stored(&ask) {
+            return self.pass_to_store(ask, post);
+        }
         let HomeAsk { channel, hash, namespace, origin, op } = ask;
         let place = Place { channel, hash, namespace };
         let body = match op {
@@ -252,7 +254,7 @@ impl Homes {
 
     /// Registers a subscriber, also one that is refused: until its shard takes it back. So every subscribe has its
     /// unsubscribe, whatever became of the connection in between.
-    fn register(&mut self, place: &Place, ask: &SubscribeAsk) {
+    pub(crate) fn register(&mut self, place: &Place, ask: &SubscribeAsk) {
         let alone = self.common.personal_user(&place.channel).map(|user| self.user_hash(user));
         if alone == Some(ask.user_hash)
             && self.common.watched_user(&place.channel).is_none()
@@ -414,16 +416,9 @@ impl Homes {
 
     /// A publication that no history keeps, for whoever is subscribed.
     fn deliver_unnumbered(&mut self, place: &Place, publication: &Publication, post: &mut Post) {
-        let hash = place.hash;
-        match self.channels.get(hash) {
-            Registered::Nothing => {}
-            Registered::Single(shard, marks) => {
-                let name: Arc<str> = Arc::from(&*place.channel);
-                let delivery = deliver_publication(&name, hash, publication, None, encodings_of(marks));
-                post.send(shard, Mail::Deliver(Arc::new(delivery)));
-            }
-            Registered::Record(_) => self.deliver_to_record(hash, publication, post),
-        }
+        self.deliver_made(&place.channel, place.hash, post, |name, hash, encodings| {
+            deliver_publication(name, hash, publication, None, encodings)
+        });
     }
 
     /// A publication that no history keeps, for the subscribers of a channel with a record.
@@ -439,35 +434,6 @@ impl Homes {
         match self.channels.get(hash) {
             Registered::Record(channel) if !channel.shards.is_empty() => Some(Arc::clone(&channel.name)),
             _ => None,
-        }
-    }
-
-    fn top(&mut self, place: &Place, retention: &Retention, now: Now) -> StreamPosition {
-        let epoch = self.epochs.current(place.hash);
-        let mut none = None;
-        let stream = stream_of(&mut self.channels, place.hash, &mut none, epoch, retention, now);
-        stream.access(retention, now.tick, || self.epochs.retire_and_renew(place.hash)).position()
-    }
-
-    fn history(&mut self, place: &Place, query: &HistoryQuery<'_>, now: Now) -> ReplyBody {
-        let options = &self.common.settings.channel.options[place.namespace as usize];
-        let retention = Retention::of(options);
-        let epoch = self.epochs.current(place.hash);
-        let mut none = None;
-        let stream = stream_of(&mut self.channels, place.hash, &mut none, epoch, &retention, now);
-        let access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
-        match access.read(query) {
-            Ok(page) => ReplyBody::History(page.publications.cloned().collect(), position(page.top)),
-            Err(HistoryFault::BadRequest) => ReplyBody::Failed(ErrorCode::BadRequest),
-            Err(HistoryFault::UnrecoverablePosition) => ReplyBody::Failed(ErrorCode::UnrecoverablePosition),
-        }
-    }
-
-    fn history_remove(&mut self, place: &Place, now: Now) {
-        let options = &self.common.settings.channel.options[place.namespace as usize];
-        let retention = Retention::of(options);
-        if let Registered::Record(HomeChannel { stream: Some(stream), .. }) = self.channels.get(place.hash) {
-            stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash)).remove();
         }
     }
 
@@ -513,12 +479,12 @@ pub(crate) fn encodings_of(marks: u8) -> Encodings {
     Encodings { json: !protobuf, protobuf }
 }
 
-fn position(position: StreamPosition) -> Position {
+pub(crate) fn position(position: StreamPosition) -> Position {
     Position { offset: position.offset, epoch: position.epoch.as_str().to_owned() }
 }
 
 /// The stream of a channel, or an empty one in `none` for a channel that has none: nothing is stored for a question.
-fn stream_of<'a>(
+pub(crate) fn stream_of<'a>(
     channels: &'a mut Registry<HomeChannel>,
     hash: u64,
     none: &'a mut Option<Stream>,

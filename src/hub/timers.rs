@@ -1,10 +1,16 @@
 //! One timer per connection, armed lazily: activity only notes a tick, and when the timer fires it looks what is due.
+//!
+//! A deadline for what a peer should have sent counts only time in which this shard could have read it. What it sent
+//! may wait in the kernel while the shard is busy with others, so nobody is closed unread: the connection becomes
+//! *overdue*, the shell reads its socket once within the same turn, and only then it is decided. While a command waits
+//! for another shard its connection is not read at all, so the question is put off by [`limits::RECHECK_TICKS`].
 
 use crate::base::tick::Tick;
 use crate::hub::cold::Cold;
 use crate::hub::connection::{Connection, NONE, Phase, flag, sub};
 use crate::hub::metrics::Refusal;
 use crate::hub::shard::{Shard, ticks_of};
+use crate::limits;
 use crate::protocol::{DisconnectCode, UnsubscribeCode, encode_ping};
 use crate::wire::close::write_ping;
 
@@ -38,6 +44,28 @@ impl Shard {
 
     /// The timer of a connection fired.
     pub(crate) fn timer(&mut self, slot: u32) {
+        self.look(slot, false);
+    }
+
+    /// Connections about to be closed for their silence: the shell reads each of them now, whatever the poller said,
+    /// and the next [`Shard::settle`] decides. While input is held back they stay.
+    pub fn take_overdue(&mut self) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let overdue = std::mem::take(&mut self.overdue);
+        self.examined.extend_from_slice(&overdue);
+        overdue.into_iter()
+    }
+
+    /// Closes those who were overdue and still are, now that their sockets were read.
+    pub(crate) fn decide_overdue(&mut self) {
+        for (slot, generation) in std::mem::take(&mut self.examined) {
+            if self.is_current(slot, generation) {
+                self.look(slot, true);
+            }
+        }
+    }
+
+    /// What is due? `was_read`: whatever the peer had sent by now was read.
+    fn look(&mut self, slot: u32, was_read: bool) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
         let now = self.now.tick;
         if self.next_due(slot, connection).is_some_and(|due| due > now) {
@@ -45,24 +73,44 @@ impl Shard {
         }
         match connection.phase {
             Phase::Handshake => {
-                self.metrics.refuse(Refusal::Timeout);
-                self.doom(slot, false);
+                if self.is_silent(slot, was_read) {
+                    self.metrics.refuse(Refusal::Timeout);
+                    self.doom(slot, false);
+                }
             }
-            Phase::Upgraded | Phase::Connecting | Phase::Failed => {
-                self.disconnect(slot, DisconnectCode::Stale);
+            Phase::Upgraded | Phase::Connecting => {
+                if self.is_silent(slot, was_read) {
+                    self.disconnect(slot, DisconnectCode::Stale);
+                }
             }
+            Phase::Failed => self.disconnect(slot, DisconnectCode::Stale),
             Phase::Closing => self.doom(slot, true),
-            Phase::Live => self.live_timer(slot),
+            Phase::Live => self.live_timer(slot, was_read),
         }
     }
 
-    fn live_timer(&mut self, slot: u32) {
+    /// True if the peer did not send what it should have. False if that is not known yet: the shell reads it first, or
+    /// the question comes up again once its input is looked at.
+    fn is_silent(&mut self, slot: u32, was_read: bool) -> bool {
+        let Some(connection) = self.connections.0.get(slot as usize) else { return false };
+        if connection.has(flag::BLOCKED) {
+            let again = self.now.tick.after(limits::RECHECK_TICKS);
+            self.wheel.arm(&mut self.connections, slot, again);
+        } else if !was_read {
+            self.overdue.push((slot, connection.generation));
+        } else {
+            return true;
+        }
+        false
+    }
+
+    fn live_timer(&mut self, slot: u32, was_read: bool) {
         let now = self.now.tick;
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
         if connection.expires != 0 && Tick(connection.expires) <= now {
             return self.disconnect(slot, DisconnectCode::ConnectionExpired);
         }
-        if connection.cold != NONE && !self.cold_timers(slot) {
+        if connection.cold != NONE && !self.cold_timers(slot, was_read) {
             return;
         }
         self.notice_idle(slot);
@@ -74,7 +122,10 @@ impl Shard {
             } else if now < self.forgiven_until {
                 connection.ping = self.forgiven_until;
             } else {
-                return self.disconnect(slot, DisconnectCode::NoPong);
+                if self.is_silent(slot, was_read) {
+                    self.disconnect(slot, DisconnectCode::NoPong);
+                }
+                return;
             }
         }
         self.arm(slot);
@@ -105,12 +156,14 @@ impl Shard {
         });
     }
 
-    /// Deadlines of the cold part. False if one of them ended the connection.
-    fn cold_timers(&mut self, slot: u32) -> bool {
+    /// Deadlines of the cold part. False if one of them ended the connection, or may do so.
+    fn cold_timers(&mut self, slot: u32, was_read: bool) -> bool {
         let now = self.now.tick;
         let Some(cold) = self.cold_if_any(slot) else { return true };
         if cold.assembly_deadline.is_some_and(|deadline| deadline <= now) {
-            self.close_with(slot, 1008, "message took too long");
+            if self.is_silent(slot, was_read) {
+                self.close_with(slot, 1008, "message took too long");
+            }
             return false;
         }
         cold.forget_counts(now);

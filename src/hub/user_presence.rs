@@ -80,6 +80,11 @@ impl UserPresence {
         self.deadlines.peek().filter(|_| !self.stopping).map(|Reverse((tick, _))| *tick)
     }
 
+    /// True once nobody is told anything any more.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
     /// Nobody goes offline because the server does.
     pub(crate) fn stop(&mut self) {
         self.stopping = true;
@@ -115,7 +120,7 @@ impl HomeUser {
     }
 
     /// The state with lost sessions as if they were there: what watchers are told.
-    fn lasting_state(&self) -> UserState {
+    pub(crate) fn lasting_state(&self) -> UserState {
         if self.lost.iter().any(|lost| !lost.quiet) { UserState::Online } else { self.state() }
     }
 }
@@ -186,12 +191,14 @@ impl Homes {
         for _ in 0..limits::EXPIRIES_PER_TURN {
             let Some(hash) = self.presence.due(now.tick) else { return };
             if let Registered::Record(user) = self.users.get(hash) {
+                let before = user.lasting_state();
                 user.deferred = false;
                 let sign = self.presence.last_sign(user);
                 user.lost.retain(|lost| lost.deadline > now.tick);
                 if let Some(sign) = sign.filter(|_| user.lost.is_empty() && user.shards.is_empty()) {
                     self.presence.seen(hash, sign);
                 }
+                self.note_deadline(hash, before, now, post);
                 self.settle_user(hash, now, post);
             }
         }

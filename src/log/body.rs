@@ -28,20 +28,27 @@ pub struct Message {
 pub struct Publication {
     /// The channel.
     pub channel: String,
-    /// Incarnation of the channel's stream.
-    pub epoch: String,
     /// Payload.
     pub data: Bytes,
     /// Who published, for client-originated ones.
     pub publisher: Option<Publisher>,
     /// Tags in insertion order.
     pub tags: Vec<(String, String)>,
-    /// Version given by the publisher, 0 = none.
-    pub version: u64,
-    /// Versions of different epochs are not compared.
-    pub version_epoch: String,
+    /// The newest version published in the channel, with this publication.
+    pub version: Version,
+    /// The version is that of this publication, which is not without one.
+    pub is_versioned: bool,
     /// Wall clock of the publication in milliseconds since 1970.
     pub published_at_ms: u64,
+}
+
+/// What a publisher says of the state that it publishes. Number 0 = nothing.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Grows with the state.
+    pub number: u64,
+    /// Versions of different epochs are not compared.
+    pub epoch: String,
 }
 
 /// Who published.
@@ -57,13 +64,13 @@ pub struct Publisher {
     pub chan_info: Option<Bytes>,
 }
 
-/// Name and epoch of a stream without a message.
+/// Name of a stream, and what is known of it without a message.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
     /// User, channel or queue.
     pub name: String,
-    /// Incarnation of a channel's stream, empty for other classes.
-    pub epoch: String,
+    /// The newest version published in a channel.
+    pub version: Version,
 }
 
 /// An acknowledgement.
@@ -138,12 +145,12 @@ impl Body {
     #[must_use]
     pub fn into_stub(self) -> Self {
         let name = self.name().to_owned();
-        let epoch = match self {
-            Self::Publication(publication) => publication.epoch,
-            Self::Meta(meta) | Self::Stub(meta) => meta.epoch,
-            _ => String::new(),
+        let version = match self {
+            Self::Publication(publication) => publication.version,
+            Self::Meta(meta) | Self::Stub(meta) => meta.version,
+            _ => Version::default(),
         };
-        Self::Stub(Meta { name, epoch })
+        Self::Stub(Meta { name, version })
     }
 
     /// The archive. An allocation that fails aborts, as everywhere; nothing else can go wrong.
@@ -170,9 +177,9 @@ impl Body {
     fn size_hint(&self) -> usize {
         let (fixed, data, tags) = match self {
             Self::Message(body) => (body.id.len(), body.data.len(), body.tags.len()),
-            Self::Publication(body) => (body.epoch.len(), body.data.len(), body.tags.len()),
+            Self::Publication(body) => (body.version.epoch.len(), body.data.len(), body.tags.len()),
             Self::Event(body) => (0, body.data.len(), 0),
-            Self::Meta(body) | Self::Stub(body) => (body.epoch.len(), 0, 0),
+            Self::Meta(body) | Self::Stub(body) => (body.version.epoch.len(), 0, 0),
             Self::Cursor(body) => (body.device.len(), 0, 0),
             Self::Watermark => return 0,
             Self::Unknown(bytes) => return bytes.len(),
@@ -229,6 +236,7 @@ mod tests {
             conn_info: Some(Bytes::from_static(b"{}")),
             chan_info: None,
         };
+        let version = Version { number: 3, epoch: "xyzw".to_owned() };
         vec![
             Body::Message(Message {
                 user: "alice".to_owned(),
@@ -239,16 +247,15 @@ mod tests {
             }),
             Body::Publication(Publication {
                 channel: "news".to_owned(),
-                epoch: "xyzw".to_owned(),
                 data: Bytes::new(),
                 publisher: Some(publisher),
                 tags,
-                version: 3,
-                version_epoch: String::new(),
+                version: version.clone(),
+                is_versioned: true,
                 published_at_ms: u64::MAX,
             }),
-            Body::Meta(Meta { name: "n".to_owned(), epoch: "e".to_owned() }),
-            Body::Stub(Meta { name: String::new(), epoch: String::new() }),
+            Body::Meta(Meta { name: "n".to_owned(), version }),
+            Body::Stub(Meta::default()),
             Body::Cursor(Cursor { name: "n".to_owned(), device: "phone".to_owned() }),
             Body::Event(Event { queue: "q".to_owned(), data: Bytes::from_static(b"{\"a\":1}") }),
             Body::Watermark,

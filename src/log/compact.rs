@@ -108,7 +108,7 @@ impl Maintenance {
         let mut visit = |_: u64, _: bool, header: &Header, body: &[u8]| {
             needed = needed.saturating_add(match self.need(header, moment) {
                 Need::Whole => padded_bytes(body.len()) as u64,
-                // A stub is name and epoch of what it stands for; this is a guess for weighing.
+                // A stub is name and version of what it stands for; this is a guess for weighing.
                 Need::Stub => padded_bytes(body.len().min(64)) as u64,
                 Need::Nothing => 0,
             });
@@ -153,6 +153,10 @@ impl Maintenance {
         if single && needed > 0 && needed.saturating_mul(100) >= data.saturating_mul(percent) {
             return Ok(());
         }
+        // Nothing is left of it but its numbers, which hold the place until the segments before it go.
+        if single && data == 0 && !oldest {
+            return Ok(());
+        }
         let old: Vec<Arc<Segment>> = run.iter().map(|weighed| Arc::clone(&weighed.segment)).collect();
         let new = self.rewrite(&old, self.moment(now, oldest))?;
         self.replace(&old, new.clone())?;
@@ -165,7 +169,8 @@ impl Maintenance {
         Ok(())
     }
 
-    /// Writes what is needed of the old segments under a temporary name and gives it the first one's.
+    /// Writes what is needed of the old segments under a temporary name and gives it the first one's. If nothing is, an
+    /// empty one says so to the next start, unless they are the oldest: what comes first misses nothing before it.
     fn rewrite(
         &mut self,
         old: &[Arc<Segment>],
@@ -183,7 +188,7 @@ impl Maintenance {
             };
             segment.scan(&mut visit)?;
         }
-        if records.is_empty() {
+        if records.is_empty() && moment.oldest {
             return Ok(None);
         }
         self.rewritten = self.rewritten.saturating_add(1);

@@ -332,7 +332,7 @@ impl Engine {
         let body_crc = crc32c::crc32c(&[]);
         let watermark = Prepared {
             token: 0,
-            plan: super::request::Plan::Purge,
+            plan: super::request::Plan::Position { keep: 0 },
             key: StreamKey::default(),
             expires_at: 0,
             kind: Kind::Watermark,

@@ -138,9 +138,6 @@ pub enum AppendError {
     /// The mailbox is at its limit and the policy is to reject. Not stored.
     #[error("the mailbox is full")]
     MailboxFull,
-    /// The offset of a publication is not above the last one of its stream. Not stored.
-    #[error("the offset is not above the last one of the stream")]
-    OutOfOrder,
     /// A mailbox has as many device cursors as it may have. Not stored.
     #[error("too many devices hold a cursor in this mailbox")]
     TooManyDevices,

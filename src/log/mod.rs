@@ -15,7 +15,8 @@
 //! Invariants:
 //! * a record is acknowledged and shown to readers only after what `sync` promises; no acknowledged record is lost, no
 //!   other one appears, and their order is that of their requests, whatever a crash leaves (`tests/crash.rs`);
-//! * no durable sector is ever written again; a segment whose write or sync failed is given up, never retried;
+//! * no durable sector is ever written again (but what nothing vouches for is, with the same bytes, when a crash has left
+//!   it: a failed sync may have kept it from the medium); a segment whose write or sync failed is given up, never retried;
 //! * no byte is believed without its checksum; damage to what was durable is reported and kept for inspection, and never
 //!   cut away; everything else at the end of the log is a torn tail;
 //! * nothing outside of the records is needed to rebuild the rest;
@@ -25,6 +26,7 @@
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 pub mod body;
+mod chain;
 pub mod compact;
 mod door;
 pub mod engine;
@@ -33,8 +35,10 @@ pub mod fake;
 pub mod files;
 mod flight;
 mod group;
+pub mod history;
 pub mod index;
 mod map;
+pub mod pages;
 mod place;
 pub mod reader;
 pub mod record;

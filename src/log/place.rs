@@ -2,7 +2,7 @@
 
 use super::error::AppendError;
 use super::record::{Header, Sequence};
-use super::request::{Plan, Prepared};
+use super::request::{Plan, Prepared, Room};
 use super::settings::{MailboxLimits, WhenFull};
 use super::stream::{Devices, Stream, StreamState};
 
@@ -78,35 +78,24 @@ fn decide(
     let link =
         Decision { offset: state.last_offset, previous: state.head.0, epoch: state.epoch, kept: 0, ahead: 0 };
     match request.plan {
-        Plan::Next { limited } => {
+        Plan::Next(capacity) => {
             // What has expired makes room first.
             state.shrink(state.pending_at(now));
             let offset = state.last_offset.saturating_add(1);
-            let kept = if limited { room(state, request.body.len(), limits)? } else { u32::MAX };
+            let kept = match capacity {
+                Room::Endless => u32::MAX,
+                Room::Mailbox => room(state, request.body.len(), limits)?,
+                Room::Newest(keep) => keep,
+            };
             Ok(Decision { offset, kept: kept.min(state.pending.saturating_add(1)), ..link })
         }
-        Plan::Numbered { offset, epoch, keep } | Plan::Position { offset, epoch, keep }
-            if epoch != state.epoch =>
-        {
-            let messages = u32::from(request.kind.is_message());
-            Ok(Decision { offset, previous: 0, epoch, kept: keep.min(messages), ahead: 0 })
-        }
-        Plan::Numbered { offset, keep, .. } => {
-            let step = offset.checked_sub(state.last_offset).filter(|&step| step > 0);
-            let step = u32::try_from(step.ok_or(AppendError::OutOfOrder)?).unwrap_or(u32::MAX);
-            Ok(Decision { offset, kept: keep.min(state.pending.saturating_add(step)), ..link })
-        }
-        Plan::Position { offset, keep, .. } => {
-            let offset = offset.max(state.last_offset);
-            Ok(Decision { offset, kept: keep.min(state.pending), ..link })
-        }
+        Plan::Position { keep } => Ok(Decision { kept: keep.min(state.pending), ..link }),
         Plan::Acknowledge { device, through } => {
             let through = if through == Devices::FORGET { through } else { through.min(state.last_offset) };
             let kept = acknowledged(state, &stream.devices, device, through, limits)?;
             let ahead = u32::try_from(state.last_offset.saturating_sub(through)).unwrap_or(u32::MAX);
             Ok(Decision { offset: through, previous: device, kept, ahead, ..link })
         }
-        Plan::Purge => Ok(link),
     }
 }
 

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use super::body::Body;
+use super::chain::Chain;
 use super::error::ReadError;
-use super::record::{Class, Header, Kind, Sequence, StreamKey};
+use super::record::{Class, Kind, Sequence};
 use super::segment::{Place, Segment};
 use super::shared::{LogStatus, Shared};
 use super::stream::{Devices, StreamState};
@@ -16,7 +17,7 @@ use super::stream::{Devices, StreamState};
 /// Reads the log; cheap to clone. Calls may wait for the disk: not for a shard's thread.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// A record as it is delivered.
@@ -49,7 +50,7 @@ pub struct StreamInfo {
 #[derive(Clone, Debug)]
 pub struct Replay {
     shared: Arc<Shared>,
-    key: StreamKey,
+    chain: Chain,
     class: Class,
     name: String,
     page: usize,
@@ -62,10 +63,10 @@ pub struct Replay {
     position: StreamState,
     skipped_expired: u64,
     skipped_damaged: u64,
-    /// Damaged links and what lies below them.
-    bypassed: Vec<(Sequence, Option<Sequence>)>,
     /// The first page to deliver, as the walk back left it: most replays have no other.
     first: Vec<(Arc<Segment>, Place)>,
+    /// The waypoint of the page that was delivered last, and what was delivered before it.
+    last: Option<(Sequence, u64)>,
 }
 
 impl Reader {
@@ -94,7 +95,7 @@ impl Reader {
         Ok(Stored { sequence, offset: place.header.offset, expires_at: place.header.expires_at, body })
     }
 
-    /// The newest record of a stream's chain: its body names the epoch of a channel's stream, whether it is a
+    /// The newest record of a stream's chain: its body names the newest version of a channel, whether it is a
     /// publication, a meta record, or the stub of one that has been compacted.
     ///
     /// # Errors
@@ -113,7 +114,7 @@ impl Reader {
         let position = self.shared.index.get(key)?;
         let mut replay = Replay {
             shared: Arc::clone(&self.shared),
-            key,
+            chain: Chain::new(Arc::clone(&self.shared), key, position.epoch),
             class,
             name: name.to_owned(),
             page: page.max(1),
@@ -123,8 +124,8 @@ impl Reader {
             position,
             skipped_expired: 0,
             skipped_damaged: 0,
-            bypassed: Vec::new(),
             first: Vec::new(),
+            last: None,
         };
         if position.pending_at(now) == 0 {
             replay.after = position.last_offset;
@@ -176,6 +177,39 @@ impl Replay {
         self.waypoints.is_empty()
     }
 
+    /// Goes on behind `after` at a later time, without walking back again: where the last page ended, began, or between.
+    /// False if that cannot be, and then the replay is of no more use.
+    #[must_use]
+    pub fn resume(&mut self, after: u64, now: u32) -> bool {
+        let state = self.shared.index.get(self.chain.key());
+        let Some(state) = state.filter(|state| state.epoch == self.position.epoch) else { return false };
+        self.now = now;
+        let after = after.max(state.floor());
+        if after == self.after {
+            return true;
+        }
+        match self.last {
+            Some((newest, before)) if (before..self.after).contains(&after) => {
+                self.waypoints.push(newest);
+                self.first.clear();
+                self.after = after;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// True if this is a replay of that stream, with pages of that length.
+    pub(super) fn is_of(&self, class: Class, name: &str, page: usize) -> bool {
+        self.class == class && self.page == page && self.name == name
+    }
+
+    /// True if the stream has grown since the replay began.
+    pub(super) fn is_outgrown(&self) -> bool {
+        let state = self.shared.index.get(self.chain.key());
+        state.is_some_and(|state| state.last_offset > self.position.last_offset)
+    }
+
     /// The next page in order; empty at the end. Damaged messages are left out and counted.
     ///
     /// # Errors
@@ -204,6 +238,7 @@ impl Replay {
             }
             self.waypoints.pop();
             self.first.clear();
+            self.last = Some((newest, self.after));
             if let Some((_, newest)) = places.first() {
                 self.after = newest.header.offset;
             }
@@ -222,7 +257,7 @@ impl Replay {
         let mut in_page = 0_usize;
         let (mut missing, mut expired) = (0_u64, 0_u64);
         while below > self.after.saturating_add(1) {
-            let Some((segment, place)) = self.link(at) else {
+            let Some((segment, place)) = self.chain.link(at) else {
                 missing = missing.saturating_add(below.saturating_sub(self.after).saturating_sub(1));
                 break;
             };
@@ -257,7 +292,7 @@ impl Replay {
         let mut places = Vec::new();
         let mut at = newest;
         while places.len() < self.page
-            && let Some((segment, place)) = self.link(at)
+            && let Some((segment, place)) = self.chain.link(at)
         {
             at = Sequence(place.header.previous);
             let offset = place.header.offset;
@@ -269,48 +304,6 @@ impl Replay {
             }
         }
         places
-    }
-
-    /// The link of the chain at a sequence, or if it is damaged the newest one below; `None` at the end.
-    fn link(&mut self, at: Sequence) -> Option<(Arc<Segment>, Place)> {
-        if at == Sequence(0) {
-            return None;
-        }
-        let found = self.shared.segment_of(at).and_then(|segment| Some((segment.find(at).ok()?, segment)));
-        let found = found.filter(|(place, _)| place.header.key == self.key);
-        let (place, segment) = match found {
-            Some(found) => found,
-            None => {
-                let below = self.bypass(at)?;
-                let segment = self.shared.segment_of(below)?;
-                (segment.find(below).ok()?, segment)
-            }
-        };
-        (place.header.epoch == self.position.epoch).then_some((segment, place))
-    }
-
-    /// The newest link of the chain below a damaged one: found by reading the segments backwards, once for each.
-    fn bypass(&mut self, damaged: Sequence) -> Option<Sequence> {
-        if let Some(known) = self.bypassed.iter().find(|(from, _)| *from == damaged) {
-            return known.1;
-        }
-        let mut segments = self.shared.segments();
-        segments.retain(|segment| segment.header.first_sequence < damaged);
-        let found = segments.iter().rev().find_map(|segment| self.newest_below(segment, damaged));
-        self.bypassed.push((damaged, found));
-        found
-    }
-
-    fn newest_below(&self, segment: &Segment, limit: Sequence) -> Option<Sequence> {
-        let mut newest = None;
-        let mut visit = |_: u64, _: bool, header: &Header, _: &[u8]| {
-            if header.key == self.key && header.kind.is_link() && header.sequence < limit {
-                newest = Some(header.sequence);
-            }
-        };
-        // A file that cannot be read has nothing to add.
-        segment.scan(&mut visit).ok()?;
-        newest
     }
 
     fn is_mine(&self, body: &Body) -> bool {

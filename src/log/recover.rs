@@ -14,7 +14,7 @@ use super::segment::{
 };
 use super::shared::Identity;
 use super::snapshot::{self, Present, SNAPSHOT_NAME, Snapshot};
-use super::storage::{Storage, StorageFile};
+use super::storage::{SECTOR_BYTES, Storage, StorageFile};
 
 /// What recovery found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -331,6 +331,7 @@ fn repair(storage: &dyn Storage, recovered: &mut Recovered) -> Result<(), Storag
             erase(last, tail)?;
         }
         // After a kill the records may be in the page cache only; from here on they are served and built upon.
+        renew(last, recovered.noted_through.next())?;
         last.file.sync_data()?;
     }
     let mut renamed = false;
@@ -352,6 +353,24 @@ fn repair(storage: &dyn Storage, recovered: &mut Recovered) -> Result<(), Storag
     }
     if renamed || snapshot || !recovered.report.removed.is_empty() {
         storage.sync_directory()?;
+    }
+    Ok(())
+}
+
+/// Writes the records from `first` on once more, with the same bytes. If their sync had failed, the page cache holds them
+/// as written, the medium does not, and a sync alone would do nothing.
+fn renew(segment: &Segment, first: Sequence) -> Result<(), StorageError> {
+    let Ok(place) = segment.find(first.max(segment.header.first_sequence)) else { return Ok(()) };
+    let mut window = Window::new(Arc::clone(&segment.file))?;
+    let mut at = place.offset.saturating_sub(place.offset % SECTOR_BYTES as u64);
+    while at < segment.end() {
+        let left = usize::try_from(segment.end().saturating_sub(at)).unwrap_or(usize::MAX);
+        let bytes = window.get(at, left.min(64 << 10))?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        segment.file.write_at(at, bytes)?;
+        at = at.saturating_add(bytes.len() as u64);
     }
     Ok(())
 }

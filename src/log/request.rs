@@ -1,6 +1,6 @@
 //! What may be appended, and what comes back.
 
-use super::body::{Body, Cursor, Event, Message, Meta, Publication};
+use super::body::{Body, Cursor, Event, Message, Meta, Publication, Version};
 use super::error::{AppendError, RefuseError};
 use super::record::{Class, KeyHasher, Kind, Sequence, StreamKey};
 use super::stream::Devices;
@@ -24,27 +24,24 @@ pub enum Append {
         /// Seconds since 1970 from which on it is not delivered any more, 0 = never.
         expires_at: u32,
     },
-    /// A publication of a channel with durable history; its home shard has numbered it.
+    /// A publication of a channel with durable history; the log numbers it.
     Publication {
         /// The publication.
         publication: Publication,
-        /// Its offset, above the last one of the same epoch.
-        offset: u64,
         /// How many publications the history holds from now on, counting this one (`history_size`).
         keep: u32,
         /// Seconds since 1970 from which on it is not delivered any more, 0 = never.
         expires_at: u32,
     },
-    /// The position of a channel's stream without a publication: a new epoch, or a removed history.
+    /// Notes where the history of a channel stands: begins it, if there is none, and so gives it an epoch; or drops
+    /// all but its newest publications. The number goes on either way.
     Position {
         /// The channel.
         channel: String,
-        /// Its epoch.
-        epoch: String,
-        /// Its offset.
-        offset: u64,
         /// How many of its newest publications the history still holds.
         keep: u32,
+        /// The newest version published in it.
+        version: Version,
     },
     /// An event for a webhook; the log numbers it.
     Event {
@@ -72,7 +69,7 @@ pub enum Append {
         /// The device.
         device: String,
     },
-    /// Everything that waits in a mailbox or a queue of events is dropped. (For a history: a position that keeps 0.)
+    /// Everything that waits in a mailbox or a queue of events is dropped.
     Purge {
         /// Mailbox or queue of events.
         class: Class,
@@ -124,24 +121,25 @@ pub(super) struct Prepared {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Plan {
     /// Number it.
-    Next { limited: bool },
-    /// Check its number.
-    Numbered { offset: u64, epoch: u32, keep: u32 },
-    /// Note a position.
-    Position { offset: u64, epoch: u32, keep: u32 },
+    Next(Room),
+    /// Drop all but the newest of what is there.
+    Position { keep: u32 },
     /// Move a cursor.
     Acknowledge { device: u64, through: u64 },
-    /// Drop what waits.
-    Purge,
 }
 
-/// The number that stands for a channel's epoch in headers.
-#[must_use]
-pub fn epoch_number(epoch: &str) -> u32 {
-    crc32c::crc32c(epoch.as_bytes()).max(1)
+/// How much a stream may hold with one more message.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Room {
+    /// As many as come.
+    Endless,
+    /// As a mailbox may.
+    Mailbox,
+    /// The newest so many.
+    Newest(u32),
 }
 
-/// The epoch of a mailbox as clients see it.
+/// The epoch of a stream as clients see it.
 #[must_use]
 pub fn epoch_text(epoch: u32) -> String {
     format!("{epoch:08x}")
@@ -168,23 +166,17 @@ impl Prepared {
 fn plan(append: Append, hasher: &KeyHasher) -> (Plan, Class, u32, Body) {
     match append {
         Append::Message { message, expires_at } => {
-            (Plan::Next { limited: true }, Class::Mailbox, expires_at, Body::Message(message))
+            (Plan::Next(Room::Mailbox), Class::Mailbox, expires_at, Body::Message(message))
         }
         Append::Event { event, expires_at } => {
-            (Plan::Next { limited: false }, Class::Webhook, expires_at, Body::Event(event))
+            (Plan::Next(Room::Endless), Class::Webhook, expires_at, Body::Event(event))
         }
-        Append::Publication { publication, offset, keep, expires_at } => {
-            let epoch = epoch_number(&publication.epoch);
-            (
-                Plan::Numbered { offset, epoch, keep },
-                Class::History,
-                expires_at,
-                Body::Publication(publication),
-            )
+        Append::Publication { publication, keep, expires_at } => {
+            let body = Body::Publication(publication);
+            (Plan::Next(Room::Newest(keep)), Class::History, expires_at, body)
         }
-        Append::Position { channel, epoch, offset, keep } => {
-            let plan = Plan::Position { offset, epoch: epoch_number(&epoch), keep };
-            (plan, Class::History, 0, Body::Meta(Meta { name: channel, epoch }))
+        Append::Position { channel, keep, version } => {
+            (Plan::Position { keep }, Class::History, 0, Body::Meta(Meta { name: channel, version }))
         }
         Append::Acknowledge { class, name, device, through } => {
             // The highest number is taken: it forgets a device.
@@ -197,7 +189,7 @@ fn plan(append: Append, hasher: &KeyHasher) -> (Plan, Class, u32, Body) {
             (plan, Class::Mailbox, 0, Body::Cursor(Cursor { name: user, device }))
         }
         Append::Purge { class, name } => {
-            (Plan::Purge, class, 0, Body::Meta(Meta { name, epoch: String::new() }))
+            (Plan::Position { keep: 0 }, class, 0, Body::Meta(Meta { name, ..Meta::default() }))
         }
     }
 }

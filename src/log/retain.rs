@@ -62,7 +62,7 @@ impl Moment {
         let is_head = header.sequence == state.head;
         let waiting = header.offset > state.floor() && state.pending_at(self.now) > 0;
         match header.kind {
-            // It holds an epoch, and the way to what lies before it.
+            // It holds a version, and the way to what lies before it.
             Kind::Meta if is_head || waiting => Need::Whole,
             Kind::Stub if is_head || waiting => Need::Whole,
             _ if waiting && !header.has_expired(self.now) => Need::Whole,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::body::{Body, Message, Publication};
+use super::body::{Body, Message};
 use super::engine::Engine;
 use super::error::AppendError;
 use super::fake::FakeDisk;
@@ -12,6 +12,8 @@ use super::settings::{LogSettings, MailboxLimits, WhenFull};
 use super::storage::Storage;
 
 mod faults;
+mod history;
+mod pages;
 
 const NOW: u32 = 1_000_000;
 
@@ -160,45 +162,6 @@ fn expired_messages_are_skipped_and_counted() {
     assert_eq!((state.pending_at(NOW), state.pending_at(NOW + 10)), (4, 0));
 }
 
-#[test]
-fn history_keeps_its_size_and_starts_over_with_a_new_epoch() {
-    let disk = FakeDisk::default();
-    let mut engine = open(&disk);
-    let publish = |engine: &mut Engine, epoch: &str, offset: u64| {
-        let publication = Publication {
-            channel: "news".to_owned(),
-            epoch: epoch.to_owned(),
-            data: Bytes::from(format!("{epoch}{offset}")),
-            ..Publication::default()
-        };
-        let append = Append::Publication { publication, offset, keep: 3, expires_at: 0 };
-        engine.append(vec![AppendRequest { token: 0, append }], NOW).unwrap()[0].result
-    };
-    let read = |engine: &Engine| {
-        let mut replay = engine.reader().replay(Class::History, "news", 0, 2, NOW).unwrap();
-        let mut data = Vec::new();
-        loop {
-            let page = replay.next_page().unwrap();
-            if page.is_empty() {
-                return data;
-            }
-            for stored in page {
-                let Body::Publication(publication) = stored.body else { panic!("not a publication") };
-                data.push(String::from_utf8(publication.data.to_vec()).unwrap());
-            }
-        }
-    };
-    for offset in 1..=5 {
-        publish(&mut engine, "a", offset).unwrap();
-    }
-    assert_eq!(publish(&mut engine, "a", 5), Err(AppendError::OutOfOrder));
-    assert_eq!(read(&engine), ["a3", "a4", "a5"]);
-    publish(&mut engine, "b", 1).unwrap();
-    assert_eq!(read(&engine), ["b1"]);
-    drop(engine);
-    assert_eq!(read(&open(&disk)), ["b1"]);
-}
-
 /// A user's messages fill segments that become dead or sparse; nobody else's are touched.
 #[test]
 fn compaction_keeps_what_is_needed_and_the_number() {
@@ -266,25 +229,25 @@ fn texts_at(engine: &Engine, user: &str, now: u32) -> usize {
     replay.next_page().unwrap().len()
 }
 
+/// A segment in the middle of which nothing is needed leaves no hole that could be taken for a loss.
 #[test]
-fn the_head_of_a_history_tells_its_epoch_even_when_it_is_compacted() {
+fn a_dead_segment_between_live_ones_is_not_missed_by_the_next_start() {
     let disk = FakeDisk::default();
     let mut engine = open(&disk);
-    for offset in 1..=60 {
-        let data = Bytes::from(vec![b'x'; 500]);
-        let (channel, epoch) = ("news".to_owned(), "wxyz".to_owned());
-        let publication = Publication { channel, epoch, data, ..Publication::default() };
-        let append = Append::Publication { publication, offset, keep: 10, expires_at: NOW + 10 };
-        engine.append(vec![AppendRequest { token: 0, append }], NOW).unwrap();
+    let long = "x".repeat(500);
+    for (user, count) in [("alice", 30), ("bob", 60), ("carol", 30), ("bob", 1)] {
+        for n in 0..count {
+            send(&mut engine, user, &format!("{n}{long}"));
+        }
     }
-    for n in 0..40 {
-        send(&mut engine, "alice", &format!("{n}{}", "x".repeat(500)));
-    }
-    engine.maintenance().pass(NOW + 10).unwrap();
+    let files = disk.list().unwrap().len();
+    engine.append(vec![acknowledge("bob", "", 61)], NOW).unwrap();
+    let report = engine.maintenance().pass(NOW).unwrap();
+    assert!(disk.list().unwrap().len() < files, "{report:?}");
+    let again = engine.maintenance().pass(NOW).unwrap();
+    assert_eq!((again.compacted, again.removed), (0, 0), "it is left alone from then on");
     drop(engine);
-    let engine = open(&disk);
-    let head = engine.reader().head(Class::History, "news").unwrap().unwrap();
-    let Body::Stub(meta) = head.body else { panic!("{head:?}") };
-    assert_eq!((head.offset, meta.epoch.as_str()), (60, "wxyz"));
-    assert_eq!(engine.reader().head(Class::History, "other"), Ok(None));
+    let (engine, report) = Engine::open(Box::new(disk), settings(), NOW).unwrap();
+    assert_eq!((report.damage, report.quarantined), (vec![], vec![]));
+    assert_eq!((texts(&engine, "alice", 0, 50).len(), texts(&engine, "carol", 0, 50).len()), (30, 30));
 }

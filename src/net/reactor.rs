@@ -155,6 +155,7 @@ impl Reactor {
             self.accept();
             let more_mail = self.take_mail();
             self.parts.shard.settle();
+            self.read_overdue();
             self.send_mail();
             let outlook = self.parts.shard.finish(&mut self.sockets);
             self.send_mail();
@@ -224,6 +225,16 @@ impl Reactor {
         let mut waiting = std::mem::take(&mut self.unread);
         waiting.extend(self.parts.shard.take_resumed());
         for (slot, generation) in waiting {
+            self.read(slot, generation, true);
+        }
+    }
+
+    /// Reads whoever is about to be closed for silence: what it sent may wait in a queue that was not polled yet.
+    fn read_overdue(&mut self) {
+        if self.parts.shard.holds_back_input() {
+            return;
+        }
+        for (slot, generation) in self.parts.shard.take_overdue() {
             self.read(slot, generation, true);
         }
     }

@@ -1,8 +1,13 @@
 //! The log as the office sees it.
 
+use std::cell::RefCell;
+
 use crate::log::Appender;
+use crate::log::body::Body;
 use crate::log::error::{ReadError, RefuseError};
-use crate::log::reader::{Reader, Stored, StreamInfo};
+use crate::log::history::{HistoryPage, HistoryRead, Trail};
+use crate::log::pages::{Pages, StreamPage};
+use crate::log::reader::{Reader, StreamInfo};
 use crate::log::record::Class;
 use crate::log::request::AppendRequest;
 
@@ -21,18 +26,30 @@ pub trait Archive {
     ///
     /// # Errors
     /// [`ReadError::Storage`] if the file system fails: nothing can be said then.
-    fn page(&self, class: Class, name: &str, after: u64, limit: usize, now: u32) -> Result<Leaf, ReadError>;
-}
+    fn page(
+        &self,
+        class: Class,
+        name: &str,
+        after: u64,
+        limit: usize,
+        now: u32,
+    ) -> Result<StreamPage, ReadError>;
 
-/// Some messages of a stream.
-#[derive(Clone, Debug, Default)]
-pub struct Leaf {
-    /// In order.
-    pub messages: Vec<Stored>,
-    /// Nothing follows.
-    pub is_last: bool,
-    /// Messages that are damaged and left out.
-    pub damaged: u64,
+    /// A page of a history; `None` if there is no such channel. `trail` shortens the way of the next read.
+    ///
+    /// # Errors
+    /// [`ReadError::Storage`] if the file system fails.
+    fn history(
+        &self,
+        read: &HistoryRead<'_>,
+        trail: Option<&mut Trail>,
+    ) -> Result<Option<HistoryPage>, ReadError>;
+
+    /// The newest record of a stream, `None` if there is none.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    fn head(&self, class: Class, name: &str) -> Result<Option<Body>, ReadError>;
 }
 
 /// The log itself.
@@ -42,6 +59,8 @@ pub struct LogArchive {
     pub appender: Appender,
     /// Reads what is durable.
     pub reader: Reader,
+    /// Who reads page by page.
+    pub pages: RefCell<Pages>,
 }
 
 impl Archive for LogArchive {
@@ -53,26 +72,26 @@ impl Archive for LogArchive {
         self.reader.info(class, name, device)
     }
 
-    fn page(&self, class: Class, name: &str, after: u64, limit: usize, now: u32) -> Result<Leaf, ReadError> {
-        page_of(&self.reader, class, name, after, limit, now)
+    fn page(
+        &self,
+        class: Class,
+        name: &str,
+        after: u64,
+        limit: usize,
+        now: u32,
+    ) -> Result<StreamPage, ReadError> {
+        self.pages.borrow_mut().read(&self.reader, (class, name), after, limit, now)
     }
-}
 
-/// One page out of a reader.
-///
-/// # Errors
-/// [`ReadError::Storage`] if the file system fails.
-pub fn page_of(
-    reader: &Reader,
-    class: Class,
-    name: &str,
-    after: u64,
-    limit: usize,
-    now: u32,
-) -> Result<Leaf, ReadError> {
-    let Some(mut replay) = reader.replay(class, name, after, limit, now) else {
-        return Ok(Leaf { is_last: true, ..Leaf::default() });
-    };
-    let messages = replay.next_page()?;
-    Ok(Leaf { messages, is_last: replay.is_finished(), damaged: replay.skipped_damaged() })
+    fn history(
+        &self,
+        read: &HistoryRead<'_>,
+        trail: Option<&mut Trail>,
+    ) -> Result<Option<HistoryPage>, ReadError> {
+        self.reader.history(read, trail)
+    }
+
+    fn head(&self, class: Class, name: &str) -> Result<Option<Body>, ReadError> {
+        Ok(self.reader.head(class, name)?.map(|stored| stored.body))
+    }
 }

@@ -20,6 +20,8 @@
 mod acknowledge;
 pub mod archive;
 mod calls;
+pub mod events;
+mod history;
 mod inbox;
 mod letters;
 pub mod office;

@@ -7,6 +7,8 @@ use slab::Slab;
 
 use super::acknowledge::LateAck;
 use super::archive::Archive;
+use super::events::EventQueues;
+use super::history::{Histories, PendingHistory};
 use super::letters::Letters;
 use super::redeliver::Redelivery;
 use super::send::{PendingMessage, Place, SendJob};
@@ -49,10 +51,12 @@ pub struct Office<A> {
     pub(super) keys: HashMap<(Box<str>, Box<str>), Vec<Place>>,
     /// Offset and epoch of sends by user and key.
     pub(super) idempotency: Idempotency<(u64, u32)>,
+    pub(super) histories: Histories,
     pub(super) late_acks: HashMap<Owner, LateAck>,
     /// When the first of them is due.
     pub(super) acks_due: Option<Tick>,
     pub(super) redeliveries: HashMap<Owner, Redelivery>,
+    pub(super) events: EventQueues,
     pub(super) figures: StoreFigures,
 }
 
@@ -63,8 +67,12 @@ pub(super) enum Pending {
     Message(Box<PendingMessage>),
     /// A session's acknowledgement, and the command that waits for it.
     Acknowledge(Box<Owner>, u64, Option<Ticket>),
+    /// Something about a durable history.
+    History(Box<PendingHistory>),
     /// A call of the server API, answered with nothing but success.
     Api(u64),
+    /// Events: the index of their queue, and how many.
+    Events(usize, usize),
     /// Nobody.
     Nobody,
 }
@@ -88,9 +96,11 @@ impl<A: Archive> Office<A> {
             sends: Slab::new(),
             keys: HashMap::new(),
             idempotency: Idempotency::new(secret, limits::IDEMPOTENT_RESULTS),
+            histories: Histories::new(secret),
             late_acks: HashMap::new(),
             acks_due: None,
             redeliveries: HashMap::new(),
+            events: EventQueues::default(),
             figures: StoreFigures::default(),
         }
     }
@@ -102,7 +112,10 @@ impl<A: Archive> Office<A> {
             StoreAsk::More(ask) => self.more(*ask, now),
             StoreAsk::Redeliver(ask) => self.redeliver(*ask, now),
             StoreAsk::Acknowledge(ask) => self.acknowledge(*ask, now),
+            StoreAsk::History(ask) => self.history(*ask, now),
             StoreAsk::Api(ask) => self.call(*ask, now),
+            StoreAsk::Events(batch) => self.take_events(&batch, now),
+            StoreAsk::Delivered(ask) => self.delivered(&ask),
         }
     }
 
@@ -124,26 +137,32 @@ impl<A: Archive> Office<A> {
             }
         }
         self.flush_acks(now);
+        self.flush_events(now);
         self.idempotency.sweep(now.tick, SWEPT);
+        self.histories.sweep(now, SWEPT);
     }
 
     /// When [`settle`](Self::settle) has something to do again, acknowledgements aside.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
-        self.acks_due
+        self.acks_due.into_iter().chain(self.events.wake_at()).min()
     }
 
     /// The end is near: nothing waits for time any more.
     pub fn hasten(&mut self, now: Now) {
         self.late_acks.values_mut().for_each(|late| late.due = now.tick);
         self.acks_due = self.acks_due.map(|_| now.tick);
+        self.events.hasten(now);
         self.settle(now);
     }
 
     /// True if the log owes nothing and has been asked for everything.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.waiting.is_empty() && self.late_acks.is_empty()
+        self.in_flight.is_empty()
+            && self.waiting.is_empty()
+            && self.late_acks.is_empty()
+            && self.events.is_idle()
     }
 
     /// Hands out mail for the shards until `accept` gives it back. Returns how much left.
@@ -216,7 +235,9 @@ impl<A: Archive> Office<A> {
             (Pending::Acknowledge(owner, _, ticket), Ok(appended)) => {
                 self.ack_stored(&owner, appended, ticket);
             }
+            (Pending::History(history), Ok(appended)) => self.history_done(*history, Ok(appended), now),
             (Pending::Api(id), Ok(_)) => self.answer(id, ApiAnswer::Done),
+            (Pending::Events(queue, count), Ok(_)) => self.events.stored(queue, count, true),
             (Pending::Nobody, Ok(_)) => {}
             (pending, Err(error)) => self.refused(pending, api_error(error), now),
         }
@@ -227,7 +248,9 @@ impl<A: Archive> Office<A> {
         match pending {
             Pending::Message(message) => self.not_stored(*message, error),
             Pending::Acknowledge(owner, through, ticket) => self.ack_failed(*owner, through, ticket, now),
+            Pending::History(history) => self.history_done(*history, Err(error), now),
             Pending::Api(id) => self.answer(id, ApiAnswer::Error(error)),
+            Pending::Events(queue, count) => self.events.stored(queue, count, false),
             Pending::Nobody => {}
         }
     }
@@ -273,6 +296,5 @@ fn api_error(error: AppendError) -> ApiError {
             ApiError::StorageUnavailable
         }
         AppendError::TooManyDevices => ApiError::BadRequest,
-        AppendError::OutOfOrder => ApiError::Internal,
     }
 }

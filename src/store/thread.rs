@@ -1,6 +1,7 @@
 //! The store's thread: takes acknowledgements and questions, ends the turn, hands the mail out, sleeps. It holds no
 //! decisions.
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,7 +14,9 @@ use super::office::Office;
 use crate::base::ids::ShardId;
 use crate::base::tick::{Now, TICK_MS};
 use crate::hub::api::{ApiAnswer, ApiError, STORE};
+use crate::hub::events::QueueFigures;
 use crate::hub::mail::{Answer, Mail};
+use crate::hub::settings::EventQueueSettings;
 use crate::hub::shard::Common;
 use crate::hub::store::{StoreAsk, StoreFigures};
 use crate::log::Log;
@@ -55,7 +58,12 @@ pub struct StoreParts {
     pub clock: Box<dyn Fn() -> Now + Send>,
     /// Makes the ids of messages; different in every run.
     pub seed: u64,
+    /// Queues of events that backends want, and where their figures go.
+    pub queues: EventQueues,
 }
+
+/// Queues of events, each with its figures.
+pub type EventQueues = Vec<(EventQueueSettings, Arc<QueueFigures>)>;
 
 /// The running store.
 #[derive(Debug)]
@@ -86,11 +94,11 @@ impl Store {
 }
 
 fn run(parts: StoreParts) -> Result<(), StorageError> {
-    let StoreParts { common, log, last, inbox, deliver, answers, publish, clock, seed } = parts;
+    let StoreParts { common, log, last, inbox, deliver, answers, publish, clock, seed, queues } = parts;
     let appender = log.appender(Box::new(Acks(Arc::clone(&inbox))), ALLOWANCE);
-    let archive = LogArchive { appender: appender.clone(), reader: log.reader() };
+    let archive = LogArchive { appender: appender.clone(), reader: log.reader(), pages: RefCell::default() };
     inbox.belongs_to(std::thread::current());
-    let mut office = Office::new(common, archive, last, seed);
+    let mut office = Office::new(common, archive, last, seed).with_events(queues, clock());
     let mut published = None;
     let mut ending = None;
     loop {

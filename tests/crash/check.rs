@@ -6,13 +6,14 @@ use millpond::log::body::Body;
 use millpond::log::engine::Engine;
 use millpond::log::error::ReadError;
 use millpond::log::fake::FakeDisk;
+use millpond::log::history::HistoryRead;
 use millpond::log::reader::{Reader, Stored};
 use millpond::log::record::{Class, HEADER_BYTES, Header, Sequence};
 use millpond::log::recover::RecoveryReport;
 use millpond::log::segment::{HeaderState, SegmentHeader};
 
 use super::images::Random;
-use super::workload::{Entry, Expected, LATER, USERS, matches, settings};
+use super::workload::{Entry, Expected, LATER, NAMES, class_of, matches, settings};
 
 /// What a test looked at.
 #[derive(Debug, Default)]
@@ -55,6 +56,10 @@ pub fn check(image: &FakeDisk, expected: &Expected, context: &str, counts: &mut 
         check_record(&reader, entry, sequence, model.is_live(sequence), context);
     }
     model.check(&reader, &model, context);
+    for (name, expected) in NAMES.iter().zip(expected.epochs).filter(|(_, epoch)| epoch.is_some()) {
+        let epoch = reader.info(Class::History, name, "").map(|info| info.state.epoch);
+        assert_eq!(epoch, expected, "epoch of {name}: {context}");
+    }
     counts.images += 1;
     counts.records += entries.len();
     counts.tails += usize::from(report.tail.is_some());
@@ -154,7 +159,7 @@ fn open(image: &FakeDisk, context: &str) -> (Engine, RecoveryReport) {
     opened.unwrap_or_else(|error| panic!("does not open: {error}, {context}"))
 }
 
-/// What the mailboxes hold according to the entries.
+/// What the mailboxes and histories hold according to the entries.
 struct Model {
     mailboxes: Vec<Mailbox>,
 }
@@ -174,7 +179,7 @@ struct Mailbox {
 
 impl Model {
     fn of(entries: &[Entry], missing: &[u64]) -> Self {
-        let mut mailboxes: Vec<Mailbox> = USERS.iter().map(|_| Mailbox::default()).collect();
+        let mut mailboxes: Vec<Mailbox> = NAMES.iter().map(|_| Mailbox::default()).collect();
         for (entry, sequence) in entries.iter().zip(1_u64..) {
             let damaged = missing.contains(&sequence);
             match entry {
@@ -190,6 +195,22 @@ impl Model {
                     let mailbox = &mut mailboxes[*user];
                     mailbox.acknowledge(device, *through);
                     mailbox.settle(damaged);
+                }
+                Entry::Publication { channel, text, expires, keep } => {
+                    let history = &mut mailboxes[*channel];
+                    history.last += 1;
+                    history.lost = history.lost.max(history.last.saturating_sub(u64::from(*keep)));
+                    history.settle(damaged);
+                    if !damaged && !expires {
+                        history.messages.push((history.last, sequence, text.clone()));
+                    }
+                }
+                Entry::Position { channel, keep } => {
+                    let history = &mut mailboxes[*channel];
+                    if *keep == 0 {
+                        history.lost = history.last;
+                    }
+                    history.settle(damaged);
                 }
                 Entry::Watermark => {}
             }
@@ -220,8 +241,12 @@ impl Model {
     /// Every mailbox replays the messages above its floor, each once, in order, and goes on with the next number. Those
     /// of `required` must be among them.
     fn compare(&self, reader: &Reader, required: &Self) -> Result<(), String> {
-        for ((user, mailbox), required) in USERS.iter().zip(&self.mailboxes).zip(&required.mailboxes) {
-            let found = replay(reader, user);
+        for (number, (mailbox, required)) in self.mailboxes.iter().zip(&required.mailboxes).enumerate() {
+            let user = NAMES[number];
+            let (found, last) = match class_of(number) {
+                Class::History => history(reader, user),
+                _ => replay(reader, user),
+            };
             let offsets: Vec<u64> = found.iter().map(|stored| stored.offset).collect();
             let offsets_of = |mailbox: &Mailbox| mailbox.messages.iter().map(|m| m.0).collect::<Vec<u64>>();
             let (may, must) = (offsets_of(mailbox), offsets_of(required));
@@ -234,12 +259,16 @@ impl Model {
             }
             for stored in &found {
                 let text = mailbox.messages.iter().find(|m| m.0 == stored.offset).map(|m| &m.2[..]);
-                let same = matches!(&stored.body, Body::Message(message) if Some(&message.data[..]) == text);
+                let data = match &stored.body {
+                    Body::Message(message) => Some(&message.data[..]),
+                    Body::Publication(publication) => Some(&publication.data[..]),
+                    _ => None,
+                };
+                let same = data.is_some() && data == text;
                 if !same {
                     return Err(format!("offset {} of {user} is {stored:?}", stored.offset));
                 }
             }
-            let last = reader.info(Class::Mailbox, user, "").map_or(0, |info| info.state.last_offset);
             if (mailbox.exact || mailbox.last == 0) && last != mailbox.last {
                 return Err(format!("number of {user} is {last}, not {}", mailbox.last));
             }
@@ -248,16 +277,53 @@ impl Model {
     }
 }
 
-fn replay(reader: &Reader, user: &str) -> Vec<Stored> {
+/// What a mailbox holds, and its number.
+fn replay(reader: &Reader, user: &str) -> (Vec<Stored>, u64) {
     let mut found = Vec::new();
-    let Some(mut replay) = reader.replay(Class::Mailbox, user, 0, 3, LATER) else { return found };
+    let last = reader.info(Class::Mailbox, user, "").map_or(0, |info| info.state.last_offset);
+    let Some(mut replay) = reader.replay(Class::Mailbox, user, 0, 3, LATER) else { return (found, last) };
     loop {
         let page = replay.next_page().expect("readable");
         if page.is_empty() {
-            return found;
+            return (found, last);
         }
         found.extend(page);
     }
+}
+
+/// What a history holds, page by page, which must be what it holds from the newest on backwards; and its number.
+fn history(reader: &Reader, channel: &str) -> (Vec<Stored>, u64) {
+    let mut read = HistoryRead {
+        channel,
+        end: u64::MAX,
+        after: 0,
+        before: u64::MAX,
+        limit: 3,
+        bytes: usize::MAX,
+        newest_first: false,
+        now: LATER,
+    };
+    let (mut forward, mut backward) = (Vec::new(), Vec::new());
+    while let Some(page) = reader.history(&read, None).expect("readable") {
+        read.after = page.publications.last().map_or(read.after, |stored| stored.offset);
+        forward.extend(page.publications);
+        if !page.more {
+            break;
+        }
+    }
+    read = HistoryRead { after: 0, newest_first: true, ..read };
+    let mut top = 0;
+    while let Some(page) = reader.history(&read, None).expect("readable") {
+        top = page.top;
+        read.before = page.publications.last().map_or(0, |stored| stored.offset);
+        backward.extend(page.publications);
+        if !page.more {
+            break;
+        }
+    }
+    backward.reverse();
+    assert_eq!(forward, backward, "{channel}");
+    (forward, top)
 }
 
 impl Mailbox {

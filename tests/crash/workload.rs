@@ -1,7 +1,7 @@
 //! A seeded workload on a recording disk, and what the log must hold at every point of it.
 
 use bytes::Bytes;
-use millpond::log::body::{Body, Message};
+use millpond::log::body::{Body, Message, Publication, Version};
 use millpond::log::engine::Engine;
 use millpond::log::error::{AppendError, StorageError};
 use millpond::log::fake::{FakeDisk, Fault, Operation};
@@ -18,14 +18,41 @@ pub const NOW: u32 = 1_000_000;
 pub const LATER: u32 = NOW + 100;
 /// Devices that acknowledge; the first stands for clients that name none.
 const DEVICES: [&str; 3] = ["", "phone", "desk"];
-/// Users with a mailbox.
-pub const USERS: [&str; 3] = ["alice", "bob", "carol"];
+/// Users with a mailbox, then channels with a history.
+pub const NAMES: [&str; 5] = ["alice", "bob", "carol", "news", "rare"];
+/// How many of the names are users.
+const USERS: usize = 3;
+
+/// What a stream of [`NAMES`] is for.
+pub fn class_of(name: usize) -> Class {
+    if name < USERS { Class::Mailbox } else { Class::History }
+}
 
 /// What one record of the log says, for the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
-    Message { user: usize, text: Vec<u8>, expires: bool },
-    Cursor { user: usize, device: &'static str, through: u64 },
+    Message {
+        user: usize,
+        text: Vec<u8>,
+        expires: bool,
+    },
+    Cursor {
+        user: usize,
+        device: &'static str,
+        through: u64,
+    },
+    /// Of a channel that holds `keep` from then on.
+    Publication {
+        channel: usize,
+        text: Vec<u8>,
+        expires: bool,
+        keep: u32,
+    },
+    /// A history begins, or (with 0 to keep) is removed.
+    Position {
+        channel: usize,
+        keep: u32,
+    },
     Watermark,
 }
 
@@ -36,6 +63,8 @@ pub struct Expected {
     pub stored: Vec<Entry>,
     /// One of these may follow, any prefix of it.
     pub attempted: Vec<Vec<Entry>>,
+    /// Epochs of the channels by name, as their records were acknowledged.
+    pub epochs: [Option<u32>; NAMES.len()],
 }
 
 /// A recorded run.
@@ -108,6 +137,7 @@ struct Driver {
     engine: Engine,
     random: Random,
     stored: Vec<Entry>,
+    epochs: [Option<u32>; NAMES.len()],
     timeline: Vec<(usize, Expected)>,
     seed: u64,
     opened: u64,
@@ -117,9 +147,10 @@ struct Driver {
 impl Driver {
     fn new(disk: FakeDisk, seed: u64, stored: Vec<Entry>) -> Self {
         disk.record();
-        let timeline = vec![(0, Expected { stored: stored.clone(), attempted: Vec::new() })];
+        let timeline = vec![(0, Expected { stored: stored.clone(), ..Expected::default() })];
         let engine = Engine::open(Box::new(disk.clone()), settings(seed), NOW).expect("opens").0;
-        Self { disk, engine, random: Random::new(seed), stored, timeline, seed, opened: 0, numbered: 0 }
+        let (random, epochs) = (Random::new(seed), [None; NAMES.len()]);
+        Self { disk, engine, random, stored, epochs, timeline, seed, opened: 0, numbered: 0 }
     }
 
     fn finish(self, base: FakeDisk) -> Run {
@@ -141,6 +172,10 @@ impl Driver {
             match ack.result {
                 Ok(appended) => {
                     assert_eq!(appended.sequence.0, self.stored.len() as u64 + 1);
+                    if let Entry::Publication { channel, .. } | Entry::Position { channel, .. } = &entry {
+                        let epoch = *self.epochs[*channel].get_or_insert(appended.epoch);
+                        assert_eq!(epoch, appended.epoch);
+                    }
                     self.stored.push(entry);
                 }
                 Err(AppendError::NotStored(_)) => {}
@@ -202,15 +237,20 @@ impl Driver {
 
     /// From the operations recorded so far on, `attempted` may follow what is stored.
     fn expect(&mut self, attempted: Vec<Vec<Entry>>) {
-        self.timeline.push((self.disk.recorded(), Expected { stored: self.stored.clone(), attempted }));
+        let expected = Expected { stored: self.stored.clone(), attempted, epochs: self.epochs };
+        self.timeline.push((self.disk.recorded(), expected));
     }
 
     fn entry(&mut self) -> Entry {
-        let user = self.random.below(USERS.len());
-        if self.random.below(5) == 0 {
+        let name = self.random.below(NAMES.len());
+        if name >= USERS && self.random.below(8) == 0 {
+            let keep = if self.random.below(2) == 0 { 0 } else { u32::MAX };
+            return Entry::Position { channel: name, keep };
+        }
+        if name < USERS && self.random.below(5) == 0 {
             // One user has devices.
-            let device = if user == 2 { DEVICES[self.random.below(3)] } else { "" };
-            return Entry::Cursor { user, device, through: self.random.below(16) as u64 };
+            let device = if name == 2 { DEVICES[self.random.below(3)] } else { "" };
+            return Entry::Cursor { user: name, device, through: self.random.below(16) as u64 };
         }
         let expires = self.random.below(4) == 0;
         self.numbered += 1;
@@ -222,7 +262,11 @@ impl Driver {
         let byte = (self.numbered % 251) as u8;
         let mut text = format!("{}:{}:", self.seed, self.numbered).into_bytes();
         text.resize(text.len() + length, byte);
-        Entry::Message { user, text, expires }
+        if name < USERS {
+            return Entry::Message { user: name, text, expires };
+        }
+        let keep = 1 + self.random.below(12) as u32;
+        Entry::Publication { channel: name, text, expires, keep }
     }
 }
 
@@ -230,7 +274,7 @@ fn request(entry: &Entry) -> AppendRequest {
     let append = match entry {
         Entry::Message { user, text, expires } => {
             let message = Message {
-                user: USERS[*user].to_owned(),
+                user: NAMES[*user].to_owned(),
                 id: "an id".to_owned(),
                 data: Bytes::copy_from_slice(text),
                 ..Message::default()
@@ -239,10 +283,20 @@ fn request(entry: &Entry) -> AppendRequest {
         }
         Entry::Cursor { user, device, through } => Append::Acknowledge {
             class: Class::Mailbox,
-            name: USERS[*user].to_owned(),
+            name: NAMES[*user].to_owned(),
             device: (*device).to_owned(),
             through: *through,
         },
+        Entry::Publication { channel, text, expires, keep } => {
+            let (channel, data) = (NAMES[*channel].to_owned(), Bytes::copy_from_slice(text));
+            let publication = Publication { channel, data, ..Publication::default() };
+            let expires_at = if *expires { NOW + 50 } else { 0 };
+            Append::Publication { publication, keep: *keep, expires_at }
+        }
+        Entry::Position { channel, keep } => {
+            let channel = NAMES[*channel].to_owned();
+            Append::Position { channel, keep: *keep, version: Version::default() }
+        }
         Entry::Watermark => unreachable!("the log writes these itself"),
     };
     AppendRequest { token: 0, append }
@@ -252,11 +306,15 @@ fn request(entry: &Entry) -> AppendRequest {
 pub fn matches(entry: &Entry, body: &Body) -> bool {
     match (entry, body) {
         (Entry::Message { user, text, .. }, Body::Message(message)) => {
-            message.user == USERS[*user] && message.data == text && message.id == "an id"
+            message.user == NAMES[*user] && message.data == text && message.id == "an id"
         }
         (Entry::Cursor { user, device, .. }, Body::Cursor(cursor)) => {
-            cursor.name == USERS[*user] && cursor.device == *device
+            cursor.name == NAMES[*user] && cursor.device == *device
         }
+        (Entry::Publication { channel, text, .. }, Body::Publication(publication)) => {
+            publication.channel == NAMES[*channel] && publication.data == text
+        }
+        (Entry::Position { channel, .. }, Body::Meta(meta)) => meta.name == NAMES[*channel],
         (Entry::Watermark, Body::Watermark) => true,
         _ => false,
     }

@@ -5,15 +5,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use millpond::log::body::Message;
+use millpond::log::body::{Body, Message};
 use millpond::log::engine::Engine;
 use millpond::log::error::{ReadError, RefuseError, StorageError};
 use millpond::log::fake::FakeDisk;
+use millpond::log::history::{HistoryPage, HistoryRead, Trail};
+use millpond::log::pages::{Pages, StreamPage};
 use millpond::log::reader::{Reader, StreamInfo};
 use millpond::log::record::{Class, Sequence};
 use millpond::log::request::{Ack, Append, AppendRequest};
 use millpond::log::settings::{LogSettings, MailboxLimits};
-use millpond::store::archive::{Archive, Leaf, page_of};
+use millpond::store::archive::Archive;
 
 /// Messages by user and offset, as the log acknowledged them.
 pub(crate) type Durable = BTreeMap<(String, u64), Message>;
@@ -25,6 +27,7 @@ pub(crate) struct Desk(Rc<RefCell<Shelf>>);
 struct Shelf {
     engine: Engine,
     reader: Reader,
+    pages: Pages,
     queue: VecDeque<AppendRequest>,
     acks: VecDeque<Ack>,
     /// Requests that the queue takes.
@@ -57,6 +60,7 @@ impl Desk {
         Self(Rc::new(RefCell::new(Shelf {
             engine,
             reader,
+            pages: Pages::default(),
             queue: VecDeque::new(),
             acks: VecDeque::new(),
             room: usize::MAX,
@@ -117,6 +121,12 @@ impl Desk {
         self.0.borrow().durable.clone()
     }
 
+    /// Records appended, and bytes written for them.
+    pub(crate) fn written(&self) -> (u64, u64) {
+        let status = self.0.borrow().reader.status();
+        (status.records, status.bytes)
+    }
+
     pub(crate) fn mailbox(&self, user: &str, device: &str) -> Option<StreamInfo> {
         self.0.borrow().reader.info(Class::Mailbox, user, device)
     }
@@ -132,16 +142,35 @@ impl Archive for Desk {
         Ok(())
     }
 
+    fn history(
+        &self,
+        read: &HistoryRead<'_>,
+        trail: Option<&mut Trail>,
+    ) -> Result<Option<HistoryPage>, ReadError> {
+        self.0.borrow().reader.history(read, trail)
+    }
+
+    fn head(&self, class: Class, name: &str) -> Result<Option<Body>, ReadError> {
+        Ok(self.0.borrow().reader.head(class, name)?.map(|stored| stored.body))
+    }
+
     fn info(&self, class: Class, name: &str, device: &str) -> Option<StreamInfo> {
         self.0.borrow().reader.info(class, name, device)
     }
 
-    fn page(&self, class: Class, name: &str, after: u64, limit: usize, now: u32) -> Result<Leaf, ReadError> {
-        let shelf = self.0.borrow();
+    fn page(
+        &self,
+        class: Class,
+        name: &str,
+        after: u64,
+        limit: usize,
+        now: u32,
+    ) -> Result<StreamPage, ReadError> {
+        let shelf = &mut *self.0.borrow_mut();
         if shelf.unreadable {
             return Err(ReadError::Storage(StorageError::Device));
         }
-        page_of(&shelf.reader, class, name, after, limit, now)
+        shelf.pages.read(&shelf.reader, (class, name), after, limit, now)
     }
 }
 

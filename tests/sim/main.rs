@@ -16,6 +16,7 @@ mod frames;
 mod hub;
 mod ledger;
 mod net;
+mod overload;
 mod rows;
 mod script;
 mod world;

@@ -52,6 +52,11 @@ impl Pipe {
         }
     }
 
+    /// The poller has something to tell.
+    pub(crate) fn has_event(&self) -> bool {
+        self.read_edge || self.client_reset || (self.write_edge && self.outbound.len() < self.room)
+    }
+
     /// The client sends.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         if self.closed.is_none() && !self.client_fin && !self.client_reset {

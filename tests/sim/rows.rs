@@ -9,32 +9,32 @@ use crate::hub::settings;
 use crate::net::Pipe;
 use crate::world::World;
 
-const UPGRADE: &str = "GET /connection/websocket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+pub(crate) const UPGRADE: &str = "GET /connection/websocket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// One shard and connections to it.
-struct Stage {
-    world: World,
+pub(crate) struct Stage {
+    pub(crate) world: World,
 }
 
 /// A connection of a stage.
 #[derive(Clone, Copy)]
-struct Peer {
-    socket: i32,
+pub(crate) struct Peer {
+    pub(crate) socket: i32,
 }
 
 impl Stage {
-    fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         Self { world: World::new(1, 1, settings) }
     }
 
-    fn dial(&mut self) -> Peer {
+    pub(crate) fn dial(&mut self) -> Peer {
         let socket = self.world.dial(0);
         self.world.turn();
         Peer { socket }
     }
 
-    fn upgraded(&mut self) -> Peer {
+    pub(crate) fn upgraded(&mut self) -> Peer {
         let peer = self.dial();
         self.pipe(peer).send(UPGRADE.as_bytes());
         self.world.turn();
@@ -43,30 +43,30 @@ impl Stage {
         peer
     }
 
-    fn live(&mut self) -> Peer {
+    pub(crate) fn live(&mut self) -> Peer {
         let peer = self.upgraded();
         self.say(peer, r#"{"id":1,"connect":{}}"#);
         assert!(matches!(self.seen(peer)[..], [Seen::Data(TEXT, _)]));
         peer
     }
 
-    fn pipe(&mut self, peer: Peer) -> &mut Pipe {
+    pub(crate) fn pipe(&mut self, peer: Peer) -> &mut Pipe {
         self.world.pipe(0, peer.socket)
     }
 
-    fn frame(&mut self, peer: Peer, opcode: u8, fin: bool, payload: &[u8]) {
+    pub(crate) fn frame(&mut self, peer: Peer, opcode: u8, fin: bool, payload: &[u8]) {
         let mut out = Vec::new();
         frames::frame(&mut out, &mut self.world.rng, opcode, fin, payload);
         self.pipe(peer).send(&out);
         self.world.turn();
     }
 
-    fn say(&mut self, peer: Peer, text: &str) {
+    pub(crate) fn say(&mut self, peer: Peer, text: &str) {
         self.frame(peer, TEXT, true, text.as_bytes());
     }
 
     /// All that arrived.
-    fn seen(&mut self, peer: Peer) -> Vec<Seen> {
+    pub(crate) fn seen(&mut self, peer: Peer) -> Vec<Seen> {
         let bytes = &mut self.pipe(peer).outbound;
         let seen = std::iter::from_fn(|| frames::next(bytes, &mut false)).collect();
         assert!(bytes.is_empty(), "half a frame");
@@ -74,7 +74,7 @@ impl Stage {
     }
 
     /// Texts, and the code of a close, that arrived; a ping is answered.
-    fn texts(&mut self, peer: Peer) -> (Vec<String>, Option<u16>) {
+    pub(crate) fn texts(&mut self, peer: Peer) -> (Vec<String>, Option<u16>) {
         let (mut texts, mut close, mut pinged) = (Vec::new(), None, false);
         for seen in self.seen(peer) {
             match seen {
@@ -93,11 +93,11 @@ impl Stage {
         (texts, close)
     }
 
-    fn is_clean(&self) -> bool {
+    pub(crate) fn is_clean(&self) -> bool {
         self.world.shards[0].leftovers().is_empty()
     }
 
-    fn disconnects(&mut self, code: u16) -> u64 {
+    pub(crate) fn disconnects(&mut self, code: u16) -> u64 {
         let place = DISCONNECT_CODES.iter().position(|known| *known == code).unwrap();
         self.world.shards[0].figures(0, 0, 0).disconnects[place]
     }

@@ -43,7 +43,9 @@ pub(crate) struct World {
     /// A shard sits out at most so many turns of the others, as a busy one does.
     pub(crate) lag: u32,
     /// Turns that each shard still sits out.
-    busy: Vec<u32>,
+    pub(crate) busy: Vec<u32>,
+    /// Sockets of which a poll tells a shard at most; the others wait, those with high numbers longest.
+    pub(crate) polled: usize,
 }
 
 impl World {
@@ -74,6 +76,7 @@ impl World {
             room: 1000,
             lag: 0,
             busy: vec![0; usize::from(shards)],
+            polled: usize::MAX,
         }
     }
 
@@ -175,15 +178,31 @@ impl World {
         for pipe in self.nets[at].pipes.values_mut() {
             pipe.read_edge |= pipe.key.is_some_and(|key| resumed.contains(&key));
         }
-        let sockets: Vec<i32> = self.nets[at].pipes.keys().copied().collect();
+        let ready = self.nets[at].pipes.iter().filter(|(_, pipe)| pipe.has_event());
+        let sockets: Vec<i32> = ready.map(|(socket, _)| *socket).take(self.polled).collect();
         for socket in sockets {
             self.events(at, socket);
         }
         self.mail(at);
         self.shards[at].settle();
+        self.overdue(at);
         self.post(at);
         self.shards[at].finish(&mut self.nets[at]);
         self.post(at);
+    }
+
+    /// Reads whom the shard is about to close.
+    fn overdue(&mut self, at: usize) {
+        if self.shards[at].holds_back_input() {
+            return;
+        }
+        let overdue: Vec<_> = self.shards[at].take_overdue().collect();
+        let named = |pipe: &Pipe| pipe.key.is_some_and(|key| overdue.contains(&key));
+        let sockets = self.nets[at].pipes.iter().filter(|(_, pipe)| named(pipe) && pipe.closed.is_none());
+        for socket in sockets.map(|(socket, _)| *socket).collect::<Vec<_>>() {
+            self.nets[at].pipe(socket).read_edge = true;
+            self.events(at, socket);
+        }
     }
 
     fn accept(&mut self, at: usize) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use millpond::hub::events::EventKinds;
 use millpond::hub::settings::{
     ChannelOptions, ChannelSettings, ClientSettings, DataFormat, HttpSettings, OriginPolicy, Settings,
     TokenSettings,
@@ -70,6 +71,7 @@ pub(crate) fn settings() -> Settings {
         max_connections: 1_000_000,
         user_presence: None,
         mailbox: None,
+        events: EventKinds::default(),
     }
 }
 

@@ -11,9 +11,12 @@ use millpond::config::{Layers, load};
 use millpond::hub::admission::Admission;
 use millpond::hub::api::{ApiAnswer, ApiCommand};
 use millpond::hub::auth::Verifier;
+use millpond::hub::events::{Event as ToBackend, EventKinds};
 use millpond::hub::mail::{ApiAsk, Mail};
+use millpond::hub::settings::Settings;
 use millpond::hub::shard::{Common, Shard};
 use millpond::hub::sockets::{Sockets, Written};
+use millpond::hub::store::StoreAsk;
 use serde_json::Value;
 
 const SECRET: &str = "the secret of the presence tests, long enough";
@@ -78,6 +81,8 @@ pub(crate) struct World {
     common: Arc<Common>,
     clients: BTreeMap<i32, Client>,
     answers: Vec<(u64, ApiAnswer)>,
+    /// What backends are told.
+    pub(crate) told: Vec<ToBackend>,
     pub(crate) tick: u32,
     /// Added to the wall clock.
     pub(crate) wall_ms: u64,
@@ -89,6 +94,11 @@ pub(crate) struct World {
 impl World {
     /// Shards with this configuration beside the token secret.
     pub(crate) fn new(shards: u16, configuration: &str) -> Self {
+        Self::with_events(shards, configuration, EventKinds::default())
+    }
+
+    /// The same, and backends want events of these kinds.
+    pub(crate) fn with_events(shards: u16, configuration: &str, events: EventKinds) -> Self {
         let folder = tempfile::TempDir::new().unwrap();
         let file = folder.path().join("millpond.toml");
         let text = format!("client.token.hmac_secret_key = \"{SECRET}\"\n{configuration}");
@@ -101,7 +111,7 @@ impl World {
             admission: Admission::default(),
             connection_tokens: Verifier::new(&client.token).unwrap(),
             subscription_tokens: Verifier::new(&client.token).unwrap(),
-            settings: config.settings.clone(),
+            settings: Settings { events, ..config.settings.clone() },
         });
         let shards = (0..shards).map(|id| Shard::new(ShardId(id), Arc::clone(&common), u64::from(id)));
         Self {
@@ -110,6 +120,7 @@ impl World {
             common,
             clients: BTreeMap::new(),
             answers: Vec::new(),
+            told: Vec::new(),
             tick: 1000,
             wall_ms: EPOCH_MS,
             next_socket: 1,
@@ -224,6 +235,9 @@ impl World {
         loop {
             for shard in 0..self.shards.len() {
                 self.begin(shard);
+                self.shards[shard].settle();
+                // What clients sent was read already.
+                self.shards[shard].take_overdue().for_each(drop);
                 let _ = self.shards[shard].finish(&mut self.wire);
             }
             let mail = self.carry();
@@ -272,6 +286,13 @@ impl World {
                 });
             }
             let answers = &mut self.answers;
+            let told = &mut self.told;
+            self.shards[from].post().drain_store(|ask| {
+                let StoreAsk::Events(batch) = ask else { panic!("{ask:?}") };
+                assert_eq!(batch.dropped, 0);
+                told.extend(batch.events);
+                Ok(())
+            });
             self.shards[from].post().drain_answers(|answer| {
                 answers.push((answer.id, answer.answer));
                 Ok(())

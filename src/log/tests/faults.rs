@@ -306,3 +306,23 @@ fn two_owners_and_foreign_files_are_refused() {
     let foreign = Engine::open(Box::new(disk), settings(), NOW).map(|_| ());
     assert_eq!(foreign, Err(OpenError::Foreign { segment: 9 }));
 }
+
+/// A failed sync that could not be sealed off, then a kill: the page cache has what the medium has not. What the next
+/// process serves must survive a power cut all the same.
+#[test]
+fn what_a_kill_leaves_after_a_failed_sync_is_brought_to_the_medium() {
+    let disk = FakeDisk::default();
+    let mut engine = open(&disk);
+    send(&mut engine, "alice", "m1");
+    disk.inject(Fault::Sync(StorageError::Device), 0);
+    disk.inject(Fault::Create(StorageError::DiskFull), 0);
+    assert_eq!(send(&mut engine, "alice", "m2").result, Err(AppendError::Uncertain(StorageError::Device)));
+    drop(engine);
+    let engine = open(&disk);
+    assert_eq!(texts(&engine, "alice", 0, 10), numbered(1, 2));
+    drop(engine);
+    let after = disk.crash(0, |_| Fate::Lost);
+    let (engine, report) = Engine::open(Box::new(after), settings(), NOW).unwrap();
+    assert_eq!(report.damage, []);
+    assert_eq!(texts(&engine, "alice", 0, 10), numbered(1, 2));
+}
