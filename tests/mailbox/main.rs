@@ -9,7 +9,9 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod bench;
 mod client;
+#[allow(dead_code, reason = "shared with the test of event queues")]
 mod desk;
 #[allow(dead_code, reason = "shared with the simulation of shards")]
 #[path = "../sim/frames.rs"]

@@ -8,9 +8,9 @@ use millpond::hub::api::{ApiAnswer, ApiCommand};
 use millpond::log::settings::MailboxLimits;
 use millpond::protocol::Encoding;
 
+use crate::bench::settings;
 use crate::client::Client;
 use crate::desk::log_settings;
-use crate::office::settings;
 use crate::town::{Pace, Town};
 
 const USERS: &[&str] = &["ann", "bob", "cat"];
