@@ -130,10 +130,14 @@ impl StoreDoor {
 
     /// A question of the control plane; it comes back where there is no room.
     pub(super) fn call(&self, ask: ApiAsk) -> Result<(), Box<ApiAsk>> {
-        let Some(inbox) = &self.inbox else {
-            self.answers.deliver(ask.id, STORE, ApiAnswer::Error(ApiError::NotAvailable));
-            return Ok(());
+        let refuse = |error| {
+            self.answers.deliver(ask.id, STORE, ApiAnswer::Error(error));
+            Ok(())
         };
+        let Some(inbox) = &self.inbox else { return refuse(ApiError::NotAvailable) };
+        if inbox.is_closed() {
+            return refuse(ApiError::StorageUnavailable);
+        }
         match inbox.ask(StoreAsk::Api(Box::new(ask))) {
             Err(StoreAsk::Api(back)) => Err(back),
             _ => Ok(()),

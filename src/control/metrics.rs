@@ -17,14 +17,20 @@ use super::api_metrics::ApiMetrics;
 use super::process::ProcessMeter;
 use super::webhook::metrics::{WebhookCollector, WebhookFigures};
 use crate::hub::metrics::{
-    DISCONNECT_CODES, FIRST_ERROR_CODE, MemoryCategory, ReceivedKind, Refusal, SentKind, ShardMetrics,
-    UNSUBSCRIBE_CODES,
+    DISCONNECT_CODES, FIRST_ERROR_CODE, MemoryCategory, ReceivedKind, Refusal, SendRefusal, SentKind,
+    ShardMetrics, UNSUBSCRIBE_CODES,
 };
+use crate::hub::store::StoreFigures;
 
 /// Where the figures come from. Called on every scrape; must not block for long.
 pub trait MetricsSource: Send + Sync {
     /// The latest figures of every shard, in the order of the shards.
     fn shards(&self) -> Vec<ShardMetrics>;
+
+    /// The latest figures of the store; `None` without storage.
+    fn store(&self) -> Option<StoreFigures> {
+        None
+    }
 }
 
 /// Content type of [`Metrics::render`].
@@ -88,6 +94,10 @@ impl Collector for Figures {
         page.transport()?;
         page.shards()?;
         page.memory()?;
+        if let Some(store) = self.source.store() {
+            page.mailboxes(&store)?;
+            page.log(&store)?;
+        }
         page.process(&self.process)?;
         page.counter(
             "api_answers_dropped",
@@ -116,7 +126,17 @@ impl Page<'_> {
             "Refused by the connection limit",
             self.refused_by_limit(),
         )?;
-        self.counter("publications", "Publications taken in", self.sum(|of| of.publications))
+        self.counter("publications", "Publications taken in", self.sum(|of| of.publications))?;
+        self.counter(
+            "publications_dropped",
+            "Publications left out for slow readers",
+            self.sum(|of| of.publications_dropped),
+        )?;
+        self.counter(
+            "publications_conflated",
+            "Publications replaced by newer ones while slow readers were behind",
+            self.sum(|of| of.publications_conflated),
+        )
     }
 
     fn clients(&mut self) -> fmt::Result {
@@ -202,6 +222,44 @@ impl Page<'_> {
         self.labelled("memory_bytes", "Memory by category", Kind::Gauge, "category", labels().zip(held))?;
         let series: Vec<_> = labels().zip(each).collect();
         self.labelled("bytes_per_connection", "Memory over sockets", Kind::Gauge, "category", series)
+    }
+
+    fn mailboxes(&mut self, store: &StoreFigures) -> fmt::Result {
+        self.counter("mailbox_sent", "Messages stored", store.sent)?;
+        let reasons = SendRefusal::ALL.iter().map(|reason| reason.label().to_owned()).zip(store.refused);
+        self.labelled("mailbox_refused", "Messages refused", Kind::Counter, "reason", reasons)?;
+        let handed = [
+            ("live".to_owned(), self.sum(|of| of.mailbox_delivered)),
+            ("replay".to_owned(), self.sum(|of| of.mailbox_replayed)),
+            ("again".to_owned(), self.sum(|of| of.mailbox_redelivered)),
+        ];
+        self.labelled("mailbox_delivered", "Messages given to sessions", Kind::Counter, "how", handed)?;
+        self.counter("mailbox_acknowledgements", "Acknowledgements stored", store.acknowledged)?;
+        self.counter(
+            "mailbox_acknowledgement_failures",
+            "Acknowledgements that the log did not take",
+            store.ack_failures,
+        )?;
+        self.counter("mailbox_dead_letters", "Messages put aside", store.dead_lettered)?;
+        self.gauge("store_queue", "Questions to the store not yet handled", store.queued)?;
+        self.gauge("store_in_flight", "Requests that the log has not acknowledged", store.in_flight)?;
+        self.gauge("store_waiting", "Requests that the log has no room for", store.waiting)?;
+        self.gauge("store_letters", "Letters of the store to shards that lag", store.letters)?;
+        self.gauge("store_late_acknowledgements", "Acknowledgements being gathered", store.late_acks)
+    }
+
+    fn log(&mut self, store: &StoreFigures) -> fmt::Result {
+        self.gauge("log_streams", "Mailboxes, histories and queues", store.streams)?;
+        self.gauge("log_index_bytes", "Memory of the index", store.index_bytes)?;
+        self.gauge("log_faulty", "1 while the log cannot take records", u64::from(store.log_faulty))?;
+        self.counter("log_records", "Records appended", store.log_records)?;
+        self.counter("log_bytes", "Bytes appended", store.log_bytes)?;
+        self.counter("log_groups", "Groups written", store.log_groups)?;
+        self.counter("log_segments_given_up", "Segments given up", store.log_segments_given_up)?;
+        self.counter("log_lost_syncs", "Syncs failed after the acknowledgement", store.log_lost_syncs)?;
+        self.counter("log_expired_reads", "Messages expired before they were read", store.log_expired_reads)?;
+        self.counter("log_damaged_reads", "Records found damaged", store.log_damaged_reads)?;
+        self.counter("log_maintenance_failures", "Maintenance failed", store.log_maintenance_failures)
     }
 
     fn process(&mut self, meter: &ProcessMeter) -> fmt::Result {
@@ -325,6 +383,12 @@ mod tests {
             let second = ShardMetrics { connections: 1, clients: 1, ..ShardMetrics::default() };
             vec![first, second]
         }
+
+        fn store(&self) -> Option<StoreFigures> {
+            let mut figures = StoreFigures { sent: 7, log_faulty: true, ..StoreFigures::default() };
+            figures.refuse(SendRefusal::MailboxFull, 3);
+            Some(figures)
+        }
     }
 
     #[test]
@@ -334,6 +398,10 @@ mod tests {
         api.observe("publish", std::time::Duration::from_millis(1), Some(107));
         let text = metrics.render().unwrap();
         let lines = [
+            "millpond_mailbox_sent_total 7",
+            "millpond_mailbox_refused_total{reason=\"mailbox_full\"} 3",
+            "millpond_mailbox_delivered_total{how=\"live\"} 0",
+            "millpond_log_faulty 1",
             "millpond_node_num_clients 3",
             "millpond_node_build{version=\"0.1\"} 1",
             "millpond_client_num_server_disconnects{code=\"3012\"} 1",

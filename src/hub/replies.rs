@@ -7,11 +7,11 @@ use crate::hub::api::{Member, Position};
 use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
-use crate::hub::mail::{CollectPage, HomeReply, Mail, PageOf, ReplyBody};
+use crate::hub::mail::{CollectPage, Collected, CollectedPage, HomeReply, Mail, PageOf, ReplyBody};
 use crate::hub::publication::{client_info, view};
 use crate::hub::shard::Shard;
 use crate::hub::stream::Publication;
-use crate::protocol::ErrorCode;
+use crate::protocol::{DisconnectCode, Encoding, ErrorCode, is_json};
 use crate::protocol::{
     EmptyKind, PublicationView, encode_empty, encode_history, encode_presence, encode_presence_stats,
 };
@@ -22,6 +22,9 @@ impl Shard {
         let key = reply.ticket.key;
         if !self.is_current(key.slot, key.generation) {
             return;
+        }
+        if self.is_unfit(key.slot, &reply.body) {
+            return self.disconnect(key.slot, DisconnectCode::InappropriateProtocol);
         }
         let blocked = self.cold_if_any(key.slot).and_then(|cold| cold.blocked.as_ref());
         let Some(blocked) = blocked.filter(|blocked| blocked.number == reply.ticket.number) else {
@@ -35,6 +38,18 @@ impl Shard {
             Wait::Pause => return,
         }
         self.resume(key.slot);
+    }
+
+    /// True for publications that cannot be put into the JSON of the connection.
+    fn is_unfit(&self, slot: u32, body: &ReplyBody) -> bool {
+        let publications = match body {
+            ReplyBody::Subscribed(granted) => &granted.publications,
+            ReplyBody::History(publications, _) => publications,
+            _ => return false,
+        };
+        let is_json_session =
+            self.connections.0.get(slot as usize).is_some_and(|of| of.encoding() == Encoding::Json);
+        is_json_session && publications.iter().any(|of| !of.data.is_empty() && !is_json(&of.data))
     }
 
     /// Nobody waits: a subscription made by the server API, or one that was given up.
@@ -99,7 +114,7 @@ impl Shard {
     /// Lists this shard's members of a channel for its home.
     pub(crate) fn collect(&mut self, channel: &str, home: ShardId, gather: u32) {
         let members = self.members(channel);
-        self.post.send(home, Mail::Collected { gather, members });
+        self.post.send(home, Mail::Collected(Box::new(Collected { gather, members })));
     }
 
     /// Lists some of them, in the order of their slots.
@@ -111,7 +126,7 @@ impl Shard {
         slots.truncate(limit);
         let members = slots.iter().map(|slot| self.member(*slot, handle)).collect();
         let part = PageOf { page: ask.page, members, next: slots.last().copied().filter(|_| more) };
-        self.post.send(ask.home, Mail::CollectedPage { shard: self.id, part });
+        self.post.send(ask.home, Mail::CollectedPage(Box::new(CollectedPage { shard: self.id, part })));
     }
 
     /// The lowest slots of a page, and one more that tells whether others follow. A scan of the channel's list, which

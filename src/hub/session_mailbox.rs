@@ -10,6 +10,8 @@
 //! TCP is ordered, so a pong to a ping that went out behind a message proves that the client has read the message: a
 //! ping notes what was sent before it, its pong acknowledges that.
 
+use std::sync::Arc;
+
 use crate::base::tick::Tick;
 use crate::hub::cold::Wait;
 use crate::hub::connection::{Phase, sub};
@@ -18,6 +20,7 @@ use crate::hub::publication::view;
 use crate::hub::settings::MailboxSettings;
 use crate::hub::shard::{Common, Shard, ticks_of};
 use crate::hub::store::{AckAsk, MailboxGrant, Owner, Page, PageAsk, PageKind, StoreAsk};
+use crate::hub::stream::Publication;
 use crate::limits;
 use crate::protocol::{DisconnectCode, Encoding, ErrorCode, encode_push_publication, is_json};
 
@@ -197,7 +200,7 @@ impl Shard {
     }
 
     /// A message that was stored just now, for one of the subscribers of its channel.
-    pub(crate) fn deliver_message(&mut self, slot: u32, handle: u32, delivery: &Delivery) {
+    pub(crate) fn deliver_message(&mut self, slot: u32, handle: u32, delivery: &Arc<Delivery>) {
         let Some((offset, epoch)) = delivery.mailbox else { return };
         if self.common.mailbox_user(&delivery.channel).is_none_or(|user| user != self.user_of(slot)) {
             return self.deliver_to(slot, handle, delivery);
@@ -235,7 +238,8 @@ impl Shard {
         }
         let again = matches!(page.kind, PageKind::Again { .. });
         let Some(part) = self.cold_if_any(slot).and_then(|cold| cold.mailbox.as_mut()) else { return };
-        if part.replay != if again { Replay::Done } else { Replay::Asked } {
+        let awaited = if again { Replay::Done } else { Replay::Asked };
+        if part.replay != awaited || (!again && part.sent != page.after) {
             return;
         }
         match page.kind {
@@ -253,7 +257,7 @@ impl Shard {
         } else {
             self.metrics.mailbox_replayed += count;
         }
-        self.send_page(slot, page);
+        self.send_messages(slot, &page.channel, &page.publications);
         if let (false, Some(first), Some(last)) = (again, page.publications.first(), page.publications.last())
         {
             self.note_hand_over(slot, first.offset, last.offset, page.epoch);
@@ -263,17 +267,18 @@ impl Shard {
         self.arm(slot);
     }
 
-    fn send_page(&mut self, slot: u32, page: &Page) {
+    /// Messages as ordinary publications.
+    pub(crate) fn send_messages(&mut self, slot: u32, channel: &str, publications: &[Arc<Publication>]) {
         let is_json_session =
             self.connections.0.get(slot as usize).is_some_and(|c| c.encoding() == Encoding::Json);
-        for publication in &page.publications {
-            if is_json_session && !is_json(&publication.data) {
+        for publication in publications {
+            if is_json_session && !publication.data.is_empty() && !is_json(&publication.data) {
                 return self.disconnect(slot, DisconnectCode::InappropriateProtocol);
             }
             self.metrics.send(crate::hub::metrics::SentKind::PushPublication);
             self.output(slot, |outbox, encoding| {
                 outbox.message(encoding, |out| {
-                    encode_push_publication(out, encoding, &page.channel, &view(publication));
+                    encode_push_publication(out, encoding, channel, &view(publication));
                 });
             });
         }

@@ -175,6 +175,8 @@ pub struct Page {
     pub channel: Box<str>,
     /// The messages.
     pub publications: Vec<Arc<Publication>>,
+    /// What the session had been given when it asked: the answer to an older question is none to a newer one.
+    pub after: u64,
     /// Incarnation of the mailbox.
     pub epoch: u32,
     /// What it is for.

@@ -269,11 +269,14 @@ impl Shard {
         channel: &str,
         granted: &Subscribed,
     ) {
-        let views = subscribe_result::views(granted);
-        let result = subscribe_result::of(granted, &views, None);
+        let mut result = subscribe_result::of(granted, &[], None);
+        // This push has no place for publications: those of a mailbox follow it.
+        let follow = if granted.mailbox.is_some() { granted.publications.as_slice() } else { &[] };
+        result.offset = follow.first().map_or(result.offset, |first| first.offset.saturating_sub(1));
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_push_subscribe(out, encoding, channel, &result));
         });
+        self.send_messages(slot, channel, follow);
         self.open_granted(slot, granted);
         self.activate_handle(slot, handle);
     }
@@ -347,6 +350,7 @@ impl Shard {
             self.note_unsubscribed(slot, handle, EndedBy::Server, code.code(), code.reason());
             self.leave(slot, handle);
         }
+        self.metrics.unsubscribe(code.code() as u16);
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| {
                 encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason());
@@ -383,6 +387,9 @@ impl Shard {
             self.close_mailbox(slot);
         }
         self.leave_local(slot, handle);
+        if let Some(cold) = self.cold_if_any(slot) {
+            cold.outbox.end_line(hash);
+        }
         if active {
             self.metrics.subscriptions -= 1;
         }

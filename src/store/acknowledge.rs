@@ -36,17 +36,22 @@ impl<A: Archive> Office<A> {
         if ticket.is_some() {
             return self.append_ack(owner, through, ticket, now);
         }
-        let due = now.tick.after(1);
+        self.gather_ack(owner, through, now.tick.after(1));
+    }
+
+    fn gather_ack(&mut self, owner: Owner, through: u64, due: Tick) {
         let late = self.late_acks.entry(owner).or_insert(LateAck { through, due });
         late.through = late.through.max(through);
+        self.acks_due = Some(self.acks_due.map_or(due, |first| first.min(due)));
     }
 
     /// The gathered acknowledgements that are due go to the log, unless others wait for room there.
     pub(super) fn flush_acks(&mut self, now: Now) {
-        if self.has_backlog() || self.late_acks.values().all(|late| late.due > now.tick) {
+        if self.has_backlog() || self.acks_due.is_none_or(|due| due > now.tick) {
             return;
         }
         let due: Vec<_> = self.late_acks.extract_if(|_, late| late.due <= now.tick).collect();
+        self.acks_due = self.late_acks.values().map(|late| late.due).min();
         for (owner, late) in due {
             self.append_ack(owner, late.through, None, now);
         }
@@ -83,8 +88,6 @@ impl<A: Archive> Office<A> {
         if let Some(ticket) = ticket {
             return self.reply(ticket, ReplyBody::Failed(ErrorCode::Internal));
         }
-        let due = now.tick.after(limits::UNREADABLE_TICKS);
-        let late = self.late_acks.entry(owner).or_insert(LateAck { through, due });
-        late.through = late.through.max(through);
+        self.gather_ack(owner, through, now.tick.after(limits::UNREADABLE_TICKS));
     }
 }

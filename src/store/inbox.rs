@@ -16,6 +16,7 @@ pub struct Inbox {
     acks: ArrayQueue<Ack>,
     notified: AtomicBool,
     stopping: AtomicBool,
+    closed: AtomicBool,
     thread: OnceLock<Thread>,
 }
 
@@ -28,6 +29,7 @@ impl Inbox {
             acks: ArrayQueue::new(acks.max(1)),
             notified: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             thread: OnceLock::new(),
         }
     }
@@ -52,6 +54,16 @@ impl Inbox {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.asks.is_empty()
+    }
+
+    /// True once nobody reads here any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
     }
 
     /// The store is to end once it has dealt with what is here.

@@ -53,6 +53,8 @@ pub struct Office<A> {
     pub(super) idempotency: Idempotency<(u64, u32)>,
     pub(super) histories: Histories,
     pub(super) late_acks: HashMap<Owner, LateAck>,
+    /// When the first of them is due.
+    pub(super) acks_due: Option<Tick>,
     pub(super) redeliveries: HashMap<Owner, Redelivery>,
     pub(super) events: EventQueues,
     pub(super) figures: StoreFigures,
@@ -96,6 +98,7 @@ impl<A: Archive> Office<A> {
             idempotency: Idempotency::new(secret, limits::IDEMPOTENT_RESULTS),
             histories: Histories::new(secret),
             late_acks: HashMap::new(),
+            acks_due: None,
             redeliveries: HashMap::new(),
             events: EventQueues::default(),
             figures: StoreFigures::default(),
@@ -142,14 +145,13 @@ impl<A: Archive> Office<A> {
     /// When [`settle`](Self::settle) has something to do again, acknowledgements aside.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
-        self.late_acks.values().map(|late| late.due).chain(self.events.wake_at()).min()
+        self.acks_due.into_iter().chain(self.events.wake_at()).min()
     }
 
     /// The end is near: nothing waits for time any more.
     pub fn hasten(&mut self, now: Now) {
-        for late in self.late_acks.values_mut() {
-            late.due = now.tick;
-        }
+        self.late_acks.values_mut().for_each(|late| late.due = now.tick);
+        self.acks_due = self.acks_due.map(|_| now.tick);
         self.events.hasten(now);
         self.settle(now);
     }

@@ -51,6 +51,7 @@ impl<A: Archive> Office<A> {
             key,
             channel,
             publications,
+            after,
             epoch,
             kind: PageKind::Again { through },
         };

@@ -101,15 +101,15 @@ impl<A: Archive> Office<A> {
         let PageAsk { key, channel, owner, after, epoch } = ask;
         let info = self.archive.info(Class::Mailbox, &owner.user, &owner.device);
         let Some(info) = info else {
-            let page = Page { key, channel, publications: Vec::new(), epoch, kind: PageKind::Last };
+            let page = Page { key, channel, publications: Vec::new(), after, epoch, kind: PageKind::Last };
             return self.tell_page(page);
         };
-        let after = if info.state.epoch == epoch { after } else { info.cursor };
-        let (publications, kind) = match self.messages(&owner, after, now) {
+        let from = if info.state.epoch == epoch { after } else { info.cursor };
+        let (publications, kind) = match self.messages(&owner, from, now) {
             Ok(read) => (read.publications, if read.is_top { PageKind::Last } else { PageKind::More }),
             Err(_) => (Vec::new(), PageKind::Failed),
         };
-        self.tell_page(Page { key, channel, publications, epoch: info.state.epoch, kind });
+        self.tell_page(Page { key, channel, publications, after, epoch: info.state.epoch, kind });
     }
 
     pub(super) fn tell_page(&mut self, page: Page) {

@@ -13,11 +13,12 @@ pub use super::inbox::Inbox;
 use super::office::Office;
 use crate::base::ids::ShardId;
 use crate::base::tick::{Now, TICK_MS};
+use crate::hub::api::{ApiAnswer, ApiError, STORE};
 use crate::hub::events::QueueFigures;
 use crate::hub::mail::{Answer, Mail};
 use crate::hub::settings::EventQueueSettings;
 use crate::hub::shard::Common;
-use crate::hub::store::StoreFigures;
+use crate::hub::store::{StoreAsk, StoreFigures};
 use crate::log::Log;
 use crate::log::error::StorageError;
 use crate::log::record::Sequence;
@@ -132,6 +133,13 @@ fn run(parts: StoreParts) -> Result<(), StorageError> {
         }
         if taken == 0 && acks == 0 {
             std::thread::park_timeout(pause(&office, now));
+        }
+    }
+    inbox.close();
+    while let Some(ask) = inbox.next_ask() {
+        if let StoreAsk::Api(ask) = ask {
+            let answer = ApiAnswer::Error(ApiError::StorageUnavailable);
+            answers(Answer { id: ask.id, shard: STORE, answer });
         }
     }
     log.close()

@@ -160,6 +160,13 @@ impl Client {
                 if publication.offset > 0 {
                     self.publication(&publication, desk);
                 }
+            } else if let Some(pushed) = push.subscribe {
+                assert!(pushed.positioned && pushed.recoverable, "{pushed:?}");
+                let session = self.session.as_mut().expect("a session");
+                (session.subscribed, session.last) = (true, pushed.offset);
+                self.position = Some((pushed.offset, pushed.epoch));
+            } else if push.unsubscribe.is_some() {
+                self.session.as_mut().expect("a session").subscribed = false;
             }
             return;
         }

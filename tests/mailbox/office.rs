@@ -453,7 +453,7 @@ fn a_position_decides_where_a_replay_begins() {
     let mut bench = Bench::new();
     assert!(bench.open("", None).recovered, "nothing is missing where nothing is");
     let stranger = Position { offset: 3, epoch: "_".to_owned() };
-    assert!(!bench.open("", Some(stranger.clone())).recovered);
+    assert!(!bench.open("", Some(stranger)).recovered);
     for number in 0..10 {
         bench.send(&["ann"], &number.to_string(), "");
     }
@@ -467,7 +467,7 @@ fn a_position_decides_where_a_replay_begins() {
     // Pages are counted from the newest message.
     assert_eq!((offsets(&fresh), grant.next), (vec![4, 5, 6], PageKind::More));
     assert_eq!((grant.sent, grant.acknowledged), (6, 3));
-    let epoch = fresh.position.epoch.clone();
+    let epoch = fresh.position.epoch;
     let at = |offset, epoch: &str| Some(Position { offset, epoch: epoch.to_owned() });
     let known = bench.open("", at(8, &epoch));
     assert_eq!((offsets(&known), known.recovered, known.position.offset), (vec![9, 10], true, 10));

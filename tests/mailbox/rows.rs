@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use millpond::hub::api::{ApiCommand, ApiSubscribe, Target};
+use millpond::hub::api::{ApiCommand, ApiSubscribe, Position, Target};
 use millpond::hub::mail::Mail;
+use millpond::hub::store::StoreAsk;
 use millpond::log::settings::MailboxLimits;
 use millpond::protocol::Encoding;
 
@@ -30,6 +31,18 @@ fn fill(town: &mut Town, count: usize) {
 
 fn log(town: &Town, at: usize) -> Vec<u64> {
     town.clients[at].session.as_ref().expect("a session").log.clone()
+}
+
+/// Steps until a session asks for its next page, and takes the question away.
+fn until_more(town: &mut Town) -> StoreAsk {
+    for _ in 0..100 {
+        town.step(Pace { asks: 0, ..Pace::FAST });
+        if let Some(at) = town.world.store.iter().position(|ask| matches!(ask, StoreAsk::More(_))) {
+            return town.world.store.remove(at).unwrap();
+        }
+        town.store_turn(Pace::FAST);
+    }
+    panic!("nothing more is asked for");
 }
 
 #[test]
@@ -186,17 +199,76 @@ fn a_subscription_taken_back_while_it_is_pending_is_given_back() {
     assert_eq!(cursor(&town, ""), 0, "what a session without a subscription had is not acknowledged");
     // Asked for and taken back before the store has said anything.
     let subscribe = ApiSubscribe { target: target.clone(), channel: channel(), ..ApiSubscribe::default() };
-    let ids = [
-        town.world.call(0, ApiCommand::Subscribe(Box::new(subscribe.clone()))),
-        town.world.call(0, unsubscribe()),
-    ];
+    let ids =
+        [town.world.call(0, ApiCommand::Subscribe(Box::new(subscribe))), town.world.call(0, unsubscribe())];
     town.settle();
     assert!(ids.into_iter().all(|id| town.world.answer(id).is_some()));
     fill(&mut town, 1);
-    assert_eq!(log(&town, ann).len(), 9, "taken back");
+    assert!(!log(&town, ann).contains(&11), "taken back");
     town.pass(400);
     let cold = town.world.shards[0].leftovers().into_iter().find(|(name, _)| *name == "cold parts");
     assert_eq!(cold, None);
+}
+
+#[test]
+fn a_subscription_by_the_server_api_is_given_what_waits_too() {
+    let mut town = town(2);
+    let ann = town.add(Client::new("ann", "", Encoding::Json));
+    town.connect(ann, 0);
+    town.settle();
+    let target = Target { user: "ann".into(), ..Target::default() };
+    town.world.ask(0, ApiCommand::Unsubscribe { target: target.clone(), channel: "#ann".into() });
+    fill(&mut town, 11);
+    let subscribe = ApiSubscribe { target, channel: "#ann".into(), ..ApiSubscribe::default() };
+    town.world.call(0, ApiCommand::Subscribe(Box::new(subscribe)));
+    town.settle();
+    assert_eq!(log(&town, ann), (1..=11).collect::<Vec<_>>());
+    assert_eq!(town.clients[ann].position.as_ref().unwrap().0, 11);
+}
+
+#[test]
+fn the_answer_to_an_older_question_is_none_to_a_newer_one() {
+    let mut town = town(2);
+    let ann = town.add(Client::new("ann", "", Encoding::Json));
+    fill(&mut town, 30);
+    town.connect(ann, 0);
+    let late = until_more(&mut town);
+    town.settle();
+    // The session's question is late, as in a full queue, and what its home asks meanwhile overtakes it.
+    let target = Target { user: "ann".into(), ..Target::default() };
+    town.world.call(0, ApiCommand::Unsubscribe { target: target.clone(), channel: "#ann".into() });
+    let mut subscribe = ApiSubscribe { target, channel: "#ann".into(), ..ApiSubscribe::default() };
+    let position = town.clients[ann].position.clone().unwrap();
+    subscribe.recover_since = Some(Position { offset: position.0 + 10, epoch: position.1 });
+    town.world.call(0, ApiCommand::Subscribe(Box::new(subscribe)));
+    let newer = until_more(&mut town);
+    town.world.store.extend([late, newer]);
+    town.settle();
+    let had = log(&town, ann);
+    let (before, after) = had.split_at(had.iter().position(|offset| *offset > 10).unwrap());
+    assert_eq!((before.len() as u64, after), (position.0, &(position.0 + 11..=30).collect::<Vec<_>>()[..]));
+}
+
+#[test]
+fn what_is_no_json_ends_a_session_that_speaks_it_and_no_other() {
+    for live in [false, true] {
+        let mut town = town(1);
+        let ann = town.add(Client::new("ann", "", Encoding::Json));
+        let other = town.add(Client::new("ann", "", Encoding::Protobuf));
+        if live {
+            town.connect(ann, 0);
+            town.settle();
+        }
+        town.send(&["ann"], "no JSON");
+        town.settle();
+        town.connect(other, 0);
+        if !live {
+            town.connect(ann, 0);
+        }
+        town.settle();
+        assert_eq!(town.clients[ann].closed, Some(3506));
+        assert_eq!(log(&town, other), [1]);
+    }
 }
 
 #[test]
