@@ -51,12 +51,16 @@ use crate::net::tables::take_private;
 use crate::net::wakers::Wakers;
 use crate::store::thread::Store;
 use capacity::Plan;
+use heap::ThreadCaches;
 pub use store::LogError;
 use store::{OpenStore, StoreDoor};
 use webhooks::Webhooks;
 
-/// Letters an inbox holds: full, its senders keep their mail and hold back their clients.
-const INBOX_LETTERS: usize = 2048;
+/// Letters that all inboxes hold together. Full, its senders keep their mail and hold back their clients.
+const INBOX_LETTERS_OF_ALL: usize = 32 * 1024;
+
+/// Bounds of one inbox.
+const INBOX_LETTERS: std::ops::RangeInclusive<usize> = 512..=2048;
 
 /// Answers to the control plane that may wait.
 const ANSWERS: usize = 8192;
@@ -116,7 +120,6 @@ pub fn serve(config: &Config) -> Result<(), StartError> {
     let shutdown_timeout = config.server.shutdown_timeout;
     let signals = drain::Signals::register()?;
     let running = start(config)?;
-    heap::keep_house(&running.common)?;
     drain::wait(&signals, running, shutdown_timeout);
     Ok(())
 }
@@ -127,7 +130,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
     let wakers = Arc::new(Wakers::new(plan.shards)?);
     let (handover, received) = handover_pair()?;
     let (answers, inbox) = answer_queue(ANSWERS)?;
-    let mesh = Arc::new(Mesh::new(plan.shards, INBOX_LETTERS));
+    let mesh = Arc::new(Mesh::new(plan.shards, inbox_letters(plan.shards)));
     let mut settings = config.settings.clone();
     settings.max_connections = plan.connections;
     let mut control_settings = control_settings(config);
@@ -160,17 +163,31 @@ fn start(config: &Config) -> Result<Running, StartError> {
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
     }
-    let seed =
-        ShardSeed { config, plan: &plan, common: &common, mesh: &mesh, wakers: &wakers, store: &door, clock };
+    let caches = Arc::new(ThreadCaches::default());
+    let seed = ShardSeed {
+        config,
+        plan: &plan,
+        common: &common,
+        mesh: &mesh,
+        wakers: &wakers,
+        store: &door,
+        caches: &caches,
+        clock,
+    };
     let handover = Arc::new(handover);
     let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
     let start = |store: OpenStore| store.start(&common, &mesh, &wakers, &answers, clock, webhooks.queues);
     let store = store.map(start).transpose()?;
-    memory::watch(&common, config.server.memory_limit)?;
+    memory::watch(&common, &caches, config.server.memory_limit)?;
     refusals::sample(&figures)?;
-    let control = control.start()?;
+    let mut caches_seen = 0;
+    let control = control.each_second(Box::new(move || caches.empty_own(&mut caches_seen))).start()?;
     report(config, &plan);
     Ok(Running { shards, store, control, mesh, wakers, common, _scratch: scratch })
+}
+
+fn inbox_letters(shards: u16) -> usize {
+    (INBOX_LETTERS_OF_ALL / usize::from(shards.max(1))).clamp(*INBOX_LETTERS.start(), *INBOX_LETTERS.end())
 }
 
 /// What all shards are made of.
@@ -181,6 +198,7 @@ struct ShardSeed<'a> {
     mesh: &'a Arc<Mesh<Mail>>,
     wakers: &'a Arc<Wakers>,
     store: &'a StoreDoor,
+    caches: &'a Arc<ThreadCaches>,
     clock: Clock,
 }
 
@@ -242,6 +260,7 @@ impl ShardSeed<'_> {
         answers: Answers,
         figures: Arc<Vec<Mutex<ShardMetrics>>>,
     ) -> ReactorParts {
+        let (caches, mut caches_seen) = (Arc::clone(self.caches), 0);
         let seed = u64::from_le_bytes(self.common.secret[..8].try_into().unwrap_or_default());
         ReactorParts {
             shard: Shard::new(id, Arc::clone(self.common), seed ^ u64::from(id.0)),
@@ -258,6 +277,7 @@ impl ShardSeed<'_> {
                 if let Some(Ok(mut place)) = figures.get(usize::from(id.0)).map(Mutex::try_lock) {
                     *place = shard.figures(shell.inbox, shell.buffer_bytes, shell.mesh_bytes);
                 }
+                caches.empty_own(&mut caches_seen);
             }),
             handover: Some(Arc::clone(handover)),
             clock: self.clock,

@@ -13,6 +13,9 @@ pub const RECHECK_TICKS: u32 = 10;
 /// Writes of sweeps per turn: about 1.5 ms of kernel time, then sockets are read again.
 pub const SWEEP_WRITES_PER_TURN: usize = 256;
 
+/// Frames that wait apart leave in one write of so many bytes; with more of it waiting, output is not gathered longer.
+pub const GATHER_BYTES: usize = 16 * 1024;
+
 /// Channels with at most so many subscribers here are served at once, joined with whatever else a connection gets
 /// this turn, instead of by a sweep.
 pub const FEW_SUBSCRIBERS: usize = 8;

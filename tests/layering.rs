@@ -171,7 +171,6 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("src/net/tables.rs", "unshare(CLONE_FILES) has no safe wrapper"),
     ("src/net/sockopt.rs", "socket options that socket2 does not know"),
     ("src/log/map.rs", "the one memory map"),
-    ("src/app/memory.rs", "malloc_trim(3) is a foreign function"),
     ("loadgen/src/kernel.rs", "unshare(CLONE_FILES) and socket options of the load generator"),
     ("src/app/heap.rs", "mallopt(3) and malloc_trim(3) have no safe wrapper"),
     ("tests/support/counting_allocator.rs", "a global allocator that counts is an unsafe trait"),

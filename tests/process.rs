@@ -272,6 +272,36 @@ fn who_never_reads_ends_with_3008_and_disturbs_nobody() {
 }
 
 #[test]
+fn who_reads_late_gets_the_newest_where_the_newest_is_kept() {
+    let mut config = open_config();
+    config["channel"]["namespaces"] = json!([{ "name": "state", "slow_consumer": "keep_latest" }]);
+    let server = Server::start(config, &["--shards", "1"]);
+    let (mut late, _) = Client::connected(server.address);
+    late.send_text(r#"{"id":2,"subscribe":{"channel":"state:a"}}"#);
+    assert_eq!(late.json()["id"], 2);
+    let pad = "x".repeat(256 * 1024);
+    let last = 100;
+    // Socket buffers take some megabytes; of the rest one publication waits.
+    for number in 0..=last {
+        server.api("publish", &format!(r#"{{"channel":"state:a","data":{{"n":{number},"pad":"{pad}"}}}}"#));
+    }
+    until("publications are conflated", || server.metric("millpond_publications_conflated", "") > 0.5);
+    let mut numbers = Vec::new();
+    while numbers.last() != Some(&last) {
+        let message = late.json();
+        if message != json!({}) {
+            numbers.push(message["push"]["pub"]["data"]["n"].as_u64().unwrap());
+        }
+    }
+    assert!(numbers.is_sorted() && numbers.len() < 100, "{numbers:?}");
+    until("all are counted", || {
+        let counted = server.metric("millpond_publications_conflated", "");
+        (counted + numbers.len() as f64 - (last + 1) as f64).abs() < 0.5
+    });
+    assert!(server.metric("millpond_client_num_server_disconnects", r#"code="3008""#) < 0.5);
+}
+
+#[test]
 fn the_connection_limit_is_told_before_the_upgrade() {
     let mut config = open_config();
     config["client"]["connection_limit"] = json!(3);

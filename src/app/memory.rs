@@ -2,15 +2,16 @@
 //! the system after many connections left.
 //!
 //! What a shard frees stays with the allocator, which keeps it for the next connection. That is right while
-//! connections come and go, and wrong after a mass departure: then the shards are asked to give their pools back, and
-//! a second later `malloc_trim(3)` returns every free page of every arena. It holds each arena's lock meanwhile, so it
-//! is called only once the number of connections has halved and does not fall any further, or when memory runs short.
-#![allow(unsafe_code, reason = "malloc_trim(3) is a foreign function")]
+//! connections come and go, and wrong after a mass departure: then the shards are asked to give their pools and the
+//! caches of their threads back, and two seconds later `malloc_trim(3)` returns every free page of every arena. It
+//! holds each arena's lock meanwhile, so it is called only once the number of connections has halved and does not fall
+//! any further, or when memory runs short.
 
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::app::heap::{self, ThreadCaches};
 use crate::hub::pressure::PressureLevel;
 use crate::hub::shard::Common;
 
@@ -20,27 +21,31 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Fewer connections than this hold no memory worth returning.
 const WORTH_RETURNING: u32 = 1000;
 
+/// Looks that a request to the shards is given: each of them answers within a second.
+const ANSWERED_AFTER: u32 = 2;
+
 /// Starts the watch. It ends by itself after the last shard has gone.
-pub(super) fn watch(common: &Arc<Common>, limit: u64) -> io::Result<()> {
-    let common = Arc::downgrade(common);
+pub(super) fn watch(common: &Arc<Common>, caches: &Arc<ThreadCaches>, limit: u64) -> io::Result<()> {
+    let (common, caches) = (Arc::downgrade(common), Arc::clone(caches));
     std::thread::Builder::new()
         .name("memory".into())
         .stack_size(128 * 1024)
-        .spawn(move || run(&common, limit))?;
+        .spawn(move || run(&common, &caches, limit))?;
     Ok(())
 }
 
 #[allow(clippy::disallowed_methods, reason = "this thread does nothing but wait and look")]
-fn run(common: &Weak<Common>, limit: u64) {
+fn run(common: &Weak<Common>, caches: &ThreadCaches, limit: u64) {
     let mut departures = Departures::default();
     let mut level = PressureLevel::Calm;
-    let mut asked = false;
+    let mut looks_left = 0_u32;
     loop {
         std::thread::sleep(INTERVAL);
         let Some(common) = common.upgrade() else { return };
-        if std::mem::take(&mut asked) {
-            return_memory();
+        if looks_left == 1 {
+            return_memory(caches);
         }
+        looks_left = looks_left.saturating_sub(1);
         let now = match resident_bytes() {
             Some(used) => common.admission.pressure.note(used, limit, common.shards),
             None => PressureLevel::Calm,
@@ -49,12 +54,19 @@ fn run(common: &Weak<Common>, limit: u64) {
             tracing::warn!(level = ?now, limit, "memory pressure");
         }
         if departures.look(common.admission.connections()) || now > level {
-            // Shards look at least once a second.
             common.admission.pressure.ask_to_shrink();
-            asked = true;
+            caches.ask();
+            looks_left = ANSWERED_AFTER;
         }
         level = now;
     }
+}
+
+fn return_memory(caches: &ThreadCaches) {
+    if let Err(error) = caches.free_emptied() {
+        tracing::warn!(%error, "memory stays cached");
+    }
+    heap::trim();
 }
 
 /// Notices that many connections have left.
@@ -85,17 +97,6 @@ fn resident_bytes() -> Option<u64> {
     let pages = statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()?;
     Some(pages * rustix::param::page_size() as u64)
 }
-
-#[cfg(target_env = "gnu")]
-fn return_memory() {
-    // SAFETY: malloc_trim takes no pointer, is safe to call from any thread (malloc_trim(3): MT-Safe), and touches
-    // only pages that hold no allocation.
-    unsafe { libc::malloc_trim(0) };
-}
-
-/// Other allocators return memory by themselves.
-#[cfg(not(target_env = "gnu"))]
-fn return_memory() {}
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - A record of up to [`SMALL_MAX`] bytes takes a one-byte header and is rounded up to granules of [`GRANULE`] bytes.
-//!   Records of the same rounded size share chunks of up to [`CHUNK`] bytes, so a freed slot fits exactly the next record
+//!   Records of the same rounded size share chunks of up to [`CHUNK_FULL`] bytes, so a freed slot fits exactly the next record
 //!   of its size and there is no external fragmentation within a chunk.
 //! - A chunk grows by doubling to its full size and is given back as soon as its last record is freed.
 //! - Longer records live in boxes of their own.
@@ -13,8 +13,10 @@
 pub const GRANULE: usize = 4;
 /// Longest record that is kept in a chunk, in bytes.
 pub const SMALL_MAX: usize = 1024;
-/// Full size of a chunk in bytes.
+/// Bytes that the handles of one chunk span.
 pub const CHUNK: usize = 64 * 1024;
+/// Full size of a chunk in bytes: with what the allocator adds to a block, it fills its pages and begins no other.
+pub const CHUNK_FULL: usize = CHUNK - 32;
 
 /// A chunk's first allocation in bytes; it doubles from here, so that a rare size does not cost a whole chunk.
 const CHUNK_START: usize = 1024;
@@ -303,7 +305,7 @@ impl Chunk {
     }
 
     fn has_room(&self) -> bool {
-        self.free != NO_GRANULE || self.bytes.len() + self.stride() <= CHUNK
+        self.free != NO_GRANULE || self.bytes.len() + self.stride() <= CHUNK_FULL
     }
 
     /// A slot from the free list, or a new one at the end; the caller knows that there is room.
@@ -318,7 +320,7 @@ impl Chunk {
         let start = self.bytes.len();
         let end = start + self.stride();
         if end > self.bytes.capacity() {
-            let capacity = (self.bytes.capacity() * 2).clamp(CHUNK_START.max(end), CHUNK);
+            let capacity = (self.bytes.capacity() * 2).clamp(CHUNK_START.max(end), CHUNK_FULL);
             self.bytes.reserve_exact(capacity - start);
         }
         self.bytes.resize(end, 0);

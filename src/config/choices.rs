@@ -2,7 +2,7 @@
 
 use super::value::Choice;
 use super::{ErrorMode, Heartbeat, LogFormat, LogLevel};
-use crate::hub::settings::DataFormat;
+use crate::hub::settings::{DataFormat, SlowConsumer};
 use crate::log::settings::WhenFull;
 
 /// `force_recovery_mode`.
@@ -38,6 +38,14 @@ impl Choice for SubscriptionType {
 impl Choice for DataFormat {
     const NAMES: &'static [(&'static str, Self)] =
         &[("", Self::Any), ("json", Self::Json), ("json_object", Self::JsonObject), ("binary", Self::Binary)];
+}
+
+impl Choice for SlowConsumer {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("disconnect", Self::Disconnect),
+        ("drop_oldest", Self::DropOldest),
+        ("keep_latest", Self::KeepLatest),
+    ];
 }
 
 impl Choice for ErrorMode {

@@ -9,7 +9,7 @@ use super::stored::{Mailbox, Storage};
 use super::value::{Count, List, OneOf, Pattern, Secret, Size, Span, Text, UnixTime};
 use super::webhook::Webhook;
 use super::{ErrorMode, Heartbeat, LogFormat, LogLevel};
-use crate::hub::settings::DataFormat;
+use crate::hub::settings::{DataFormat, SlowConsumer};
 
 pub(super) const SECOND: u64 = 1000;
 pub(super) const HOUR: u64 = 3600 * SECOND;
@@ -318,6 +318,14 @@ section! {
         channel_regex: Pattern = Pattern::default(),
         /// What the data of publications must be. Empty: anything but nothing.
         publication_data_format: OneOf<DataFormat> = OneOf(DataFormat::Any),
+        /// What becomes of publications for a reader who is behind, when the kernel takes no more for it: `disconnect`
+        /// with 3008 once `client.queue_max_size` is waiting, `drop_oldest` from there on, or `keep_latest`, where only
+        /// the newest publication of each channel waits. Replies and other pushes are never left out. Where the
+        /// subscription is positioned, a gap ends it with 2500 and client libraries recover.
+        slow_consumer: OneOf<SlowConsumer> = OneOf(SlowConsumer::Disconnect),
+        /// How long publications, joins and leaves may wait for others, so that a burst leaves in one write; 0s: not at
+        /// all. Replies do not wait, and take along what does.
+        write_delay: Span<0, 100> = Span::seconds(0),
         /// Kind of subscriptions; only streams are served, others are refused with error 103.
         subscription_type: OneOf<SubscriptionType> = OneOf(SubscriptionType::Stream),
     }

@@ -126,7 +126,17 @@ impl Page<'_> {
             "Refused by the connection limit",
             self.refused_by_limit(),
         )?;
-        self.counter("publications", "Publications taken in", self.sum(|of| of.publications))
+        self.counter("publications", "Publications taken in", self.sum(|of| of.publications))?;
+        self.counter(
+            "publications_dropped",
+            "Publications left out for slow readers",
+            self.sum(|of| of.publications_dropped),
+        )?;
+        self.counter(
+            "publications_conflated",
+            "Publications replaced by newer ones while slow readers were behind",
+            self.sum(|of| of.publications_conflated),
+        )
     }
 
     fn clients(&mut self) -> fmt::Result {

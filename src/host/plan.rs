@@ -314,8 +314,8 @@ mod tests {
     #[test]
     fn a_quiet_million_costs_memory_and_pings() {
         let plan = plan(QUIET);
-        near(plan.memory.total, 1e6 * (4040.0 + 256.0) + 64e6);
-        near(plan.cpu.total, 0.5);
+        near(plan.memory.total, 1e6 * (4040.0 + 172.0) + 64e6);
+        near(plan.cpu.total, 0.452);
         assert_eq!((plan.cpu.cores, plan.shards), (1, 1));
         // 40,000 pings/s: 4 + 180 bytes out, 8 + 90 in, 3 packets.
         near(plan.network.out_bits, 40_000.0 * 184.0 * 8.0);
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn deliveries_cost_a_write_each_or_less() {
         let busy = plan(Load { rate: 10.0, fanout: 18_000.0, ping_seconds: 0, ..QUIET });
-        near(busy.cpu.deliveries, 180_000.0 * 5.9 / 0.9 / 1e6);
+        near(busy.cpu.deliveries, 180_000.0 * 5.9 / 0.94 / 1e6);
         assert!(busy.cpu.deliveries_joined < busy.cpu.deliveries && busy.cpu.cores_joined <= busy.cpu.cores);
         near(busy.memory.unread, 18_000.0 * 1100.0);
         near(busy.network.out_bits, 180_000.0 * (102.0 + 90.0) * 8.0);

@@ -42,6 +42,10 @@ pub(crate) struct Channel {
     vacant: u32,
     /// Stands in the shard's list of sweeping channels.
     pub(crate) queued: bool,
+    /// Its sweep waits for more frames (`write_delay`); `queued` is set too.
+    pub(crate) held: bool,
+    /// Its frames may wait, so they may as well be joined with those of other channels.
+    pub(crate) delayed: bool,
     next_number: u32,
     position: usize,
     lap: u32,
@@ -83,13 +87,13 @@ pub(crate) struct Portion<'a> {
 
 impl Portion<'_> {
     /// The frames one by one, for a subscriber that cannot take the run as it is.
-    pub(crate) fn frames(&self) -> impl Iterator<Item = &Bytes> {
+    pub(crate) fn frames(&self) -> impl Iterator<Item = (&Arc<Delivery>, &Bytes)> {
         let (encoding, join_leave) = (self.encoding, self.join_leave);
         self.marks
             .iter()
             .skip(self.first)
             .filter(move |mark| join_leave || !mark.delivery.join_leave)
-            .filter_map(move |mark| frame(&mark.delivery, encoding))
+            .filter_map(move |mark| Some((&mark.delivery, frame(&mark.delivery, encoding)?)))
     }
 
     /// True if a publication among them cannot be put into the subscriber's encoding.
@@ -127,6 +131,8 @@ impl Channel {
             subscribers: Vec::new(),
             vacant: 0,
             queued: false,
+            held: false,
+            delayed: false,
             next_number: 0,
             position: 0,
             lap: 0,

@@ -37,6 +37,11 @@ impl Accepts {
         self.0.push((now, generation));
     }
 
+    /// Bytes of the notes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.0.capacity() * size_of::<(Tick, u32)>()
+    }
+
     /// When `generation` was accepted, where `latest` is the newest one.
     fn at(&self, generation: u32, latest: u32) -> Option<Tick> {
         let age = latest.wrapping_sub(generation);

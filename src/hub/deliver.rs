@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use slab::Slab;
 
-use crate::hub::channel::{Channel, Portion, Subscriber, frame};
+use crate::hub::backlog::Hold;
+use crate::hub::channel::{Channel, Subscriber, frame};
 use crate::hub::cold::ColdPool;
 use crate::hub::connection::{Connection, NONE, Phase, flag, sub};
 use crate::hub::locals::{ChannelRef, many_handle};
@@ -19,6 +19,7 @@ use crate::protocol::{DisconnectCode, Encoding};
 /// What a sweep found wrong with a subscriber; dealt with after the channel is let go.
 enum Offence {
     Gone,
+    Overfull,
     Disconnect(DisconnectCode),
 }
 
@@ -52,14 +53,20 @@ impl Shard {
             }
             return;
         }
+        let delay_ms = delivery.terms.write_delay_ms;
         channel.push(Arc::clone(delivery));
-        if !channel.queued {
-            channel.queued = true;
+        channel.delayed = delay_ms > 0;
+        let may_wait = delay_ms > 0 && channel.backlog() < limits::GATHER_BYTES;
+        if may_wait && !channel.queued {
+            (channel.queued, channel.held) = (true, true);
+            self.gathering.channel(index, delay_ms, self.now_ms);
+        } else if !may_wait && (channel.held || !channel.queued) {
+            (channel.queued, channel.held) = (true, false);
             self.sweeping.push_back(index);
         }
     }
 
-    pub(crate) fn deliver_to(&mut self, slot: u32, handle: u32, delivery: &Delivery) {
+    pub(crate) fn deliver_to(&mut self, slot: u32, handle: u32, delivery: &Arc<Delivery>) {
         let Some(flags) = self.subscription_flags(slot, handle) else { return };
         let wanted = !delivery.join_leave || flags & sub::JOIN_LEAVE != 0;
         if flags & sub::PENDING != 0 || !wanted {
@@ -71,8 +78,13 @@ impl Shard {
             return self.disconnect(slot, DisconnectCode::InappropriateProtocol);
         }
         if let Some(frame) = frame(delivery, encoding) {
+            let hold = Hold::of(delivery.terms, flags & sub::POSITIONED != 0);
+            let (corked, mut conflated) = (connection.has(flag::CORKED), false);
             self.metrics.send(SentKind::PushPublication);
-            self.output(slot, |outbox, encoding| outbox.shared_message(encoding, frame));
+            self.output_within(slot, delivery.terms.write_delay_ms, |outbox, encoding| {
+                conflated = outbox.publication(encoding, frame, delivery, hold, corked);
+            });
+            self.metrics.publications_conflated += u64::from(conflated);
         }
     }
 
@@ -82,22 +94,30 @@ impl Shard {
         let Some(share) = limits::SWEEP_WRITES_PER_TURN.checked_div(channels) else { return };
         for _ in 0..channels.min(limits::SWEEP_WRITES_PER_TURN) {
             let Some(index) = self.sweeping.pop_front() else { return };
-            if self.sweep_channel(index, share.max(1), io) {
+            if self.sweep_channel(index, share.max(1), channels > 1, io) {
                 self.sweeping.push_back(index);
             }
         }
     }
 
     /// Serves up to `share` subscribers of a channel. True while there is more to do.
-    fn sweep_channel(&mut self, index: u32, share: usize, io: &mut impl Sockets) -> bool {
+    fn sweep_channel(
+        &mut self,
+        index: u32,
+        share: usize,
+        is_one_of_many: bool,
+        io: &mut impl Sockets,
+    ) -> bool {
         let mut offences = Vec::new();
         let mut more = true;
         let Self { locals, connections, cold, dirty, metrics, common, .. } = self;
         let Some(channel) = locals.many(index) else { return false };
         let queue_max = common.settings.client.queue_max_size;
+        let gathers = channel.delayed && is_one_of_many;
         let mut pass = Pass {
             handle: many_handle(index),
             queue_max,
+            gathers,
             connections: &mut connections.0,
             cold,
             dirty,
@@ -116,6 +136,7 @@ impl Shard {
         for (slot, offence) in offences {
             match offence {
                 Offence::Gone => self.lose(slot),
+                Offence::Overfull => self.relieve_queue(slot),
                 Offence::Disconnect(code) => self.disconnect(slot, code),
             }
         }
@@ -127,6 +148,8 @@ impl Shard {
 struct Pass<'a> {
     handle: u32,
     queue_max: usize,
+    /// Output is joined with that of other channels and leaves at the end of the turn.
+    gathers: bool,
     connections: &'a mut Slab<Connection>,
     cold: &'a mut ColdPool,
     dirty: &'a mut Vec<u32>,
@@ -154,8 +177,9 @@ impl Pass<'_> {
             return Err(Offence::Disconnect(DisconnectCode::InappropriateProtocol));
         }
         self.metrics.sent[SentKind::PushPublication as usize] += portion.count() as u64;
-        let waiting = connection.cold != NONE
+        let has_output = connection.cold != NONE
             && self.cold.get(connection.cold).is_some_and(|cold| !cold.outbox.is_empty());
+        let waiting = has_output || self.gathers;
         let mut sent = 0;
         if !waiting && !portion.run.is_empty() {
             match io.write(connection.socket, portion.run) {
@@ -168,7 +192,7 @@ impl Pass<'_> {
                 return Ok(());
             }
             connection.set(flag::CORKED, true);
-        } else if waiting || portion.frames().next().is_some() {
+        } else if has_output || portion.frames().next().is_some() {
             if !connection.has(flag::DIRTY) && !connection.has(flag::CORKED) {
                 connection.set(flag::DIRTY, true);
                 self.dirty.push(slot);
@@ -176,35 +200,34 @@ impl Pass<'_> {
         } else {
             return Ok(());
         }
+        let flags = flags_of(connection, self.cold, self.handle);
+        let positioned = flags.is_some_and(|flags| flags & sub::POSITIONED != 0);
         let (encoding, is_corked) = (connection.encoding(), connection.has(flag::CORKED));
         let outbox = &mut self.cold.obtain(&mut connection.cold).outbox;
-        if is_corked {
-            queue_rest(&portion, sent, |rest, is_cut| outbox.rest_of_frame(rest, is_cut));
-        } else {
-            portion.frames().for_each(|frame| outbox.shared_message(encoding, frame));
+        for (source, frame) in portion.frames() {
+            if sent >= frame.len() {
+                sent -= frame.len();
+            } else if sent > 0 {
+                outbox.rest_of_frame(frame.slice(sent..));
+                sent = 0;
+            } else {
+                let hold = Hold::of(source.terms, positioned);
+                let conflated = outbox.publication(encoding, frame, source, hold, is_corked);
+                self.metrics.publications_conflated += u64::from(conflated);
+            }
         }
-        let is_slow = is_corked && outbox.len() > self.queue_max;
-        if is_slow { Err(Offence::Disconnect(DisconnectCode::Slow)) } else { Ok(()) }
+        if is_corked && outbox.len() > self.queue_max { Err(Offence::Overfull) } else { Ok(()) }
     }
 }
 
 fn wants_join_leave(connection: &Connection, cold: &ColdPool, handle: u32) -> bool {
-    if let Some(at) = connection.subscriptions.iter().position(|place| place.channel == handle) {
-        return connection.subscription_flags[at] & sub::JOIN_LEAVE != 0;
-    }
-    cold.get(connection.cold)
-        .and_then(|cold| cold.more.iter().find(|(place, _)| place.channel == handle))
-        .is_some_and(|(_, flags)| flags & sub::JOIN_LEAVE != 0)
+    flags_of(connection, cold, handle).is_some_and(|flags| flags & sub::JOIN_LEAVE != 0)
 }
 
-/// The frames behind the first `sent` bytes of the portion, the first of them cut.
-fn queue_rest(portion: &Portion<'_>, mut sent: usize, mut queue: impl FnMut(Bytes, bool)) {
-    for frame in portion.frames() {
-        if sent >= frame.len() {
-            sent -= frame.len();
-            continue;
-        }
-        queue(frame.slice(sent..), sent > 0);
-        sent = 0;
+fn flags_of(connection: &Connection, cold: &ColdPool, handle: u32) -> Option<u8> {
+    if let Some(at) = connection.subscriptions.iter().position(|place| place.channel == handle) {
+        return Some(connection.subscription_flags[at]);
     }
+    let more = &cold.get(connection.cold)?.more;
+    more.iter().find(|(place, _)| place.channel == handle).map(|(_, flags)| *flags)
 }

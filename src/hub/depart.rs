@@ -5,7 +5,7 @@ use crate::base::ids::ConnKey;
 use crate::hub::connection::{NONE, Phase, flag};
 use crate::hub::events::EndedBy;
 use crate::hub::mail::{Leave, Mail, UserAsk, UserOp};
-use crate::hub::shard::Shard;
+use crate::hub::shard::{Connections, Shard};
 use crate::hub::sockets::Sockets;
 use crate::limits;
 use crate::protocol::DisconnectCode;
@@ -204,7 +204,7 @@ impl Shard {
         self.cold.discard(&mut connection.cold);
         self.admission_leave(connection.source);
         if self.connections.0.is_empty() {
-            self.connections.0 = slab::Slab::new();
+            self.connections = Connections(slab::Slab::new(), 0);
         }
     }
 }

@@ -21,18 +21,19 @@ impl Shard {
         figures.out_queue_bytes = out_queues as u64;
         let (home_channels, home_users, history) = self.homes.memory_bytes();
         let locals = self.locals.memory_bytes();
+        let (post, lists) = (self.post.memory_bytes(), self.lists_bytes());
         let mut set =
             |category: MemoryCategory, bytes: usize| figures.memory[category as usize] = bytes as u64;
-        set(MemoryCategory::Connections, self.connections.0.len() * size_of::<Connection>());
+        set(MemoryCategory::Connections, self.connections.1 * size_of::<Connection>());
         set(MemoryCategory::ConnectionsCold, cold);
-        set(MemoryCategory::OutQueues, out_queues);
+        set(MemoryCategory::OutQueues, out_queues + self.scratch.capacity());
         set(MemoryCategory::Users, home_users);
         set(MemoryCategory::Channels, home_channels);
         set(MemoryCategory::Subscriptions, locals);
         set(MemoryCategory::History, history);
         set(MemoryCategory::Timers, self.wheel.memory_bytes());
-        set(MemoryCategory::Mail, mesh_bytes);
-        set(MemoryCategory::Buffers, buffer_bytes);
+        set(MemoryCategory::Mail, mesh_bytes + post);
+        set(MemoryCategory::Buffers, buffer_bytes + lists);
         figures
     }
 }
@@ -56,6 +57,7 @@ impl Shard {
             ("letters", self.post.len()),
             ("dirty connections", self.dirty.len()),
             ("overdue connections", self.overdue.len() + self.examined.len()),
+            ("gathered output", self.gathering.len()),
             ("doomed connections", self.doomed.len()),
             ("connections to hand over", self.handed.len()),
             ("clients counted", self.metrics.clients as usize),

@@ -19,8 +19,8 @@ use crate::hub::home_shards::{add, remove, spread};
 use crate::hub::home_users::HomeUser;
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
-    Answer, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk, Subscribed,
-    UnsubscribeAsk,
+    Answer, Collect, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk,
+    Subscribed, Terms, UnsubscribeAsk,
 };
 use crate::hub::post::Post;
 use crate::hub::publication::{Encodings, deliver_publication, publisher, stored};
@@ -407,8 +407,10 @@ impl Homes {
             && !channel.shards.is_empty()
         {
             let epoch = (publication.offset == 1).then_some(position.epoch.as_str());
-            let delivery =
-                deliver_publication(&channel.name, place.hash, &publication, epoch, channel.encodings);
+            let delivery = Delivery {
+                terms: Terms::of(options),
+                ..deliver_publication(&channel.name, place.hash, &publication, epoch, channel.encodings)
+            };
             spread(&channel.shards, &Arc::new(delivery), post);
         }
         Some(position)
@@ -416,17 +418,30 @@ impl Homes {
 
     /// A publication that no history keeps, for whoever is subscribed.
     fn deliver_unnumbered(&mut self, place: &Place, publication: &Publication, post: &mut Post) {
-        self.deliver_made(&place.channel, place.hash, post, |name, hash, encodings| {
-            deliver_publication(name, hash, publication, None, encodings)
+        let terms = self.terms(place.namespace);
+        self.deliver_made(&place.channel, place.hash, post, |name, hash, encodings| Delivery {
+            terms,
+            ..deliver_publication(name, hash, publication, None, encodings)
         });
     }
 
     /// A publication that no history keeps, for the subscribers of a channel with a record.
-    pub(crate) fn deliver_to_record(&mut self, hash: u64, publication: &Publication, post: &mut Post) {
+    pub(crate) fn deliver_to_record(
+        &mut self,
+        hash: u64,
+        publication: &Publication,
+        terms: Terms,
+        post: &mut Post,
+    ) {
         if let Registered::Record(channel) = self.channels.get(hash) {
             let delivery = deliver_publication(&channel.name, hash, publication, None, channel.encodings);
-            spread(&channel.shards, &Arc::new(delivery), post);
+            spread(&channel.shards, &Arc::new(Delivery { terms, ..delivery }), post);
         }
+    }
+
+    /// How the publications of a namespace are delivered.
+    pub(crate) fn terms(&self, namespace: u16) -> Terms {
+        self.common.settings.channel.options.get(usize::from(namespace)).map(Terms::of).unwrap_or_default()
     }
 
     /// Name of a channel with subscribers and a record.
@@ -460,8 +475,8 @@ impl Homes {
         let gather = Gather { origin, channel: place.channel, missing: shards.len(), members: Vec::new() };
         let number = self.gathers.insert(gather) as u32;
         for shard in shards {
-            let mail = Mail::Collect { channel: Arc::clone(&channel), home: self.shard, gather: number };
-            post.send(shard, mail);
+            let ask = Collect { channel: Arc::clone(&channel), home: self.shard, gather: number };
+            post.send(shard, Mail::Collect(Box::new(ask)));
         }
     }
 }

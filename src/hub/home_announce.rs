@@ -16,10 +16,11 @@ use crate::base::tick::{Now, Tick};
 use crate::hub::api::Member;
 use crate::hub::home::{Homes, Keyed, Place, encodings_of, mark};
 use crate::hub::home_shards::spread;
-use crate::hub::mail::{KeptMember, Mail};
+use crate::hub::mail::{Delivery, KeptMember, Mail, Terms};
 use crate::hub::post::Post;
 use crate::hub::publication::{deliver_membership, deliver_message};
 use crate::hub::registry::Registered;
+use crate::hub::settings::SlowConsumer;
 use crate::hub::shard::ticks_of;
 use crate::limits;
 
@@ -185,16 +186,17 @@ impl Homes {
     /// A join or leave for the subscribers that get them.
     fn deliver_membership(&mut self, place: &Place, member: &Member, joined: bool, post: &mut Post) {
         let hash = place.hash;
+        let terms = Terms { slow_consumer: SlowConsumer::Disconnect, ..self.terms(place.namespace) };
         match self.channels.get(hash) {
             Registered::Nothing => {}
             Registered::Single(shard, marks) => {
                 let name: Arc<str> = Arc::from(&*place.channel);
                 let delivery = deliver_membership(&name, hash, member, joined, encodings_of(marks));
-                post.send(shard, Mail::Deliver(Arc::new(delivery)));
+                post.send(shard, Mail::Deliver(Arc::new(Delivery { terms, ..delivery })));
             }
             Registered::Record(channel) => {
                 let delivery = deliver_membership(&channel.name, hash, member, joined, channel.encodings);
-                spread(&channel.shards, &Arc::new(delivery), post);
+                spread(&channel.shards, &Arc::new(Delivery { terms, ..delivery }), post);
             }
         }
     }

@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use crate::hub::api::{ApiAnswer, ApiError};
+use crate::hub::channel_name::parse;
 use crate::hub::home::{Homes, Place, encodings_of};
 use crate::hub::home_shards::spread;
-use crate::hub::mail::{Answer, Delivery, HomeAsk, HomeOp, Mail, Origin, ReplyBody};
+use crate::hub::mail::{Answer, Delivery, HomeAsk, HomeOp, Mail, Origin, ReplyBody, Terms};
 use crate::hub::post::Post;
 use crate::hub::publication::{Encodings, deliver_publication};
 use crate::hub::registry::Registered;
@@ -90,8 +91,11 @@ impl Homes {
         // The epoch is told only with the first publication of a stream.
         let epoch = epoch.filter(|_| publication.offset == 1);
         let hash = self.hasher.of(channel.as_bytes());
-        self.deliver_made(channel, hash, post, |name, hash, encodings| {
-            deliver_publication(name, hash, publication, epoch, encodings)
+        let parsed = parse(&self.common.settings.channel, channel);
+        let terms = parsed.map_or_else(|_| Terms::default(), |parsed| Terms::of(parsed.options));
+        self.deliver_made(channel, hash, post, |name, hash, encodings| Delivery {
+            terms,
+            ..deliver_publication(name, hash, publication, epoch, encodings)
         });
     }
 

@@ -7,7 +7,7 @@ use crate::base::tick::{Now, Tick};
 use crate::hub::api::UserState;
 use crate::hub::home::Homes;
 use crate::hub::home_shards::{add, remove};
-use crate::hub::mail::{Leave, Mail, Origin, ReplyBody, Ticket, UserAsk, UserOp};
+use crate::hub::mail::{CloseOthers, Leave, Mail, Origin, ReplyBody, Ticket, UserAsk, UserOp};
 use crate::hub::post::Post;
 use crate::hub::registry::Registered;
 
@@ -158,7 +158,7 @@ impl Homes {
     fn close_others(&mut self, hash: u64, name: &str, keep: ConnKey, post: &mut Post) {
         if let Registered::Record(user) = self.users.get(hash) {
             for (shard, _) in &user.shards {
-                post.send(*shard, Mail::CloseOthers { user: name.into(), keep });
+                post.send(*shard, Mail::CloseOthers(Box::new(CloseOthers { user: name.into(), keep })));
             }
         }
     }

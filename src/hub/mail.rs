@@ -11,11 +11,12 @@ use bytes::Bytes;
 use crate::base::ids::{ConnKey, ShardId};
 use crate::base::tick::Tick;
 use crate::hub::api::{ApiAnswer, ApiCommand, ApiPublish, Member, Position, UserView};
+use crate::hub::settings::{ChannelOptions, SlowConsumer};
 use crate::hub::store::{MailboxGrant, Owner, Page, StoreMail};
 use crate::hub::stream::Publication;
 use crate::protocol::ErrorCode;
 
-/// One letter.
+/// One letter: every inbox has places for thousands, so what is large stands behind a pointer.
 #[derive(Debug)]
 pub enum Mail {
     /// To the home of a channel.
@@ -29,37 +30,15 @@ pub enum Mail {
     /// From a home to every shard with subscribers.
     Deliver(Arc<Delivery>),
     /// From a home to every shard with subscribers: list them.
-    Collect {
-        /// The channel.
-        channel: Arc<str>,
-        /// Who gathers.
-        home: ShardId,
-        /// The home's number for this gathering.
-        gather: u32,
-    },
+    Collect(Box<Collect>),
     /// The answer to `Collect`.
-    Collected {
-        /// The number asked with.
-        gather: u32,
-        /// This shard's members.
-        members: Vec<Member>,
-    },
+    Collected(Box<Collected>),
     /// From a home to one shard with subscribers: list some of them.
     CollectPage(Box<CollectPage>),
     /// The answer to `CollectPage`.
-    CollectedPage {
-        /// Who answers.
-        shard: ShardId,
-        /// The answer.
-        part: PageOf,
-    },
+    CollectedPage(Box<CollectedPage>),
     /// From a user's home: close this user's sessions but the newest one (`single_connection`).
-    CloseOthers {
-        /// The user.
-        user: Box<str>,
-        /// The session that stays.
-        keep: ConnKey,
-    },
+    CloseOthers(Box<CloseOthers>),
     /// From the store to the home of a stored stream.
     Store(Box<StoreMail>),
     /// From the home of a mailbox to the shard of one session.
@@ -71,6 +50,67 @@ pub enum Mail {
         /// Length of the window in ticks; 0 = at once.
         window_ticks: u32,
     },
+}
+
+const _: () = assert!(size_of::<Mail>() <= 16, "an inbox is an array of these");
+
+impl Mail {
+    /// True if nobody waits for the effect of this letter and nobody is told of it, so that it may lie until its reader
+    /// looks anyway. It still stands in order: whoever asks about it later is answered after it. Where
+    /// `users_are_watched`, somebody may be told that a user came or went.
+    #[must_use]
+    pub fn is_patient(&self, users_are_watched: bool) -> bool {
+        match self {
+            Self::Home(ask) => match &ask.op {
+                HomeOp::Subscribe(_) => ask.origin == Origin::Nobody,
+                HomeOp::Unsubscribe(ask) => ask.leave.is_none() && ask.kept.is_none(),
+                _ => false,
+            },
+            Self::User(ask) => match &ask.op {
+                UserOp::Enter { ticket, alone } => ticket.is_none() && alone.is_none() && !users_are_watched,
+                UserOp::Leave(_) | UserOp::Quiet(_) => !users_are_watched,
+            },
+            _ => false,
+        }
+    }
+}
+
+/// A home asks a shard for all its members of a channel.
+#[derive(Debug)]
+pub struct Collect {
+    /// The channel.
+    pub channel: Arc<str>,
+    /// Who gathers.
+    pub home: ShardId,
+    /// The home's number for this gathering.
+    pub gather: u32,
+}
+
+/// A shard's members of a channel.
+#[derive(Debug)]
+pub struct Collected {
+    /// The number asked with.
+    pub gather: u32,
+    /// The members.
+    pub members: Vec<Member>,
+}
+
+/// A shard's part of a page of members.
+#[derive(Debug)]
+pub struct CollectedPage {
+    /// Who answers.
+    pub shard: ShardId,
+    /// The answer.
+    pub part: PageOf,
+}
+
+/// A user's other sessions go.
+#[derive(Debug)]
+pub struct CloseOthers {
+    /// The user.
+    pub user: Box<str>,
+    /// The session that stays.
+    pub keep: ConnKey,
 }
 
 /// A command of the server API with the number its answer carries.
@@ -354,6 +394,31 @@ pub struct Delivery {
     pub not_json: bool,
     /// Offset and incarnation where it is a message of a mailbox.
     pub mailbox: Option<(u64, u32)>,
+    /// How it is delivered.
+    pub terms: Terms,
+}
+
+/// How a publication is delivered; by default at once, and never left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// What becomes of it where a reader is behind.
+    pub slow_consumer: SlowConsumer,
+    /// Recovery replays the newest publication only.
+    pub newest_only: bool,
+    /// How long it may wait for others; 0: not at all.
+    pub write_delay_ms: u8,
+}
+
+impl Terms {
+    /// Those of a namespace.
+    #[must_use]
+    pub fn of(options: &ChannelOptions) -> Self {
+        Self {
+            slow_consumer: options.slow_consumer,
+            newest_only: options.recovery_mode_cache,
+            write_delay_ms: u8::try_from(options.write_delay.as_millis()).unwrap_or(u8::MAX),
+        }
+    }
 }
 
 /// What a shard hands to the control plane.

@@ -236,6 +236,10 @@ pub struct ShardMetrics {
     pub pongs: u64,
     /// Publications taken in by the channels homed here.
     pub publications: u64,
+    /// Publications left out for readers who were behind (`drop_oldest`, and what a subscription misses that ended).
+    pub publications_dropped: u64,
+    /// Publications that waited for a reader when a newer one took their place (`keep_latest`).
+    pub publications_conflated: u64,
     /// Turns of the loop.
     pub turns: u64,
     /// Mail from other shards.

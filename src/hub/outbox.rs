@@ -4,12 +4,16 @@
 //! one turn leave in one write. Frames shared by many subscribers wait as references, so a slow reader costs no copy.
 //!
 //! Invariant: bytes leave in the order in which they were added. `joined` holds what was added before anything stands
-//! in `shared`; once `shared` is not empty, everything goes there.
+//! in `backlog`; while that is there (and then it is not empty), everything goes there. What stands in `joined` is never
+//! left out, so publications that may be go there only to be written with the rest of this turn, and not many.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::hub::backlog::{Backlog, Hold, LeftOut};
+use crate::hub::mail::Delivery;
+use crate::limits;
 use crate::protocol::Encoding;
 use crate::wire::frame::{Opcode, frame_header, header_length};
 
@@ -32,16 +36,13 @@ pub(crate) struct Outbox {
     sent: usize,
     open_at: usize,
     open_messages: u8,
-    shared: VecDeque<Bytes>,
-    shared_bytes: usize,
-    /// The first of `shared` went out in part.
-    cut: bool,
+    backlog: Option<Box<Backlog>>,
 }
 
 impl Outbox {
     /// Bytes that wait.
     pub(crate) fn len(&self) -> usize {
-        self.joined.len() - self.sent + self.shared_bytes
+        self.joined_len() + self.backlog.as_ref().map_or(0, |backlog| backlog.len())
     }
 
     /// True if nothing waits.
@@ -51,12 +52,12 @@ impl Outbox {
 
     /// Bytes of memory held.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.joined.capacity() + self.shared.capacity() * size_of::<Bytes>() + self.shared_bytes
+        self.joined.capacity() + self.backlog.as_ref().map_or(0, |backlog| backlog.memory_bytes())
     }
 
     /// Adds one message written by `encode`, joined with its neighbours of this turn.
     pub(crate) fn message(&mut self, encoding: Encoding, encode: impl FnOnce(&mut Vec<u8>)) {
-        if !self.shared.is_empty() {
+        if self.backlog.is_some() {
             let mut alone = Self::default();
             alone.message(encoding, encode);
             alone.close_frame(encoding);
@@ -73,7 +74,7 @@ impl Outbox {
     /// Adds a message that stands in a complete, shared frame; small ones are joined, large ones referenced.
     pub(crate) fn shared_message(&mut self, encoding: Encoding, frame: &Bytes) {
         let payload = header_length(frame);
-        if self.shared.is_empty() && frame.len() - payload <= COPY_LIMIT {
+        if self.backlog.is_none() && frame.len() - payload <= COPY_LIMIT {
             return self.message(encoding, |out| out.extend_from_slice(&frame[payload..]));
         }
         self.close_frame(encoding);
@@ -85,20 +86,52 @@ impl Outbox {
         if frame.is_empty() {
             return;
         }
-        self.shared_bytes += frame.len();
-        self.shared.push_back(frame);
+        self.backlog.get_or_insert_default().push(frame);
+    }
+
+    /// Adds a publication, which waits as `hold` says. `corked`: the kernel takes nothing now. True if it took the place
+    /// of an older one of its channel.
+    pub(crate) fn publication(
+        &mut self,
+        encoding: Encoding,
+        frame: &Bytes,
+        source: &Arc<Delivery>,
+        hold: Hold,
+        corked: bool,
+    ) -> bool {
+        let leaves_soon = !corked && self.joined_len() < limits::GATHER_BYTES && frame.len() <= COPY_LIMIT;
+        if hold == Hold::Firm || (leaves_soon && self.backlog.is_none()) {
+            self.shared_message(encoding, frame);
+            return false;
+        }
+        self.close_frame(encoding);
+        self.backlog.get_or_insert_default().push_publication(frame.clone(), source, hold)
+    }
+
+    /// Leaves publications out, the oldest first, until at most `limit` bytes wait or none may go.
+    pub(crate) fn make_room(&mut self, limit: usize) -> LeftOut {
+        let limit = limit.saturating_sub(self.joined_len());
+        let left_out = self.backlog.as_mut().map(|backlog| backlog.make_room(limit)).unwrap_or_default();
+        self.drop_empty_backlog();
+        left_out
+    }
+
+    /// The subscription to a channel is over.
+    pub(crate) fn end_line(&mut self, hash: u64) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.end_line(hash);
+        }
     }
 
     /// Adds the rest of a frame of which the first part was written past this queue, which must be empty.
-    pub(crate) fn rest_of_frame(&mut self, rest: Bytes, is_cut: bool) {
-        self.cut |= is_cut && self.shared.is_empty();
-        self.frame(rest);
+    pub(crate) fn rest_of_frame(&mut self, rest: Bytes) {
+        self.backlog.get_or_insert_default().push_begun(rest);
     }
 
     /// Adds complete frames that were written for this connection alone (control frames, HTTP responses).
     pub(crate) fn raw(&mut self, encoding: Encoding, bytes: &[u8]) {
         self.close_frame(encoding);
-        if self.shared.is_empty() {
+        if self.backlog.is_none() {
             self.joined.extend_from_slice(bytes);
             self.open_at = self.joined.len();
         } else {
@@ -106,13 +139,13 @@ impl Outbox {
         }
     }
 
-    /// The next contiguous bytes to write; complete frames only.
-    pub(crate) fn front(&mut self, encoding: Encoding) -> &[u8] {
+    /// The next contiguous bytes to write; complete frames only, gathered in `scratch` where they stand apart.
+    pub(crate) fn front<'a>(&'a mut self, encoding: Encoding, scratch: &'a mut Vec<u8>) -> &'a [u8] {
         self.close_frame(encoding);
         if self.sent < self.joined.len() {
             return &self.joined[self.sent..];
         }
-        self.shared.front().map_or(&[], |frame| &frame[..])
+        self.backlog.as_ref().map_or(&[], |backlog| backlog.front(scratch))
     }
 
     /// Forgets `count` bytes of what [`Self::front`] returned.
@@ -127,30 +160,25 @@ impl Outbox {
             }
             return;
         }
-        let Some(frame) = self.shared.front_mut() else { return };
-        self.shared_bytes -= count;
-        self.cut = count > 0 && count < frame.len();
-        if count == frame.len() {
-            self.shared.pop_front();
-        } else {
-            *frame = frame.slice(count..);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.advance(count);
         }
+        self.drop_empty_backlog();
     }
 
     /// Drops everything that waits but the rest of a frame of which a part is in the kernel: a frame begun cannot be
     /// taken back.
     pub(crate) fn clear_unsent(&mut self) {
-        let rest = if self.sent < self.joined.len() {
+        let begun = if self.sent < self.joined.len() {
             let end = frame_end(&self.joined, self.sent);
-            Bytes::copy_from_slice(&self.joined[self.sent..end])
-        } else if self.cut {
-            self.shared.pop_front().unwrap_or_default()
+            Some(Bytes::copy_from_slice(&self.joined[self.sent..end]))
         } else {
-            Bytes::new()
+            self.backlog.take().and_then(|backlog| backlog.into_begun())
         };
         self.clear();
-        self.cut = !rest.is_empty();
-        self.frame(rest);
+        if let Some(rest) = begun.filter(|rest| !rest.is_empty()) {
+            self.rest_of_frame(rest);
+        }
     }
 
     /// Drops everything that waits.
@@ -166,6 +194,16 @@ impl Outbox {
         self.joined.drain(..start);
         self.sent -= start;
         self.open_at = self.joined.len();
+    }
+
+    fn joined_len(&self) -> usize {
+        self.joined.len() - self.sent
+    }
+
+    fn drop_empty_backlog(&mut self) {
+        if self.backlog.as_ref().is_some_and(|backlog| backlog.is_empty()) {
+            self.backlog = None;
+        }
     }
 
     fn open(&mut self, encoding: Encoding) {
@@ -234,7 +272,7 @@ mod tests {
     fn drain(outbox: &mut Outbox, encoding: Encoding) -> Vec<u8> {
         let mut out = Vec::new();
         while !outbox.is_empty() {
-            let front = outbox.front(encoding).to_vec();
+            let front = outbox.front(encoding, &mut Vec::new()).to_vec();
             outbox.advance(front.len());
             out.extend(front);
         }
@@ -278,7 +316,8 @@ mod tests {
             let length = frame_header(&mut header, Opcode::Text, payload.len());
             expected.extend_from_slice(&header[..length]);
             expected.extend(&payload);
-            let front = outbox.front(Encoding::Json);
+            let mut scratch = Vec::new();
+            let front = outbox.front(Encoding::Json, &mut scratch);
             let count = if round < 20 { 1 } else { front.len().saturating_sub(1 + round % 2500).max(1) };
             sent.extend_from_slice(&front[..count]);
             outbox.advance(count);

@@ -1,10 +1,11 @@
 //! Output of connections: gathered during a turn, written once at its end.
 
-use crate::hub::connection::{Phase, flag};
+use crate::hub::connection::{Phase, flag, sub};
 use crate::hub::outbox::Outbox;
 use crate::hub::shard::Shard;
 use crate::hub::sockets::{Sockets, Written};
-use crate::protocol::{DisconnectCode, Encoding};
+use crate::limits;
+use crate::protocol::{DisconnectCode, Encoding, UnsubscribeCode};
 
 /// What became of a flush.
 enum Flushed {
@@ -15,18 +16,27 @@ enum Flushed {
 
 impl Shard {
     /// Adds output to a connection; it leaves at the end of the turn, joined with whatever else comes. A queue over its
-    /// limit that the kernel does not take ends the connection.
+    /// limit that the kernel does not take is relieved, or ends the connection.
     pub(crate) fn output(&mut self, slot: u32, add: impl FnOnce(&mut Outbox, Encoding)) {
+        self.output_within(slot, 0, add);
+    }
+
+    /// The same, but it may wait so long for more. Whatever does not wait takes it along.
+    pub(crate) fn output_within(&mut self, slot: u32, delay_ms: u8, add: impl FnOnce(&mut Outbox, Encoding)) {
         let limit = self.common.settings.client.queue_max_size;
-        let waiting = self.last_output(slot, add);
+        let waiting = self.add_output(slot, delay_ms, add);
         if waiting > limit && self.connections.0.get(slot as usize).is_some_and(|c| c.has(flag::CORKED)) {
-            self.disconnect(slot, DisconnectCode::Slow);
+            self.relieve_queue(slot);
         }
     }
 
     /// Adds output behind which the connection ends anyway, whatever waits before it: a close frame that was refused
     /// for a full queue would ask for another one. Returns the bytes that wait.
     pub(crate) fn last_output(&mut self, slot: u32, add: impl FnOnce(&mut Outbox, Encoding)) -> usize {
+        self.add_output(slot, 0, add)
+    }
+
+    fn add_output(&mut self, slot: u32, delay_ms: u8, add: impl FnOnce(&mut Outbox, Encoding)) -> usize {
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return 0 };
         if connection.phase == Phase::Closing {
             return 0;
@@ -35,7 +45,12 @@ impl Shard {
         let cold = self.cold.obtain(&mut connection.cold);
         add(&mut cold.outbox, encoding);
         let waiting = cold.outbox.len();
-        if !connection.has(flag::DIRTY) && !connection.has(flag::CORKED) {
+        if connection.has(flag::DIRTY) || connection.has(flag::CORKED) {
+            return waiting;
+        }
+        if delay_ms > 0 && waiting < limits::GATHER_BYTES {
+            self.gathering.connection(slot, delay_ms, self.now_ms);
+        } else {
             connection.set(flag::DIRTY, true);
             self.dirty.push(slot);
         }
@@ -96,7 +111,7 @@ impl Shard {
         let Some(cold) = self.cold.get_mut(connection.cold) else { return Flushed::Empty };
         let encoding = connection.encoding();
         loop {
-            let front = cold.outbox.front(encoding);
+            let front = cold.outbox.front(encoding, &mut self.scratch);
             if front.is_empty() {
                 return Flushed::Empty;
             }
@@ -116,13 +131,50 @@ impl Shard {
         }
     }
 
-    /// A reader so slow that its queue passed the limit is disconnected.
+    /// A queue over the limit: publications that may be left out go, and the subscriptions that miss them end. Where
+    /// that is not enough the reader is disconnected.
+    pub(crate) fn relieve_queue(&mut self, slot: u32) {
+        let limit = self.common.settings.client.queue_max_size;
+        let Some(cold) = self.cold_if_any(slot) else { return };
+        let left_out = cold.outbox.make_room(limit);
+        let is_over = cold.outbox.len() > limit;
+        self.metrics.publications_dropped += left_out.count;
+        if is_over {
+            return self.disconnect(slot, DisconnectCode::Slow);
+        }
+        for gap in left_out.gaps {
+            self.insufficient(slot, &gap.channel);
+        }
+    }
+
+    /// A positioned subscription misses a publication: the client subscribes again and recovers, or where it cannot,
+    /// connects again.
+    fn insufficient(&mut self, slot: u32, channel: &str) {
+        match self.find_subscription(slot, channel) {
+            Some((_, flags)) if flags & sub::SERVER_SIDE != 0 => {
+                self.disconnect(slot, DisconnectCode::InsufficientState);
+            }
+            Some(_) => self.unsubscribe_with(slot, channel, UnsubscribeCode::InsufficientState),
+            None => {}
+        }
+    }
+
+    /// The kernel did not take everything.
     fn check_queue(&mut self, slot: u32) {
         let limit = self.common.settings.client.queue_max_size;
         let waiting = self.cold_if_any(slot).map_or(0, |cold| cold.outbox.len());
-        let closing = self.connections.0.get(slot as usize).is_some_and(|c| c.phase == Phase::Closing);
-        if waiting > limit && !closing {
-            self.disconnect(slot, DisconnectCode::Slow);
+        let is_closing = |shard: &Self| {
+            shard
+                .connections
+                .0
+                .get(slot as usize)
+                .is_some_and(|connection| connection.phase == Phase::Closing)
+        };
+        if waiting > limit && !is_closing(self) {
+            self.relieve_queue(slot);
+            if !is_closing(self) {
+                return;
+            }
             // The close frame goes out if the kernel ever takes what stands before it; the timer resets otherwise.
             self.dirty.retain(|dirty| *dirty != slot);
             if let Some(connection) = self.connection(slot) {

@@ -11,8 +11,12 @@ use crate::hub::events::{Event, EventBatch};
 use crate::hub::mail::{Answer, Mail};
 use crate::hub::store::StoreAsk;
 
-/// Letters to one shard that may wait before sources are held back.
-const CONGESTED_LETTERS: usize = 4096;
+/// Letters of all shards that may wait before sources are held back, shared evenly: when a million connections leave at
+/// once, their letters must not take more memory than they did.
+const CONGESTED_LETTERS_OF_ALL: usize = 64 * 1024;
+
+/// Bounds of one shard's part: a turn's worth, and what the host of one or two shards needs.
+const CONGESTED_LETTERS: std::ops::RangeInclusive<usize> = 1024..=4096;
 
 /// Letters that an emptied queue keeps room for: a shard has one for each other shard.
 const KEPT_CAPACITY: usize = 32;
@@ -24,7 +28,10 @@ pub struct Post {
     answers: VecDeque<Answer>,
     events: EventBatch,
     store: VecDeque<StoreAsk>,
-    congested: usize,
+    /// Letters in `outgoing`.
+    letters: usize,
+    /// So many letters, questions or events are too many.
+    congested_at: usize,
 }
 
 impl Post {
@@ -34,17 +41,16 @@ impl Post {
             answers: VecDeque::new(),
             events: EventBatch::default(),
             store: VecDeque::new(),
-            congested: 0,
+            letters: 0,
+            congested_at: (CONGESTED_LETTERS_OF_ALL / shards.max(1))
+                .clamp(*CONGESTED_LETTERS.start(), *CONGESTED_LETTERS.end()),
         }
     }
 
     /// Adds a letter.
     pub(crate) fn send(&mut self, to: ShardId, mail: Mail) {
-        let queue = &mut self.outgoing[to.0 as usize];
-        queue.push_back(mail);
-        if queue.len() == CONGESTED_LETTERS {
-            self.congested += 1;
-        }
+        self.outgoing[to.0 as usize].push_back(mail);
+        self.letters += 1;
     }
 
     /// Adds an answer for the control plane.
@@ -67,30 +73,26 @@ impl Post {
     /// Adds something to ask of the store.
     pub(crate) fn ask_store(&mut self, ask: StoreAsk) {
         self.store.push_back(ask);
-        if self.store.len() == CONGESTED_LETTERS {
-            self.congested += 1;
-        }
     }
 
-    /// True while a destination lags so far behind that publishers must wait.
+    /// True while so much waits that publishers must wait too.
     pub fn is_congested(&self) -> bool {
-        self.congested > 0 || self.events.events.len() >= CONGESTED_LETTERS
+        self.letters.max(self.store.len()).max(self.events.events.len()) >= self.congested_at
     }
 
     /// Takes letters to `to` in order while `accept` takes them (it gives a letter back when its queue is full).
     /// Returns how many left.
     pub fn drain_to(&mut self, to: ShardId, mut accept: impl FnMut(Mail) -> Result<(), Mail>) -> usize {
         let queue = &mut self.outgoing[to.0 as usize];
-        let (left, relieved) = drain(queue, &mut accept);
-        self.congested -= usize::from(relieved);
+        let left = drain(queue, &mut accept);
+        self.letters -= left;
         left
     }
 
     /// Takes what is asked of the store in order while `accept` takes it, and the events of the turn as one more thing.
     /// Returns how much left, events aside.
     pub fn drain_store(&mut self, mut accept: impl FnMut(StoreAsk) -> Result<(), StoreAsk>) -> usize {
-        let (left, relieved) = drain(&mut self.store, &mut accept);
-        self.congested -= usize::from(relieved);
+        let left = drain(&mut self.store, &mut accept);
         if !self.events.is_empty()
             && let Err(StoreAsk::Events(events)) = accept(StoreAsk::Events(std::mem::take(&mut self.events)))
         {
@@ -115,10 +117,18 @@ impl Post {
     pub(crate) fn pop_own(&mut self, own: ShardId) -> Option<Mail> {
         let queue = &mut self.outgoing[own.0 as usize];
         let mail = queue.pop_front()?;
-        if queue.len() + 1 == CONGESTED_LETTERS {
-            self.congested -= 1;
-        }
+        self.letters -= 1;
         Some(mail)
+    }
+
+    /// Bytes of the queues themselves.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let places: usize = self.outgoing.iter().map(VecDeque::capacity).sum();
+        self.outgoing.capacity() * size_of::<VecDeque<Mail>>()
+            + places * size_of::<Mail>()
+            + self.answers.capacity() * size_of::<Answer>()
+            + self.store.capacity() * size_of::<StoreAsk>()
+            + self.events.events.capacity() * size_of::<Event>()
     }
 
     /// Gives spare capacity back.
@@ -128,28 +138,30 @@ impl Post {
         self.store.shrink_to_fit();
     }
 
+    /// True if no letter waits; answers may.
+    pub fn has_no_letters(&self) -> bool {
+        self.letters == 0
+    }
+
     /// True if letters to `to` have not left.
-    pub(crate) fn waits(&self, to: ShardId) -> bool {
+    #[must_use]
+    pub fn waits(&self, to: ShardId) -> bool {
         !self.outgoing[to.0 as usize].is_empty()
     }
 
     /// Letters that wait, answers and events included.
     pub fn len(&self) -> usize {
-        let own = self.answers.len() + self.store.len() + self.events.events.len();
-        self.outgoing.iter().map(VecDeque::len).sum::<usize>() + own
+        self.letters + self.answers.len() + self.store.len() + self.events.events.len()
     }
 
     /// True if nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.answers.is_empty()
-            && self.store.is_empty()
-            && self.events.is_empty()
-            && self.outgoing.iter().all(VecDeque::is_empty)
+        self.len() == 0 && self.events.is_empty()
     }
 }
 
-/// Takes letters while `accept` takes them: how many left, and whether the queue is congested no more.
-fn drain<T>(queue: &mut VecDeque<T>, accept: &mut impl FnMut(T) -> Result<(), T>) -> (usize, bool) {
+/// Takes letters in order while `accept` takes them. Returns how many left.
+fn drain<T>(queue: &mut VecDeque<T>, accept: &mut impl FnMut(T) -> Result<(), T>) -> usize {
     let before = queue.len();
     while let Some(letter) = queue.pop_front() {
         if let Err(letter) = accept(letter) {
@@ -161,5 +173,5 @@ fn drain<T>(queue: &mut VecDeque<T>, accept: &mut impl FnMut(T) -> Result<(), T>
     if after == 0 && queue.capacity() > KEPT_CAPACITY {
         queue.shrink_to(KEPT_CAPACITY);
     }
-    (before - after, before >= CONGESTED_LETTERS && after < CONGESTED_LETTERS)
+    before - after
 }

@@ -12,7 +12,9 @@
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use crate::base::ids::ShardId;
 use crate::hub::connection::NONE;
+use crate::hub::mail::HomeAsk;
 use crate::hub::shard::Shard;
 use crate::limits;
 use crate::protocol::DisconnectCode;
@@ -105,13 +107,28 @@ impl Shard {
     fn shrink(&mut self) {
         self.cold.shrink();
         self.post.shrink();
+        self.scratch = Vec::new();
+        self.gathering.shrink();
         self.dirty.shrink_to_fit();
+        self.due.shrink_to_fit();
+        self.granted.shrink_to_fit();
         self.doomed.shrink_to_fit();
         self.handed.shrink_to_fit();
         self.resumed.shrink_to_fit();
         self.overdue.shrink_to_fit();
         self.sweeping.shrink_to_fit();
         self.deferred.shrink_to_fit();
+    }
+
+    /// Bytes of the lists that a turn works through.
+    pub(crate) fn lists_bytes(&self) -> usize {
+        (self.dirty.capacity() + self.due.capacity() + self.resumed.capacity() + self.sweeping.capacity())
+            * size_of::<u32>()
+            + self.granted.capacity() * size_of::<(u32, ShardId)>()
+            + self.doomed.capacity() * size_of::<(u32, bool)>()
+            + self.handed.capacity() * size_of::<(u32, Vec<u8>)>()
+            + self.deferred.capacity() * size_of::<HomeAsk>()
+            + self.accepts.memory_bytes()
     }
 
     /// Disconnects the slowest readers until `bytes` of their output are dropped. O(connections).

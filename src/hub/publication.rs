@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::hub::api::{Member, StoredPublication};
-use crate::hub::mail::Delivery;
+use crate::hub::mail::{Delivery, Terms};
 use crate::hub::settings::DataFormat;
 use crate::hub::stream::{Publication, Publisher};
 use crate::protocol::{
@@ -103,6 +103,7 @@ pub(crate) fn deliver_publication(
         join_leave: false,
         not_json: !fits_json,
         mailbox: None,
+        terms: Terms::default(),
     }
 }
 
@@ -125,6 +126,7 @@ pub(crate) fn deliver_membership(
         join_leave: true,
         not_json: false,
         mailbox: None,
+        terms: Terms::default(),
     }
 }
 
@@ -139,6 +141,7 @@ pub(crate) fn deliver_message(channel: &Arc<str>, hash: u64, data: &[u8], encodi
         join_leave: true,
         not_json: false,
         mailbox: None,
+        terms: Terms::default(),
     }
 }
 

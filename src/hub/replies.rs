@@ -7,7 +7,7 @@ use crate::hub::api::{Member, Position};
 use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
-use crate::hub::mail::{CollectPage, HomeReply, Mail, PageOf, ReplyBody};
+use crate::hub::mail::{CollectPage, Collected, CollectedPage, HomeReply, Mail, PageOf, ReplyBody};
 use crate::hub::publication::{client_info, view};
 use crate::hub::shard::Shard;
 use crate::hub::stream::Publication;
@@ -114,7 +114,7 @@ impl Shard {
     /// Lists this shard's members of a channel for its home.
     pub(crate) fn collect(&mut self, channel: &str, home: ShardId, gather: u32) {
         let members = self.members(channel);
-        self.post.send(home, Mail::Collected { gather, members });
+        self.post.send(home, Mail::Collected(Box::new(Collected { gather, members })));
     }
 
     /// Lists some of them, in the order of their slots.
@@ -126,7 +126,7 @@ impl Shard {
         slots.truncate(limit);
         let members = slots.iter().map(|slot| self.member(*slot, handle)).collect();
         let part = PageOf { page: ask.page, members, next: slots.last().copied().filter(|_| more) };
-        self.post.send(ask.home, Mail::CollectedPage { shard: self.id, part });
+        self.post.send(ask.home, Mail::CollectedPage(Box::new(CollectedPage { shard: self.id, part })));
     }
 
     /// The lowest slots of a page, and one more that tells whether others follow. A scan of the channel's list, which

@@ -200,7 +200,7 @@ impl Shard {
     }
 
     /// A message that was stored just now, for one of the subscribers of its channel.
-    pub(crate) fn deliver_message(&mut self, slot: u32, handle: u32, delivery: &Delivery) {
+    pub(crate) fn deliver_message(&mut self, slot: u32, handle: u32, delivery: &Arc<Delivery>) {
         let Some((offset, epoch)) = delivery.mailbox else { return };
         if self.common.mailbox_user(&delivery.channel).is_none_or(|user| user != self.user_of(slot)) {
             return self.deliver_to(slot, handle, delivery);

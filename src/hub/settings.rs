@@ -291,6 +291,10 @@ pub struct ChannelOptions {
     pub channel_regex: Option<regex::Regex>,
     /// What publication data must be.
     pub publication_data_format: DataFormat,
+    /// What becomes of publications for a reader who is behind.
+    pub slow_consumer: SlowConsumer,
+    /// How long publications may wait for others, so that they leave in one write; at most 100 ms.
+    pub write_delay: Duration,
     /// The namespace is for subscription types this server does not offer: stream subscriptions get error 103.
     pub foreign_subscription_type: bool,
 }
@@ -301,6 +305,18 @@ impl ChannelOptions {
     pub fn has_history(&self) -> bool {
         self.history_size > 0 && !self.history_ttl.is_zero()
     }
+}
+
+/// `slow_consumer`: what becomes of publications for a reader who is behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SlowConsumer {
+    /// They wait; with more than `queue_max_size` waiting the reader is disconnected with 3008.
+    #[default]
+    Disconnect,
+    /// They wait; with more than `queue_max_size` waiting the oldest are left out.
+    DropOldest,
+    /// Only the newest publication of each channel waits.
+    KeepLatest,
 }
 
 /// `publication_data_format`.

@@ -15,7 +15,7 @@ use crate::base::ids::{ConnKey, Descriptor, ShardId};
 use crate::base::permute::ClientIds;
 use crate::base::rate::{Bucket, Limit};
 use crate::base::rng::Rng;
-use crate::base::tick::{Now, Tick, ticks_from_ms};
+use crate::base::tick::{Now, TICK_MS, Tick, ticks_from_ms};
 use crate::base::wheel::{Link, Links, Wheel};
 use crate::hub::admission::Admission;
 use crate::hub::auth::Verifier;
@@ -23,6 +23,7 @@ use crate::hub::cold::{Cold, ColdPool};
 use crate::hub::connection::{Connection, NONE, Phase, flag};
 use crate::hub::connections::Accepts;
 use crate::hub::drain::Drain;
+use crate::hub::gather::Gathering;
 use crate::hub::home::Homes;
 use crate::hub::locals::Locals;
 use crate::hub::mail::{HomeAsk, Mail};
@@ -101,6 +102,10 @@ pub struct Shard {
     pub(crate) post: Post,
     /// Publications that wait for a congested destination, in order.
     pub(crate) deferred: VecDeque<HomeAsk>,
+    /// Output that waits for more (`write_delay`).
+    pub(crate) gathering: Gathering,
+    /// Where frames that wait apart are gathered for one write.
+    pub(crate) scratch: Vec<u8>,
     /// Connections with output to flush this turn.
     pub(crate) dirty: Vec<u32>,
     /// Connections that were granted a subscription of which its home has yet to hear: output waits until it has.
@@ -118,6 +123,8 @@ pub struct Shard {
     /// Those of them that the shell was told to read.
     pub(crate) examined: Vec<(u32, u32)>,
     pub(crate) now: Now,
+    /// Milliseconds since start, for what is finer than a tick.
+    pub(crate) now_ms: u64,
     pub(crate) hasher: NameHash,
     pub(crate) rng: Rng,
     pub(crate) ids: ClientIds,
@@ -133,12 +140,13 @@ pub struct Shard {
     pub(crate) accepts: Accepts,
     /// The last measurement of memory pressure that was reacted to.
     pub(crate) measurement_seen: u32,
-    due: Vec<u32>,
+    pub(crate) due: Vec<u32>,
     timers_due: bool,
 }
 
-/// The slab of hot parts, as the timing wheel sees it.
-pub(crate) struct Connections(pub(crate) Slab<Connection>);
+/// The slab of hot parts, as the timing wheel sees it, and how many places of it were ever taken since it was empty:
+/// so far its memory has been touched.
+pub(crate) struct Connections(pub(crate) Slab<Connection>, pub(crate) usize);
 
 impl Links for Connections {
     fn link(&mut self, slot: u32) -> &mut Link {
@@ -151,7 +159,9 @@ impl Links for Connections {
 pub struct Outlook {
     /// There is more to do at once: poll without waiting.
     pub busy: bool,
-    /// Otherwise wake up at this tick at the latest.
+    /// Otherwise wake up at this millisecond since start, for output that waits for more.
+    pub flush_at_ms: Option<u64>,
+    /// And at this tick at the latest.
     pub wake_at: Option<Tick>,
 }
 
@@ -162,13 +172,16 @@ impl Shard {
         let hasher = NameHash::new(common.secret);
         Self {
             id,
-            connections: Connections(Slab::new()),
+            connections: Connections(Slab::new(), 0),
             wheel: Wheel::new(Tick(0)),
             cold: ColdPool::default(),
             locals: Locals::new(hasher),
             homes: Homes::new(id, Arc::clone(&common), hasher),
             post: Post::new(common.shards as usize),
             deferred: VecDeque::new(),
+            gathering: Gathering::default(),
+            now_ms: 0,
+            scratch: Vec::new(),
             dirty: Vec::new(),
             granted: Vec::new(),
             doomed: Vec::new(),
@@ -206,7 +219,14 @@ impl Shard {
             self.metrics.stalls += 1;
         }
         self.now = now;
+        self.now_ms = self.now_ms.max(u64::from(now.tick.0) * TICK_MS);
         self.metrics.turns += 1;
+    }
+
+    /// The same with the milliseconds since start, which `write_delay` counts in; they must fit `now.tick`.
+    pub fn begin_at(&mut self, now: Now, now_ms: u64) {
+        self.begin(now);
+        self.now_ms = self.now_ms.max(now_ms);
     }
 
     /// Takes in an accepted socket. Returns the key to address it with.
@@ -223,6 +243,7 @@ impl Shard {
         connection.set(flag::UNAUTHENTICATED, true);
         self.admission_enter(source);
         let slot = self.connections.0.insert(connection) as u32;
+        self.connections.1 = self.connections.1.max(slot as usize + 1);
         self.metrics.accepts += 1;
         self.arm(slot);
         (slot, self.generation)
@@ -266,6 +287,12 @@ impl Shard {
         self.post.is_congested() || self.deferred.len() > limits::DEFERRED_PUBLICATIONS
     }
 
+    /// True if subscribers are told of users who come and go.
+    #[must_use]
+    pub fn tells_of_users(&self) -> bool {
+        self.common.settings.user_presence.is_some()
+    }
+
     /// Takes a letter from another shard, the control plane or the application.
     pub fn receive(&mut self, mail: Mail) {
         self.metrics.mail_in += 1;
@@ -275,11 +302,11 @@ impl Shard {
             Mail::Look(ask) => self.homes.look(*ask, self.now, &mut self.post),
             Mail::Reply(reply) => self.home_reply(*reply),
             Mail::Deliver(delivery) => self.deliver(&delivery),
-            Mail::Collect { channel, home, gather } => self.collect(&channel, home, gather),
-            Mail::Collected { gather, members } => self.homes.collected(gather, members, &mut self.post),
+            Mail::Collect(ask) => self.collect(&ask.channel, ask.home, ask.gather),
+            Mail::Collected(part) => self.homes.collected(part.gather, part.members, &mut self.post),
             Mail::CollectPage(ask) => self.collect_page(&ask),
-            Mail::CollectedPage { shard, part } => self.homes.page_part(shard, part, &mut self.post),
-            Mail::CloseOthers { user, keep } => self.close_others(&user, keep),
+            Mail::CollectedPage(page) => self.homes.page_part(page.shard, page.part, &mut self.post),
+            Mail::CloseOthers(ask) => self.close_others(&ask.user, ask.keep),
             Mail::Store(mail) => self.homes.stored(*mail, &mut self.post),
             Mail::Page(page) => self.mailbox_page(&page),
             Mail::Api(ask) => self.api(*ask),
@@ -303,6 +330,7 @@ impl Shard {
     /// Ends a turn: what [`Shard::settle`] has left, then sweeps, output, closes.
     pub fn finish(&mut self, io: &mut impl Sockets) -> Outlook {
         self.settle();
+        self.release_gathered();
         self.sweep(io);
         self.own_mail();
         self.flush(io);
@@ -313,7 +341,9 @@ impl Shard {
             busy: !self.sweeping.is_empty()
                 || (!self.resumed.is_empty() || !self.overdue.is_empty()) && !self.holds_back_input()
                 || self.timers_due
+                || self.gathering.next_due_ms().is_some_and(|due| due <= self.now_ms)
                 || (!self.deferred.is_empty() && !self.post.is_congested()),
+            flush_at_ms: self.gathering.next_due_ms(),
             wake_at: if self.draining.is_some() {
                 Some(self.now.tick.after(1))
             } else {

@@ -350,6 +350,7 @@ impl Shard {
             self.note_unsubscribed(slot, handle, EndedBy::Server, code.code(), code.reason());
             self.leave(slot, handle);
         }
+        self.metrics.unsubscribe(code.code() as u16);
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| {
                 encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason());
@@ -386,6 +387,9 @@ impl Shard {
             self.close_mailbox(slot);
         }
         self.leave_local(slot, handle);
+        if let Some(cold) = self.cold_if_any(slot) {
+            cold.outbox.end_line(hash);
+        }
         if active {
             self.metrics.subscriptions -= 1;
         }

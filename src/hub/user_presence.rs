@@ -256,7 +256,10 @@ impl Homes {
         let common = std::sync::Arc::clone(&self.common);
         let Some(name) = common.watched_user(&channel) else { return };
         let publication = self.state_publication(name, hash, state, now);
-        self.deliver_to_record(channel_hash, &publication, post);
+        let channels = &common.settings.channel;
+        let namespace = common.settings.user_presence.as_ref().map(|presence| presence.namespace.as_str());
+        let namespace = namespace.and_then(|name| channels.namespaces.get(name)).copied().unwrap_or(0);
+        self.deliver_to_record(channel_hash, &publication, self.terms(namespace), post);
     }
 
     fn state_publication(&mut self, name: &str, hash: u64, state: UserState, now: Now) -> Publication {

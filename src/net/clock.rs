@@ -20,13 +20,21 @@ impl Clock {
 
     /// Both clocks.
     #[must_use]
-    #[allow(clippy::disallowed_methods, reason = "the shell hands time to the layers below")]
     pub fn now(&self) -> Now {
-        let ticks = self.start.elapsed().as_millis() / u128::from(TICK_MS) + 1;
+        self.now_with_ms().0
+    }
+
+    /// Both clocks, and the milliseconds that the monotonic one is made of.
+    #[must_use]
+    #[allow(clippy::disallowed_methods, reason = "the shell hands time to the layers below")]
+    pub fn now_with_ms(&self) -> (Now, u64) {
+        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(TICK_MS);
+        let ticks = ms / TICK_MS;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now {
+        let now = Now {
             tick: Tick(u32::try_from(ticks).unwrap_or(u32::MAX)),
             unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
-        }
+        };
+        (now, ms)
     }
 }

@@ -36,6 +36,9 @@ const MAIL_PER_TURN: usize = 2048;
 /// Longest sleep: metrics are refreshed once a second.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// Ticks that a letter may lie for which nobody waits. A shard that was busy looks again within as much.
+const PATIENCE_TICKS: u32 = 1;
+
 /// Token of the waker; listeners count down from the one below. No slot reaches it (slabs hold less than 2^32).
 const WAKE: Token = Token(usize::MAX);
 
@@ -147,13 +150,14 @@ impl Reactor {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
                 result => result?,
             }
-            self.parts.shard.begin(self.parts.clock.now());
+            let (now, now_ms) = self.parts.clock.now_with_ms();
+            self.parts.shard.begin_at(now, now_ms);
             self.read_held_back();
             for event in &events {
                 self.event(event);
             }
             self.accept();
-            let more_mail = self.take_mail();
+            let (mail, more_mail) = self.take_mail();
             self.parts.shard.settle();
             self.read_overdue();
             self.send_mail();
@@ -163,7 +167,8 @@ impl Reactor {
             if self.parts.shard.is_drained() {
                 return Ok(());
             }
-            timeout = self.timeout(outlook, more_mail);
+            let was_busy = mail > 0 || !events.is_empty();
+            timeout = self.timeout(outlook, was_busy, more_mail);
         }
     }
 
@@ -309,27 +314,41 @@ impl Reactor {
         self.accept_pending = false;
     }
 
-    /// True if letters are left.
-    fn take_mail(&mut self) -> bool {
+    /// How many letters were taken, and true if more are left.
+    fn take_mail(&mut self) -> (usize, bool) {
         self.parts.mesh.begin(self.parts.id);
-        for _ in 0..MAIL_PER_TURN {
+        for taken in 0..MAIL_PER_TURN {
             if self.parts.shard.is_saturated() {
-                return true;
+                return (taken, true);
             }
             match self.parts.mesh.pop(self.parts.id) {
                 Some(mail) => self.parts.shard.receive(mail),
-                None => return false,
+                None => return (taken, false),
             }
         }
-        true
+        (MAIL_PER_TURN, true)
     }
 
     fn send_mail(&mut self) {
-        let Self { parts: ReactorParts { shard, mesh, wakers, shards, id, answers, store, .. }, .. } = self;
+        let Self {
+            parts: ReactorParts { shard, mesh, wakers, shards, id, answers, clock, store, .. }, ..
+        } = self;
+        let watched = shard.tells_of_users();
         let post = shard.post();
-        for to in (0..*shards).map(ShardId).filter(|to| to != id) {
-            if post.drain_to(to, |mail| mesh.push(to, mail)) > 0 && mesh.needs_wake(to) {
-                wakers.wake(to);
+        if !post.has_no_letters() {
+            let soon = clock.now().tick.after(PATIENCE_TICKS);
+            for to in (0..*shards).map(ShardId).filter(|to| to != id) {
+                let mut is_urgent = false;
+                let left = post.drain_to(to, |mail| {
+                    is_urgent |= !mail.is_patient(watched);
+                    mesh.push(to, mail)
+                });
+                // A letter that found the inbox full waits for its reader, whoever waits for the letter.
+                is_urgent |= post.waits(to);
+                let is_due = is_urgent || (left > 0 && !mesh.looks_by(to, soon));
+                if is_due && mesh.needs_wake(to) {
+                    wakers.wake(to);
+                }
             }
         }
         post.drain_answers(|answer| {
@@ -355,7 +374,7 @@ impl Reactor {
         (self.parts.publish_metrics)(&mut self.parts.shard, figures);
     }
 
-    fn timeout(&mut self, outlook: Outlook, more_mail: bool) -> Duration {
+    fn timeout(&mut self, outlook: Outlook, was_busy: bool, more_mail: bool) -> Duration {
         let held = !self.unread.is_empty() && !self.parts.shard.holds_back_input();
         let backed_up = !self.parts.shard.post().is_empty();
         if outlook.busy || more_mail || held || (self.accept_pending && self.accept_again_at.is_none()) {
@@ -365,10 +384,17 @@ impl Reactor {
             // Another shard's inbox is full; it is running, so look again soon.
             return Duration::from_micros(200);
         }
-        let now = self.parts.clock.now().tick;
-        let due = [outlook.wake_at, self.accept_again_at, Some(self.metrics_at)].into_iter().flatten().min();
-        let ticks = due.map_or(0, |due| due.since(now));
-        Duration::from_millis(u64::from(ticks) * TICK_MS).min(IDLE)
+        let (now, now_ms) = self.parts.clock.now_with_ms();
+        let now = now.tick;
+        let look = was_busy.then_some(now.after(PATIENCE_TICKS));
+        let due = [outlook.wake_at, self.accept_again_at, Some(self.metrics_at), look];
+        let due = due.into_iter().flatten().min().unwrap_or(now);
+        if !self.parts.mesh.sleep_until(self.parts.id, due) {
+            return Duration::ZERO;
+        }
+        let ticks = due.since(now);
+        let flush = outlook.flush_at_ms.map_or(IDLE, |at| Duration::from_millis(at.saturating_sub(now_ms)));
+        Duration::from_millis(u64::from(ticks) * TICK_MS).min(IDLE).min(flush)
     }
 }
 

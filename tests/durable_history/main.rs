@@ -14,6 +14,7 @@ mod desk;
 #[path = "../support/hub.rs"]
 mod hub;
 mod play;
+mod rows;
 mod world;
 
 use std::time::Duration;

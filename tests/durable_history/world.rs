@@ -245,6 +245,17 @@ impl World {
         panic!("it never comes to rest");
     }
 
+    /// What shards and office have to do is done; the log does nothing.
+    pub(crate) fn carry(&mut self) {
+        for _ in 0..20 {
+            (0..self.shards.len()).for_each(|shard| self.turn(shard));
+            while !self.questions.is_empty() {
+                self.question();
+            }
+            self.end_office_turn();
+        }
+    }
+
     fn question(&mut self) {
         if let Some(ask) = self.questions.pop_front() {
             let now = self.now();

@@ -261,7 +261,7 @@ fn units_are_understood_by_systemd() {
 fn plans_are_made_and_wrong_use_is_refused() {
     let (code, out, _) = run(MILLPOND, &["plan", "--connections", "1000000", "--rate", "0"]);
     assert_eq!(code, 0);
-    assert!(out.contains("memory     4.4 GB = 4.0 GB kernel + 256.0 MB user"), "{out}");
+    assert!(out.contains("memory     4.3 GB = 4.0 GB kernel + 172.0 MB user"), "{out}");
     let many = ["plan", "--connections", "1000", "--rate", "5", "--fanout", "100000", "--json"];
     let plan: Value = serde_json::from_str(&run(MILLPOND, &many).1).unwrap();
     assert_eq!(plan["load"]["fanout"], 1000.0, "a publication reaches no more than there are");

@@ -92,12 +92,11 @@ impl Visit<'_> {
         let key = EncodingKey::from_secret(SECRET.as_bytes());
         let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
         let mut subs = BTreeMap::new();
-        if self.user.kind == Kind::Resume
-            && let Some((offset, epoch)) = self.ledger().position()
-        {
-            let recover =
-                Subscribe { recover: true, offset, epoch: epoch.to_owned(), ..Subscribe::default() };
-            subs.insert(self.channel(), recover);
+        let goes_on = is_finale || self.user.kind == Kind::Resume;
+        let position = self.ledger().position().filter(|_| goes_on);
+        if let Some((offset, epoch)) = position {
+            self.session = Session::after(Some(offset));
+            subs.insert(self.channel(), Subscribe { recover: true, offset, epoch, ..Subscribe::default() });
         }
         Connect { token, subs, ..Connect::default() }
     }

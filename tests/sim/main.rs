@@ -11,6 +11,7 @@
 )]
 
 mod client;
+mod delay;
 mod frames;
 #[path = "../support/hub.rs"]
 mod hub;
@@ -19,4 +20,5 @@ mod net;
 mod overload;
 mod rows;
 mod script;
+mod slow;
 mod world;

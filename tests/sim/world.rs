@@ -27,6 +27,8 @@ const READ: usize = 64 * 1024;
 pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) tick: u32,
+    /// Milliseconds of the present tick that are over; below 100.
+    pub(crate) fine_ms: u64,
     pub(crate) shards: Vec<Shard>,
     pub(crate) nets: Vec<Net>,
     /// One inbox for each shard, as the mesh has it: what one shard sends before another is handled before it.
@@ -64,6 +66,7 @@ impl World {
         Self {
             rng: Rng::new(seed),
             tick: 10,
+            fine_ms: 0,
             shards: (0..shards).map(shard).collect(),
             nets: (0..shards).map(|_| Net::default()).collect(),
             inboxes: (0..shards).map(|_| VecDeque::new()).collect(),
@@ -172,7 +175,7 @@ impl World {
 
     fn turn_of(&mut self, at: usize) {
         let now = self.now();
-        self.shards[at].begin(now);
+        self.shards[at].begin_at(now, u64::from(self.tick) * 100 + self.fine_ms);
         self.accept(at);
         let resumed: Vec<_> = self.shards[at].take_resumed().collect();
         for pipe in self.nets[at].pipes.values_mut() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::command::Run;
 use crate::lint::cargo;
+use crate::memory::{Look, Watch};
 use crate::record::{Row, append};
 use crate::server::Server;
 use crate::workspace::Workspace;
@@ -19,8 +20,9 @@ use crate::workspace::Workspace;
 /// Building and running together take less, even for a million connections on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(45 * 60);
 
-/// After the last connection left, memory is given back within so long.
-const AFTERMATH: Duration = Duration::from_secs(10);
+/// After the last connection left, memory is given back within so long: the sockets linger for a second, the watch
+/// waits until the number stands still, and the threads have two seconds to give back what they keep.
+const AFTERMATH: Duration = Duration::from_secs(20);
 
 /// Signs the tokens of a bench: the server lives for its length, on loopback.
 const TOKEN_KEY: &str = "a key for benches, on loopback only";
@@ -78,8 +80,11 @@ fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
     cargo(&workspace.root).args(build).succeed()?;
     let json = report_path(workspace, crowd.name)?;
     let port = free_port()?;
-    let server = start_server(workspace, crowd, port)?;
-    let rss_at_start = server.rss()?;
+    let internal = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+    let server = start_server(workspace, crowd, port, internal)?;
+    // Figures are a second old at most.
+    thread::sleep(Duration::from_secs(2));
+    let (rss_at_start, at_start) = (server.rss()?, Look::at(internal, server.id())?);
     let url = format!("ws://127.0.0.1:{port}/connection/websocket");
     let (pid, connections) = (server.id().to_string(), crowd.connections.to_string());
     let mut command =
@@ -93,7 +98,9 @@ fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
     command.push("--json");
     let load = workspace.target.join("release/millpond-load");
     let run = Run::new(load, &workspace.root, DEADLINE).args(&command).args([&json]).args(args);
+    let watch = Watch::start(internal, server.id());
     run.succeed()?;
+    let accounted = watch.stop()?.ratio(&at_start);
     thread::sleep(AFTERMATH);
     let rss_after = server.rss()?;
     server.stop()?;
@@ -115,13 +122,14 @@ fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
                 figure("connections_without_ping", 0),
                 figure("server_cpu_per_connection_second_us", 2),
                 format!("{growth:+.1} %"),
+                format!("{accounted:.3}"),
             ],
         },
     )
 }
 
 /// Every connection has a token, a user, presence, a personal channel and pings: nothing that a real one has is off.
-fn start_server(workspace: &Workspace, crowd: &Crowd, port: u16) -> Result<Server> {
+fn start_server(workspace: &Workspace, crowd: &Crowd, port: u16, internal: SocketAddr) -> Result<Server> {
     let config = workspace.scratch.join("bench.toml");
     let text = format!(
         "[client]\nping_interval = \"25s\"\n\n[client.token]\nhmac_secret_key = \"{TOKEN_KEY}\"\n\n\
@@ -131,7 +139,17 @@ fn start_server(workspace: &Workspace, crowd: &Crowd, port: u16) -> Result<Serve
     fs::write(&config, text)?;
     let config = config.display().to_string();
     let (listen, most) = (format!("127.0.0.1:{port}"), (crowd.connections + 1000).to_string());
-    let args = ["--config", &config, "--listen", &listen, "--max-connections", &most];
+    let internal = internal.to_string();
+    let args = [
+        "--config",
+        &config,
+        "--listen",
+        &listen,
+        "--internal-listen",
+        &internal,
+        "--max-connections",
+        &most,
+    ];
     Server::start(workspace, crowd.name, port, &args)
 }
 

@@ -13,6 +13,7 @@ mod command;
 mod demo;
 mod junit;
 mod lint;
+mod memory;
 mod node;
 mod peer;
 mod prepare;

@@ -173,3 +173,20 @@ pub(crate) fn run(
     let status = command.status().with_context(|| format!("starting {name}"))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_test_takes_rounds_and_a_seed_and_nothing_else() {
+        let parse = |args: &[&str]| {
+            let args = ["cargo xtask soak crash"].iter().chain(args);
+            LongTestArgs::try_parse_from(args).map(|args| (args.rounds, args.seed)).ok()
+        };
+        assert_eq!(parse(&[]), Some((None, None)));
+        assert_eq!(parse(&["--rounds", "7", "--seed", "9"]), Some((Some(7), Some(9))));
+        assert_eq!(parse(&["--rounds", "many"]), None);
+        assert_eq!(parse(&["7"]), None);
+    }
+}

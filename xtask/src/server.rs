@@ -72,7 +72,12 @@ impl Server {
 
     /// Resident bytes.
     pub(crate) fn rss(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        Self::rss_of(self.id())
+    }
+
+    /// Resident bytes of a process.
+    pub(crate) fn rss_of(id: u32) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
         kilobytes.map(|kilobytes| kilobytes * 1024).context("the server runs and has memory")

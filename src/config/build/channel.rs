@@ -155,6 +155,8 @@ fn channel_options(name: &str, options: &Options, meta_ttl: Duration) -> Channel
         allow_user_limited_channels: options.allow_user_limited_channels,
         channel_regex: options.channel_regex.0.clone(),
         publication_data_format: options.publication_data_format.0,
+        slow_consumer: options.slow_consumer.0,
+        write_delay: options.write_delay.0,
         foreign_subscription_type: options.subscription_type.0 == SubscriptionType::Foreign,
     }
 }

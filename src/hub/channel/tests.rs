@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::hub::mail::Terms;
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -71,6 +72,7 @@ impl Model {
             join_leave,
             not_json: !json,
             mailbox: None,
+            terms: Terms::default(),
         });
         for expecting in &mut self.expecting {
             expecting.frames.push(Arc::clone(&delivery));
@@ -125,7 +127,7 @@ impl Model {
             .filter(|delivery| join_leave || !delivery.join_leave)
             .filter_map(|delivery| frame(delivery, encoding))
             .collect();
-        assert_eq!(portion.frames().collect::<Vec<_>>(), wanted);
+        assert_eq!(portion.frames().map(|(_, frame)| frame).collect::<Vec<_>>(), wanted);
         if !portion.run.is_empty() {
             assert_eq!(portion.run, wanted.iter().flat_map(|frame| &frame[..]).copied().collect::<Vec<_>>());
         }
