@@ -12,7 +12,7 @@
 //! | [`log`] | the append-only log (stands on `base` only) | files |
 //! | [`store`] | the thread that owns the log's doors: mailboxes (stands on `hub` and `log`) | files |
 //! | [`net`] | the mio shell of a shard: accept, read, write, wake, clock | sockets |
-//! | [`control`] | the tokio shell: server API, metrics, health, demo page | sockets |
+//! | [`control`] | the tokio shell: server API, webhooks, metrics, health, demo page | sockets |
 //! | [`host`] | what bounds a host, and how to tune it: doctor, tune, plan (stands on `net`) | files |
 //! | [`app`] | wires shards, control plane and log; start and drain order | threads |
 

@@ -183,7 +183,7 @@ fn a_storm_is_packed_and_numbered_without_gaps() {
     let mut next = 1;
     for read in &waiting {
         assert_eq!(read.record.first, next);
-        assert!(read.record.events.len() <= 256 && read.record.run == waiting[0].record.run);
+        assert!(read.record.events.len() <= 250 && read.record.run == waiting[0].record.run);
         next = read.record.end();
     }
     assert_eq!(next, offered + 2);
@@ -312,7 +312,7 @@ fn a_restart_goes_on_where_the_backend_stands() {
     let (tick, run_before) = (run.tick, before[0].record.run);
     let mut run = Run::new(run.killed(), tick + 50, queue());
     run.pass(2);
-    assert_eq!(run.pending(), 901 - 2 * 256 + 1, "what waits still counts, with the start");
+    assert_eq!(run.pending(), 901 - 2 * 250 + 1, "what waits still counts, with the start");
     let waiting = run.waiting();
     let last = waiting.last().unwrap();
     assert_eq!(last.record.events[0].kind(), EventKind::Started);
@@ -346,10 +346,10 @@ fn what_is_said_to_be_done_is_checked() {
     }
     run.done(1, None);
     assert_eq!((run.pending(), run.waiting().len()), (601, 2), "how many these were is not known");
-    run.done(2, Some(513));
-    assert_eq!((run.pending(), run.waiting().len()), (89, 1));
-    run.done(1, Some(257));
-    assert_eq!((run.pending(), run.waiting().len()), (89, 1), "a late word changes nothing");
+    run.done(2, Some(501));
+    assert_eq!((run.pending(), run.waiting().len()), (101, 1));
+    run.done(1, Some(251));
+    assert_eq!((run.pending(), run.waiting().len()), (101, 1), "a late word changes nothing");
     run.done(3, None);
     assert_eq!((run.pending(), run.waiting().len()), (0, 0), "everything is everything");
 }
@@ -413,7 +413,7 @@ fn nothing_is_lost_or_out_of_order_without_being_counted() {
 #[ignore = "prints figures, asserts none"]
 #[allow(clippy::disallowed_methods, reason = "it measures")]
 fn figures_of_a_storm() {
-    for (what, batch_max_events) in [("up to 256 events a record", 500), ("one event a record", 1)] {
+    for (what, batch_max_events) in [("up to 250 events a record", 500), ("one event a record", 1)] {
         let clients: u64 = if batch_max_events == 1 { 100_000 } else { 1_000_000 };
         let settings = EventQueueSettings { max_pending: 100_000_000, batch_max_events, ..queue() };
         let mut run = Run::new(FakeDisk::default(), 10, settings);

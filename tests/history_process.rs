@@ -1,5 +1,5 @@
 //! Durable history of the real process: killed with SIGKILL while publications are under way, on a disk that is full, and
-//! on segments that are cut short or of a later version (bad-input.md R19, S04, S12, S16).
+//! on segments that are cut short or of a later version (bad-input.md R19, S01, S12, S14, S16).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

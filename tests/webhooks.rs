@@ -28,7 +28,6 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 #[path = "support/client.rs"]
-#[allow(dead_code, reason = "each test file uses a part")]
 mod client;
 #[path = "support/server.rs"]
 mod server;

@@ -95,7 +95,10 @@ impl ThreadCaches {
     pub(super) fn free_emptied(&self) -> io::Result<()> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("trim".to_owned()).stack_size(64 * 1024);
-            thread.spawn_scoped(scope, || while self.emptied.pop().is_some() {}).map(drop)
+            let thread = thread.spawn_scoped(scope, || while self.emptied.pop().is_some() {})?;
+            // Leaving the scope waits for the closure only, joining for the end of the thread and so of its cache.
+            let _ = thread.join();
+            Ok(())
         })
     }
 }

@@ -276,7 +276,8 @@ section! {
         /// Keep history in the log (`storage.path`): it outlives a restart, and a publication is delivered and answered
         /// once it is stored. Needs `history_size` and `history_ttl`.
         history_durable: bool = false,
-        /// How long offset and epoch outlive the data; 0s: as `channel.history_meta_ttl`.
+        /// How long offset and epoch outlive the data; 0s: as `channel.history_meta_ttl`. Those of a durable history go by
+        /// `storage.state_ttl`.
         history_meta_ttl: Span<0, { 10 * YEAR }> = Span::seconds(0),
         /// Make every subscription positioned: a lost publication is noticed.
         force_positioning: bool = false,

@@ -252,6 +252,8 @@ impl Page<'_> {
         self.gauge("log_streams", "Mailboxes, histories and queues", store.streams)?;
         self.gauge("log_index_bytes", "Memory of the index", store.index_bytes)?;
         self.gauge("log_faulty", "1 while the log cannot take records", u64::from(store.log_faulty))?;
+        self.counter("history_stored", "Publications of durable histories", store.published)?;
+        self.counter("history_not_stored", "Publications that the log did not take", store.publish_failures)?;
         self.counter("log_records", "Records appended", store.log_records)?;
         self.counter("log_bytes", "Bytes appended", store.log_bytes)?;
         self.counter("log_groups", "Groups written", store.log_groups)?;
@@ -385,7 +387,8 @@ mod tests {
         }
 
         fn store(&self) -> Option<StoreFigures> {
-            let mut figures = StoreFigures { sent: 7, log_faulty: true, ..StoreFigures::default() };
+            let mut figures =
+                StoreFigures { sent: 7, published: 5, log_faulty: true, ..StoreFigures::default() };
             figures.refuse(SendRefusal::MailboxFull, 3);
             Some(figures)
         }
@@ -401,6 +404,7 @@ mod tests {
             "millpond_mailbox_sent_total 7",
             "millpond_mailbox_refused_total{reason=\"mailbox_full\"} 3",
             "millpond_mailbox_delivered_total{how=\"live\"} 0",
+            "millpond_history_stored_total 5",
             "millpond_log_faulty 1",
             "millpond_node_num_clients 3",
             "millpond_node_build{version=\"0.1\"} 1",

@@ -362,7 +362,8 @@ fn repair(storage: &dyn Storage, recovered: &mut Recovered) -> Result<(), Storag
 fn renew(segment: &Segment, first: Sequence) -> Result<(), StorageError> {
     let Ok(place) = segment.find(first.max(segment.header.first_sequence)) else { return Ok(()) };
     let mut window = Window::new(Arc::clone(&segment.file))?;
-    let mut at = place.offset.saturating_sub(place.offset % SECTOR_BYTES as u64);
+    let sector = SECTOR_BYTES as u64;
+    let mut at = place.offset.checked_div(sector).unwrap_or(0).saturating_mul(sector);
     while at < segment.end() {
         let left = usize::try_from(segment.end().saturating_sub(at)).unwrap_or(usize::MAX);
         let bytes = window.get(at, left.min(64 << 10))?;

@@ -186,6 +186,10 @@ impl Reactor {
             return;
         }
         if event.is_error() {
+            // A departure causes letters as well; held back, the error comes again with the read.
+            if self.parts.shard.holds_back_input() {
+                return self.unread.push((slot, generation));
+            }
             return self.parts.shard.lose(slot);
         }
         if event.is_writable() {
@@ -230,7 +234,11 @@ impl Reactor {
         let mut waiting = std::mem::take(&mut self.unread);
         waiting.extend(self.parts.shard.take_resumed());
         for (slot, generation) in waiting {
-            self.read(slot, generation, true);
+            if self.parts.shard.holds_back_input() {
+                self.unread.push((slot, generation));
+            } else {
+                self.read(slot, generation, true);
+            }
         }
     }
 

@@ -102,7 +102,7 @@ impl Queue {
 
     /// The next record, if one is due.
     fn pack(&mut self, run: u64, now: Now) -> Option<(Append, usize)> {
-        let most = RECORD_EVENTS.min(self.settings.batch_max_events).max(1);
+        let most = record_events(self.settings.batch_max_events);
         let is_due = self.due <= now.tick && !self.gathered.is_empty();
         if self.on_the_way >= ON_THE_WAY || (self.gathered.len() < most && !is_due) {
             return None;
@@ -246,11 +246,31 @@ impl<A: Archive> Office<A> {
     }
 }
 
+/// Events in one record: as many as fit a batch without a rest.
+fn record_events(batch_max_events: usize) -> usize {
+    let batch = batch_max_events.max(1);
+    batch.div_ceil(batch.div_ceil(RECORD_EVENTS))
+}
+
 /// The events in a record.
 #[must_use]
 pub fn record_of(body: &Body) -> Option<EventRecord> {
     match body {
         Body::Event(stored) => EventRecord::decode(&stored.data),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::record_events;
+
+    #[test]
+    fn records_fill_a_batch() {
+        let cases =
+            [(0, 1), (1, 1), (255, 255), (256, 256), (300, 150), (500, 250), (1000, 250), (10_000, 250)];
+        for (batch, expected) in cases {
+            assert_eq!(record_events(batch), expected, "{batch}");
+        }
     }
 }

@@ -332,13 +332,15 @@ impl<A: Archive> Office<A> {
 
     /// Refuses an ask that has not been decided.
     fn fail(&mut self, ask: HomeAsk, error: ApiError) {
-        let key = match &ask.op {
-            HomeOp::Publish(publish) => publish.publish.idempotency_key.as_str(),
-            _ => "",
+        let HomeAsk { channel, origin, op, .. } = ask;
+        let key = match op {
+            HomeOp::Publish(publish) => publish.publish.idempotency_key.into(),
+            _ => Box::default(),
         };
-        let others = self.histories.keys.remove(&(ask.channel.clone(), key.into())).unwrap_or_default();
-        for origin in others.into_iter().chain([ask.origin]) {
-            self.tell_history(ask.channel.clone(), origin, HistoryAnswer::Failed(error));
+        let key = (channel, key);
+        let others = self.histories.keys.remove(&key).unwrap_or_default();
+        for origin in others.into_iter().chain([origin]) {
+            self.tell_history(key.0.clone(), origin, HistoryAnswer::Failed(error));
         }
     }
 

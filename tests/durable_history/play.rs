@@ -165,7 +165,7 @@ impl Play {
         let data = self.data();
         let value: Value = serde_json::from_str(&data).expect("a string");
         let publish = json!({ "channel": CHANNELS[channel], "data": value });
-        self.command(client, "publish", publish, Asked::Publish(channel, data));
+        self.command(client, "publish", &publish, Asked::Publish(channel, data));
     }
 
     fn subscribe(&mut self, client: usize, channel: usize) {
@@ -179,7 +179,7 @@ impl Play {
             command["offset"] = json!(offset);
             command["epoch"] = json!(epoch);
         }
-        self.command(client, "subscribe", command, Asked::Subscribe(channel, known));
+        self.command(client, "subscribe", &command, Asked::Subscribe(channel, known));
     }
 
     fn unsubscribe(&mut self, client: usize, channel: usize) {
@@ -198,10 +198,10 @@ impl Play {
 
     fn history(&mut self, client: usize, channel: usize) {
         let command = json!({ "channel": CHANNELS[channel], "limit": 100 });
-        self.command(client, "history", command, Asked::History(channel));
+        self.command(client, "history", &command, Asked::History(channel));
     }
 
-    fn command(&mut self, client: usize, name: &str, body: Value, asked: Asked) {
+    fn command(&mut self, client: usize, name: &str, body: &Value, asked: Asked) {
         let of = &mut self.clients[client];
         of.next_id += 1;
         let id = 1000 + of.next_id;

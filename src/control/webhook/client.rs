@@ -62,7 +62,7 @@ pub(super) enum Trouble {
     #[error("no answer in time")]
     Timeout,
     /// No connection, or one that broke.
-    #[error("{0}")]
+    #[error("{}", with_causes(.0))]
     Connection(#[from] RequestError),
     /// The backend says so.
     #[error("status {0}")]
@@ -148,6 +148,12 @@ impl Client {
         let _ = Limited::new(body, ANSWER_MAX).collect().await;
         Ok(Response::from_parts(parts, ()))
     }
+}
+
+/// An error and what caused it: of a connection the first says only that there is none.
+fn with_causes(error: &RequestError) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn judge(response: &Response<()>) -> Verdict {

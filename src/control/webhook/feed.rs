@@ -21,8 +21,8 @@ pub(super) struct Feed {
 /// What a queue has to offer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Events.
-    Batch(Batch),
+    /// Events, and whether more are known to wait behind them.
+    Batch(Batch, bool),
     /// What waited up to here has expired or is damaged.
     Gone(Place),
     /// Nothing waits.
@@ -51,7 +51,7 @@ impl Feed {
             }
         }
         Ok(match batch {
-            Some(batch) => Next::Batch(batch),
+            Some(batch) => Next::Batch(batch, !self.read.is_empty()),
             None => self.end(),
         })
     }

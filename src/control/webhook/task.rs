@@ -78,10 +78,9 @@ impl Courier {
             };
             feed = back;
             match next {
-                Ok(Next::Batch(batch)) => {
-                    let is_full = batch.len() >= self.settings.batch_max_events;
+                Ok(Next::Batch(batch, more_wait)) => {
                     self.handle(batch).await;
-                    if !is_full {
+                    if !more_wait {
                         sleep(self.settings.batch_max_delay).await;
                     }
                 }

@@ -72,7 +72,8 @@ async fn a_flood_goes_out_in_order_one_batch_after_the_other() {
         memory.add(events, 0);
         total += events as u64;
     }
-    let (task, figures) = start(settings(backend.url()), &memory);
+    let patient = WebhookSettings { batch_max_delay: Duration::from_secs(3600), ..settings(backend.url()) };
+    let (task, figures) = start(patient, &memory);
     until(|| memory.is_done()).await;
     task.abort();
     let seen = backend.seen();
@@ -226,6 +227,11 @@ async fn a_backend_that_is_not_there_yet_is_waited_for() {
     memory.add(1, 0);
     let (task, figures) = start(settings(format!("http://{address}/events?from=test")), &memory);
     until(|| of(&figures.retries) > 2).await;
+    let client = super::client::Client::new(&settings(format!("http://{address}/")), "v").unwrap();
+    let super::client::Verdict::Again(trouble, None) = client.post("x", 1, "{}".into()).await else {
+        panic!("nobody is there");
+    };
+    assert!(trouble.to_string().contains("refused"), "the log says why: {trouble}");
     let backend = Backend::on(TcpListener::bind(address).await.unwrap(), []);
     until(|| memory.is_done()).await;
     task.abort();
