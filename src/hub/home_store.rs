@@ -47,6 +47,7 @@ impl Homes {
         let hash = self.hasher.of(message.channel.as_bytes());
         self.deliver_made(&message.channel, hash, post, |name, hash, encodings| {
             let delivery = deliver_publication(name, hash, publication, epoch, encodings);
+            // By default terms: a message that was left out for a slow reader would be acknowledged by its next pong.
             Delivery { mailbox: Some((publication.offset, message.epoch)), ..delivery }
         });
     }
