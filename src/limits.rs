@@ -10,6 +10,10 @@ pub const STALL_TICKS: u32 = 20;
 /// shard (1 s).
 pub const RECHECK_TICKS: u32 = 10;
 
+/// How long after such a deadline a connection whose command still has no answer is closed all the same (60 s): a store
+/// whose disk hangs would hold the descriptors of everybody who comes and gives up.
+pub const BLOCKED_TICKS: u32 = 600;
+
 /// Writes of sweeps per turn: about 1.5 ms of kernel time, then sockets are read again.
 pub const SWEEP_WRITES_PER_TURN: usize = 256;
 
@@ -62,6 +66,10 @@ pub const GATHERS: usize = 4096;
 
 /// Records a home looks at per turn for housekeeping.
 pub const HOUSEKEEPING_PER_TURN: usize = 8;
+
+/// Results of sends with an idempotency key that the store remembers at most (about 64 bytes each): five minutes of 3,300
+/// messages a second.
+pub const IDEMPOTENT_SENDS: usize = 1_000_000;
 
 /// Results of publications with an idempotency key that a shard remembers at most (about 64 bytes each).
 pub const IDEMPOTENT_RESULTS: usize = 100_000;

@@ -7,6 +7,7 @@ use super::store::OpenStore;
 use crate::config::{Config, StorageConfig};
 use crate::control::demo::switch_on;
 use crate::control::settings::ControlSettings;
+use crate::hub::events::EventKinds;
 use crate::hub::settings::Settings;
 use crate::log::settings::LogSettings;
 
@@ -40,6 +41,7 @@ pub(super) fn start(
         Err(error) => {
             tracing::warn!("the demo runs without letters to people who are away: {error}");
             settings.mailbox = None;
+            settings.events = EventKinds::default();
             settings.channel.options.iter_mut().for_each(|options| options.history_durable = false);
             None
         }

@@ -88,9 +88,12 @@ pub(super) fn wait(signals: &Signals, running: Running, timeout: Duration) {
 
 fn tell(running: &Running, window: Duration) {
     let window_ticks = ticks_from_ms(u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
-    for shard in (0..running.common.shards).map(ShardId) {
+    for (shard, thread) in (0..running.common.shards).map(ShardId).zip(&running.shards) {
         let mut mail = Mail::Drain { window_ticks };
-        while let Err(back) = running.mesh.push(shard, mail) {
+        // One that has ended takes nothing any more.
+        while !thread.is_finished()
+            && let Err(back) = running.mesh.push(shard, mail)
+        {
             mail = back;
             running.wakers.wake(shard);
             std::thread::yield_now();

@@ -139,9 +139,17 @@ impl StoreDoor {
             return refuse(ApiError::StorageUnavailable);
         }
         match inbox.ask(StoreAsk::Api(Box::new(ask))) {
-            Err(StoreAsk::Api(back)) => Err(back),
-            _ => Ok(()),
+            Err(StoreAsk::Api(back)) => return Err(back),
+            _ if inbox.is_closed() => {
+                // The store ended between the two looks: whatever still lies there is answered here.
+                for late in inbox.leftover_calls() {
+                    let error = ApiAnswer::Error(ApiError::StorageUnavailable);
+                    self.answers.deliver(late.id, STORE, error);
+                }
+            }
+            _ => {}
         }
+        Ok(())
     }
 }
 

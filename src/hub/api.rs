@@ -122,6 +122,13 @@ pub enum ApiCommand {
         /// Everything up to here is done with; beyond the end it means the end.
         offset: u64,
     },
+    /// A device of a user is gone: nothing waits for it any more.
+    MailboxForget {
+        /// User id.
+        user: String,
+        /// The device.
+        device: String,
+    },
     /// Drop everything that waits in a mailbox.
     MailboxPurge {
         /// User id.

@@ -79,6 +79,7 @@ impl Shard {
             | ApiCommand::MailboxInfo { .. }
             | ApiCommand::MailboxList { .. }
             | ApiCommand::MailboxAck { .. }
+            | ApiCommand::MailboxForget { .. }
             | ApiCommand::MailboxPurge { .. } => return Some(ApiAnswer::Error(ApiError::NotAvailable)),
         };
         Some(done.map_or_else(ApiAnswer::Error, |()| ApiAnswer::Done))

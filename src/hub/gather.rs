@@ -8,6 +8,8 @@
 //! Invariant: output that is neither in the list of dirty connections nor held by the kernel belongs to a connection in
 //! a line. One that was flushed early may still stand there; its release finds nothing to do.
 
+use std::collections::VecDeque;
+
 use crate::hub::connection::flag;
 use crate::hub::shard::Shard;
 use crate::limits;
@@ -23,6 +25,8 @@ struct Line {
     delay_ms: u8,
     due_ms: u64,
     slots: Vec<u32>,
+    /// Released, and not written to yet: more than a turn may write.
+    releasing: VecDeque<u32>,
     channels: Vec<u32>,
 }
 
@@ -35,17 +39,21 @@ impl Line {
 impl Gathering {
     /// When the next line is to be released.
     pub(crate) fn next_due_ms(&self) -> Option<u64> {
-        self.lines.iter().filter(|line| !line.is_empty()).map(|line| line.due_ms).min()
+        let due = |line: &Line| match line.releasing.is_empty() {
+            true => (!line.is_empty()).then_some(line.due_ms),
+            false => Some(0),
+        };
+        self.lines.iter().filter_map(due).min()
     }
 
     /// Connections and channels that wait.
     pub(crate) fn len(&self) -> usize {
-        self.lines.iter().map(|line| line.slots.len() + line.channels.len()).sum()
+        self.lines.iter().map(|line| line.slots.len() + line.releasing.len() + line.channels.len()).sum()
     }
 
     /// Gives spare capacity back.
     pub(crate) fn shrink(&mut self) {
-        self.lines.retain(|line| !line.is_empty());
+        self.lines.retain(|line| !line.is_empty() || !line.releasing.is_empty());
         self.lines.shrink_to_fit();
     }
 
@@ -64,7 +72,13 @@ impl Gathering {
 
     fn line(&mut self, delay_ms: u8, now_ms: u64) -> &mut Line {
         let at = self.lines.iter().position(|line| line.delay_ms == delay_ms).unwrap_or_else(|| {
-            self.lines.push(Line { delay_ms, due_ms: 0, slots: Vec::new(), channels: Vec::new() });
+            self.lines.push(Line {
+                delay_ms,
+                due_ms: 0,
+                slots: Vec::new(),
+                releasing: VecDeque::new(),
+                channels: Vec::new(),
+            });
             self.lines.len() - 1
         });
         let line = &mut self.lines[at];
@@ -81,15 +95,23 @@ impl Shard {
     pub(crate) fn release_gathered(&mut self) {
         let now_ms = self.now_ms;
         let mut budget = limits::SWEEP_WRITES_PER_TURN;
-        for line in self.gathering.lines.iter_mut().filter(|line| line.due_ms <= now_ms) {
-            for index in line.channels.drain(..) {
+        for line in &mut self.gathering.lines {
+            if line.due_ms > now_ms && line.releasing.is_empty() {
+                continue;
+            }
+            let is_due = line.due_ms <= now_ms;
+            if is_due {
+                line.releasing.extend(line.slots.drain(..));
+            }
+            let released = if is_due { line.channels.len() } else { 0 };
+            for index in line.channels.drain(..released) {
                 if let Some(channel) = self.locals.many(index).filter(|channel| channel.held) {
                     channel.held = false;
                     self.sweeping.push_back(index);
                 }
             }
             while budget > 0
-                && let Some(slot) = line.slots.pop()
+                && let Some(slot) = line.releasing.pop_front()
             {
                 let Some(connection) = self.connections.0.get_mut(slot as usize) else { continue };
                 let waits = self.cold.get(connection.cold).is_some_and(|cold| !cold.outbox.is_empty());
@@ -99,6 +121,10 @@ impl Shard {
                     budget -= 1;
                 }
             }
+        }
+        if budget == 0 {
+            // The next turn begins with another line.
+            self.gathering.lines.rotate_left(1);
         }
     }
 }

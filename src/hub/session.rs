@@ -110,11 +110,11 @@ impl Shard {
                     self.output(slot, |outbox, encoding| outbox.raw(encoding, &pong));
                 }
             }
-            Item::Pong(_) => {
+            Item::Pong(payload) => {
                 if self.control_frame(slot)
                     && self.connections.0.get(slot as usize).is_some_and(|of| of.has(flag::NATIVE_PING))
                 {
-                    self.mailbox_ponged(slot);
+                    self.mailbox_ponged_natively(slot, payload);
                 }
             }
             Item::Close(code) => self.peer_closes(slot, code.map(|(code, _)| code)),

@@ -325,6 +325,22 @@ impl Shard {
         }
     }
 
+    /// Names the last ping of a session with a mailbox, so that its pong is known from those of earlier ones; empty
+    /// where no pong acknowledges anything.
+    pub(crate) fn mailbox_ping_payload(&mut self, slot: u32) -> Vec<u8> {
+        let part = self.cold_if_any(slot).and_then(|cold| cold.mailbox.as_ref());
+        part.map(|part| part.pinged_at.0.to_be_bytes().to_vec()).unwrap_or_default()
+    }
+
+    /// A WebSocket pong came in. Several pings may be under way, and pongs may come unasked (RFC 6455, section 5.5.3):
+    /// only the echo of the last ping acknowledges.
+    pub(crate) fn mailbox_ponged_natively(&mut self, slot: u32, payload: &[u8]) {
+        let last = self.mailbox_ping_payload(slot);
+        if !last.is_empty() && last == payload {
+            self.mailbox_ponged(slot);
+        }
+    }
+
     /// The pong to that ping came in.
     pub(crate) fn mailbox_ponged(&mut self, slot: u32) {
         let Some(settings) = self.common.settings.mailbox.as_ref().filter(|of| of.ack_by_pong) else {

@@ -354,6 +354,17 @@ impl Shard {
         }
     }
 
+    /// True if there is work that was put off for mail that has left since: ask once the last mail of a turn is sent.
+    #[must_use]
+    pub fn has_put_off(&self) -> bool {
+        let unread = !self.resumed.is_empty() || !self.overdue.is_empty();
+        let unwritten =
+            !self.dirty.is_empty() && self.granted.iter().any(|(_, home)| !self.post.waits(*home));
+        (unread && !self.holds_back_input())
+            || (!self.deferred.is_empty() && !self.post.is_congested())
+            || unwritten
+    }
+
     /// Mail that has not left yet.
     pub fn post(&mut self) -> &mut Post {
         &mut self.post

@@ -3,7 +3,8 @@
 //! A deadline for what a peer should have sent counts only time in which this shard could have read it. What it sent
 //! may wait in the kernel while the shard is busy with others, so nobody is closed unread: the connection becomes
 //! *overdue*, the shell reads its socket once within the same turn, and only then it is decided. While a command waits
-//! for another shard its connection is not read at all, so the question is put off by [`limits::RECHECK_TICKS`].
+//! for another shard its connection is not read at all, so the question is put off by [`limits::RECHECK_TICKS`], but not
+//! longer than [`limits::BLOCKED_TICKS`]: what hangs must not hold descriptors for ever.
 
 use crate::base::tick::Tick;
 use crate::hub::cold::Cold;
@@ -55,6 +56,12 @@ impl Shard {
         overdue.into_iter()
     }
 
+    /// The shell has not read all that one of them sent: it is decided after another look.
+    pub fn still_overdue(&mut self, slot: u32, generation: u32) {
+        self.examined.retain(|examined| *examined != (slot, generation));
+        self.overdue.push((slot, generation));
+    }
+
     /// Closes those who were overdue and still are, now that their sockets were read.
     pub(crate) fn decide_overdue(&mut self) {
         for (slot, generation) in std::mem::take(&mut self.examined) {
@@ -93,10 +100,11 @@ impl Shard {
     /// the question comes up again once its input is looked at.
     fn is_silent(&mut self, slot: u32, was_read: bool) -> bool {
         let Some(connection) = self.connections.0.get(slot as usize) else { return false };
-        if connection.has(flag::BLOCKED) {
+        let overdue = self.next_due(slot, connection).map_or(0, |due| self.now.tick.since(due));
+        if connection.has(flag::BLOCKED) && overdue < limits::BLOCKED_TICKS {
             let again = self.now.tick.after(limits::RECHECK_TICKS);
             self.wheel.arm(&mut self.connections, slot, again);
-        } else if !was_read {
+        } else if !was_read && !connection.has(flag::BLOCKED) {
             self.overdue.push((slot, connection.generation));
         } else {
             return true;
@@ -145,10 +153,11 @@ impl Shard {
         }
         self.metrics.pings += 1;
         self.mailbox_pinged(slot);
+        let payload = if native { self.mailbox_ping_payload(slot) } else { Vec::new() };
         self.output(slot, |outbox, encoding| {
             if native {
-                let mut frame = Vec::with_capacity(2);
-                write_ping(&mut frame, &[]);
+                let mut frame = Vec::with_capacity(2 + payload.len());
+                write_ping(&mut frame, &payload);
                 outbox.raw(encoding, &frame);
             } else {
                 outbox.message(encoding, |out| encode_ping(out, encoding));

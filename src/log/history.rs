@@ -188,6 +188,11 @@ fn pick(
         if wanted && !header.has_expired(read.now) && !picked.add(read, segment, place) {
             break;
         }
+        // Publications follow each other without a gap: what is below the last one of interest may be gone from the disk,
+        // and looking for it would read whole segments.
+        if header.kind != Kind::Meta && header.offset <= after.saturating_add(1) {
+            break;
+        }
         link = chain.link(Sequence(header.previous));
     }
     picked

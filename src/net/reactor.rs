@@ -249,6 +249,10 @@ impl Reactor {
         }
         for (slot, generation) in self.parts.shard.take_overdue() {
             self.read(slot, generation, true);
+            if self.unread.last() == Some(&(slot, generation)) {
+                // It sent more than its share, and what is asked for may stand behind that.
+                self.parts.shard.still_overdue(slot, generation);
+            }
         }
     }
 
@@ -385,7 +389,13 @@ impl Reactor {
     fn timeout(&mut self, outlook: Outlook, was_busy: bool, more_mail: bool) -> Duration {
         let held = !self.unread.is_empty() && !self.parts.shard.holds_back_input();
         let backed_up = !self.parts.shard.post().is_empty();
-        if outlook.busy || more_mail || held || (self.accept_pending && self.accept_again_at.is_none()) {
+        let put_off = self.parts.shard.has_put_off();
+        if outlook.busy
+            || put_off
+            || more_mail
+            || held
+            || (self.accept_pending && self.accept_again_at.is_none())
+        {
             return Duration::ZERO;
         }
         if backed_up {

@@ -42,16 +42,15 @@ impl SocketTable {
     /// Those of `epoll_ctl(2)`: out of memory, or over `max_user_watches`.
     pub fn add(&mut self, socket: TcpStream, token: Token) -> io::Result<Descriptor> {
         let descriptor = socket.as_raw_fd();
-        self.registry.register(
-            &mut SourceFd(&descriptor),
-            token,
-            Interest::READABLE.add(Interest::WRITABLE),
-        )?;
         let at = usize::try_from(descriptor).unwrap_or_default();
         if self.by_descriptor.len() <= at {
             self.by_descriptor.resize_with(at + 1, || None);
         }
+        // It stays open where it cannot be polled, until its connection is closed: else the next one accepted would get
+        // the same number, and be closed in its place.
         self.by_descriptor[at] = Some(socket);
+        let interest = Interest::READABLE.add(Interest::WRITABLE);
+        self.registry.register(&mut SourceFd(&descriptor), token, interest)?;
         Ok(Descriptor(descriptor))
     }
 

@@ -4,12 +4,22 @@
 use super::archive::Archive;
 use super::office::{Office, Pending};
 use crate::base::tick::{Now, Tick};
+use crate::hub::api::ApiError;
 use crate::hub::mail::{ReplyBody, Ticket};
 use crate::hub::store::{AckAsk, Owner};
 use crate::limits;
 use crate::log::record::Class;
 use crate::log::request::{Append, Appended};
 use crate::protocol::ErrorCode;
+
+/// An acknowledgement that the log did not take.
+#[derive(Debug)]
+pub(super) struct LostAck {
+    pub(super) owner: Owner,
+    pub(super) through: u64,
+    /// The command that waits for it.
+    pub(super) ticket: Option<Ticket>,
+}
 
 /// An acknowledgement that the log has not been asked for.
 #[derive(Clone, Copy, Debug)]
@@ -82,11 +92,18 @@ impl<A: Archive> Office<A> {
     }
 
     /// The log does not have it. A command may be given again; what a pong said is tried again until something newer
-    /// comes, or the process ends: then the messages come again.
-    pub(super) fn ack_failed(&mut self, owner: Owner, through: u64, ticket: Option<Ticket>, now: Now) {
+    /// comes, or the process ends: then the messages come again. What can never be stored (a device too many) is not
+    /// tried again.
+    pub(super) fn ack_failed(&mut self, acknowledge: LostAck, error: ApiError, now: Now) {
+        let LostAck { owner, through, ticket } = acknowledge;
         self.figures.ack_failures += 1;
+        let is_final = error == ApiError::BadRequest;
         if let Some(ticket) = ticket {
-            return self.reply(ticket, ReplyBody::Failed(ErrorCode::Internal));
+            let error = if is_final { ErrorCode::BadRequest } else { ErrorCode::Internal };
+            return self.reply(ticket, ReplyBody::Failed(error));
+        }
+        if is_final || self.is_ending {
+            return;
         }
         self.gather_ack(owner, through, now.tick.after(limits::UNREADABLE_TICKS));
     }

@@ -57,6 +57,17 @@ impl<A: Archive> Office<A> {
         self.append(append, Pending::Api(id), now);
     }
 
+    pub(super) fn mailbox_forget(&mut self, id: u64, user: String, device: String, now: Now) {
+        if user.is_empty() || device.is_empty() || device.len() > limits::DEVICE_BYTES {
+            return self.answer(id, ApiAnswer::Error(ApiError::BadRequest));
+        }
+        let info = self.archive.info(Class::Mailbox, &user, &device);
+        if info.is_none_or(|info| !info.known) {
+            return self.answer(id, ApiAnswer::Done);
+        }
+        self.append(Append::ForgetDevice { user, device }, Pending::Api(id), now);
+    }
+
     pub(super) fn mailbox_purge(&mut self, id: u64, user: String, now: Now) {
         if self.archive.info(Class::Mailbox, &user, "").is_none() {
             return self.answer(id, ApiAnswer::Done);

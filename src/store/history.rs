@@ -131,6 +131,12 @@ impl<A: Archive> Office<A> {
         let HomeAsk { channel, origin, op, .. } = ask;
         let HomeOp::Publish(publish) = op else { return };
         let PublishAsk { publish: ApiPublish { data, tags, version, idempotency_key, .. }, info } = *publish;
+        let under_way = (channel, Box::from(idempotency_key.as_str()));
+        if let Some(others) = self.histories.keys.get_mut(&under_way).filter(|_| !idempotency_key.is_empty())
+        {
+            return others.push(origin);
+        }
+        let (channel, _) = under_way;
         let known = self.known_result(&channel, &idempotency_key, now);
         let publication = known.is_none().then(|| {
             let publisher = info.as_ref().map(crate::hub::publication::publisher);

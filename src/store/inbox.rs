@@ -6,6 +6,7 @@ use std::thread::Thread;
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::hub::mail::ApiAsk;
 use crate::hub::store::StoreAsk;
 use crate::log::request::{Ack, AckSink};
 
@@ -60,6 +61,14 @@ impl Inbox {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Calls that nobody will take any more; other questions are dropped, as their shards have ended.
+    pub fn leftover_calls(&self) -> impl Iterator<Item = ApiAsk> {
+        std::iter::from_fn(|| self.asks.pop()).filter_map(|ask| match ask {
+            StoreAsk::Api(ask) => Some(*ask),
+            _ => None,
+        })
     }
 
     pub(super) fn close(&self) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::acknowledge::LateAck;
+use super::acknowledge::{LateAck, LostAck};
 use super::archive::Archive;
 use super::events::EventQueues;
 use super::history::{Histories, PendingHistory};
@@ -55,6 +55,8 @@ pub struct Office<A> {
     pub(super) late_acks: HashMap<Owner, LateAck>,
     /// When the first of them is due.
     pub(super) acks_due: Option<Tick>,
+    /// The process ends: what fails is not tried again.
+    pub(super) is_ending: bool,
     pub(super) redeliveries: HashMap<Owner, Redelivery>,
     pub(super) events: EventQueues,
     pub(super) figures: StoreFigures,
@@ -95,10 +97,11 @@ impl<A: Archive> Office<A> {
             next_token: 0,
             sends: Slab::new(),
             keys: HashMap::new(),
-            idempotency: Idempotency::new(secret, limits::IDEMPOTENT_RESULTS),
+            idempotency: Idempotency::new(secret, limits::IDEMPOTENT_SENDS),
             histories: Histories::new(secret),
             late_acks: HashMap::new(),
             acks_due: None,
+            is_ending: false,
             redeliveries: HashMap::new(),
             events: EventQueues::default(),
             figures: StoreFigures::default(),
@@ -113,6 +116,9 @@ impl<A: Archive> Office<A> {
             StoreAsk::Redeliver(ask) => self.redeliver(*ask, now),
             StoreAsk::Acknowledge(ask) => self.acknowledge(*ask, now),
             StoreAsk::History(ask) => self.history(*ask, now),
+            StoreAsk::Api(ask) if self.is_ending => {
+                self.answer(ask.id, ApiAnswer::Error(ApiError::StorageUnavailable));
+            }
             StoreAsk::Api(ask) => self.call(*ask, now),
             StoreAsk::Events(batch) => self.take_events(&batch, now),
             StoreAsk::Delivered(ask) => self.delivered(&ask),
@@ -150,6 +156,7 @@ impl<A: Archive> Office<A> {
 
     /// The end is near: nothing waits for time any more.
     pub fn hasten(&mut self, now: Now) {
+        self.is_ending = true;
         self.late_acks.values_mut().for_each(|late| late.due = now.tick);
         self.acks_due = self.acks_due.map(|_| now.tick);
         self.events.hasten(now);
@@ -247,7 +254,9 @@ impl<A: Archive> Office<A> {
     fn refused(&mut self, pending: Pending, error: ApiError, now: Now) {
         match pending {
             Pending::Message(message) => self.not_stored(*message, error),
-            Pending::Acknowledge(owner, through, ticket) => self.ack_failed(*owner, through, ticket, now),
+            Pending::Acknowledge(owner, through, ticket) => {
+                self.ack_failed(LostAck { owner: *owner, through, ticket }, error, now);
+            }
             Pending::History(history) => self.history_done(*history, Err(error), now),
             Pending::Api(id) => self.answer(id, ApiAnswer::Error(error)),
             Pending::Events(queue, count) => self.events.stored(queue, count, false),
@@ -267,6 +276,7 @@ impl<A: Archive> Office<A> {
             ApiCommand::MailboxAck { user, device, offset } => {
                 self.mailbox_ack(id, user, device, offset, now);
             }
+            ApiCommand::MailboxForget { user, device } => self.mailbox_forget(id, user, device, now),
             ApiCommand::MailboxPurge { user } => self.mailbox_purge(id, user, now),
             _ => self.answer(id, ApiAnswer::Error(ApiError::NotAvailable)),
         }

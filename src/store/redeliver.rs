@@ -67,8 +67,7 @@ impl<A: Archive> Office<A> {
             return self.tell_page(page(Vec::new(), after));
         };
         let mut through = oldest.saturating_sub(1);
-        if self.is_exhausted(&owner, oldest, now) {
-            self.put_aside(&owner, oldest, now);
+        if self.is_exhausted(&owner, oldest, now) && self.put_aside(&owner, oldest, now) {
             publications.remove(0);
             through = oldest;
         }
@@ -103,18 +102,21 @@ impl<A: Archive> Office<A> {
         of.deliveries > most
     }
 
-    /// A message goes to the dead-letter channel, and the cursor moves past it.
-    fn put_aside(&mut self, owner: &Owner, offset: u64, now: Now) {
-        self.figures.dead_lettered += 1;
-        self.redeliveries.remove(owner);
+    /// A message goes to the dead-letter channel, and the cursor moves past it. False if that cannot be now: it is sent
+    /// once more then, and put aside the next time.
+    fn put_aside(&mut self, owner: &Owner, offset: u64, now: Now) -> bool {
         let seconds = u32::try_from(now.unix_seconds()).unwrap_or(u32::MAX);
         let leaf = self.archive.page(Class::Mailbox, &owner.user, offset - 1, 1, seconds);
+        let stored = leaf.ok().and_then(|leaf| leaf.messages.into_iter().next());
+        let Some(Body::Message(message)) = stored.map(|stored| stored.body) else { return false };
+        if self.is_overloaded() {
+            return false;
+        }
+        self.figures.dead_lettered += 1;
+        self.redeliveries.remove(owner);
         let info = self.archive.info(Class::Mailbox, &owner.user, &owner.device);
         let epoch = info.map(|info| epoch_text(info.state.epoch)).unwrap_or_default();
-        let stored = leaf.ok().and_then(|leaf| leaf.messages.into_iter().next());
-        if let Some(Body::Message(message)) = stored.map(|stored| stored.body) {
-            self.publish_dead_letter(owner, &message, offset, &epoch);
-        }
+        self.publish_dead_letter(owner, &message, offset, &epoch);
         let append = Append::Acknowledge {
             class: Class::Mailbox,
             name: owner.user.to_string(),
@@ -122,6 +124,7 @@ impl<A: Archive> Office<A> {
             through: offset,
         };
         self.append(append, Pending::Acknowledge(Box::new(owner.clone()), offset, None), now);
+        true
     }
 
     fn publish_dead_letter(&mut self, owner: &Owner, message: &Message, offset: u64, epoch: &str) {

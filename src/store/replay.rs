@@ -38,7 +38,9 @@ impl<A: Archive> Office<A> {
     /// A subscriber of a mailbox.
     pub(super) fn open(&mut self, ask: OpenAsk, now: Now) {
         let info = self.archive.info(Class::Mailbox, &ask.owner.user, &ask.owner.device);
-        if !ask.owner.device.is_empty() && info.as_ref().is_none_or(|info| !info.known) {
+        // While the log takes nothing, the next connect or acknowledgement introduces the device.
+        if !self.has_backlog() && !ask.owner.device.is_empty() && info.as_ref().is_none_or(|info| !info.known)
+        {
             self.introduce(&ask.owner, info.as_ref().map_or(0, |info| info.cursor), now);
         }
         let OpenAsk { origin, channel, owner, since, reject_unrecovered, granted } = ask;

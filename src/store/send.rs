@@ -97,6 +97,10 @@ impl<A: Archive> Office<A> {
             return Err(ApiError::BadRequest);
         }
         let channel = personal(&settings.channel, namespace, user);
+        // Of a name with the marks of channel names in it, others would be the readers.
+        if self.common.personal_user(&channel) != Some(user) {
+            return Err(ApiError::BadRequest);
+        }
         let parsed = parse(&settings.channel, &channel).map_err(|_| ApiError::BadRequest)?;
         let fits = fits_format(parsed.options.publication_data_format, &send.data);
         fits.then(|| channel.as_str().into()).ok_or(ApiError::BadRequest)

@@ -18,7 +18,7 @@ use crate::hub::events::QueueFigures;
 use crate::hub::mail::{Answer, Mail};
 use crate::hub::settings::EventQueueSettings;
 use crate::hub::shard::Common;
-use crate::hub::store::{StoreAsk, StoreFigures};
+use crate::hub::store::StoreFigures;
 use crate::log::Log;
 use crate::log::error::StorageError;
 use crate::log::record::Sequence;
@@ -28,6 +28,9 @@ pub const ALLOWANCE: usize = 4096;
 
 /// Questions taken in one turn, so that acknowledgements and mail do not wait for a storm of clients that connect.
 const ASKS_PER_TURN: usize = 256;
+
+/// Letters that may wait for the shards before no more questions are taken.
+const LETTERS_AHEAD: usize = 1024;
 
 /// Longest sleep: figures are refreshed once a second.
 const IDLE: Duration = Duration::from_secs(1);
@@ -110,13 +113,14 @@ fn run(parts: StoreParts) -> Result<(), StorageError> {
             acks += 1;
         }
         appender.release(acks);
-        let taken =
-            (0..ASKS_PER_TURN).map_while(|_| inbox.next_ask()).map(|ask| office.ask(ask, now)).count();
         if inbox.is_stopping() {
             office.hasten(now);
         } else {
             office.settle(now);
         }
+        // Answers hold whole pages of messages: while the shards do not take them, questions wait where they are bounded.
+        let room = if inbox.is_stopping() || office.letters() < LETTERS_AHEAD { ASKS_PER_TURN } else { 0 };
+        let taken = (0..room).map_while(|_| inbox.next_ask()).map(|ask| office.ask(ask, now)).count();
         office.take_answers().for_each(&answers);
         office.drain_mail(&deliver);
         let second = now.unix_seconds();
@@ -136,11 +140,8 @@ fn run(parts: StoreParts) -> Result<(), StorageError> {
         }
     }
     inbox.close();
-    while let Some(ask) = inbox.next_ask() {
-        if let StoreAsk::Api(ask) = ask {
-            let answer = ApiAnswer::Error(ApiError::StorageUnavailable);
-            answers(Answer { id: ask.id, shard: STORE, answer });
-        }
+    for ask in inbox.leftover_calls() {
+        answers(Answer { id: ask.id, shard: STORE, answer: ApiAnswer::Error(ApiError::StorageUnavailable) });
     }
     log.close()
 }

@@ -27,6 +27,9 @@ pub(crate) struct Client {
     pub(crate) closed: Option<u16>,
     /// Reads and answers.
     pub(crate) awake: bool,
+    /// Asks for WebSocket pings, and keeps what they carried; the test answers them.
+    pub(crate) native: bool,
+    pub(crate) pings: Vec<Vec<u8>>,
 }
 
 /// One connection.
@@ -59,6 +62,8 @@ impl Client {
             socket: -1,
             closed: None,
             awake: true,
+            native: false,
+            pings: Vec::new(),
         }
     }
 
@@ -74,9 +79,10 @@ impl Client {
             Encoding::Json => "",
             Encoding::Protobuf => "Sec-WebSocket-Protocol: centrifuge-protobuf\r\n",
         };
+        let query = if self.native { "?cf_ws_frame_ping_pong=true" } else { "" };
         pipe.send(
             format!(
-                "GET /connection/websocket HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                "GET /connection/websocket{query} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocol}\r\n"
             )
             .as_bytes(),
@@ -105,6 +111,13 @@ impl Client {
         session.asked.push(id);
         let rpc = Rpc { method: "mailbox.ack".into(), data: format!("{{\"offset\":{offset}}}").into() };
         self.send(pipe, rng, &Command { id, rpc: Some(rpc), ..Command::default() });
+    }
+
+    /// A WebSocket pong.
+    pub(crate) fn pong(&self, payload: &[u8], pipe: &mut Pipe, rng: &mut Rng) {
+        let mut out = Vec::new();
+        frames::frame(&mut out, rng, frames::PONG, true, payload);
+        pipe.send(&out);
     }
 
     pub(crate) fn send(&self, pipe: &mut Pipe, rng: &mut Rng, command: &Command) {
@@ -144,7 +157,8 @@ impl Client {
                     self.session = None;
                     pipe.finish();
                 }
-                Seen::Ping | Seen::Pong(_) => {}
+                Seen::Ping(payload) => self.pings.push(payload),
+                Seen::Pong(_) => {}
             }
         }
         if self.session.is_some() && pipe.outbound.is_empty() && (pipe.server_fin || pipe.closed.is_some()) {

@@ -362,6 +362,35 @@ fn messages_wait_for_every_device_from_the_first_time_it_is_seen() {
 }
 
 #[test]
+fn a_device_too_many_is_refused_once_and_leaves_nothing_behind() {
+    let limits = MailboxLimits { devices: 2, ..MailboxLimits::default() };
+    let mut bench = Bench::with(log_settings(limits));
+    bench.send(&["ann"], "1", "");
+    bench.run();
+    for device in ["phone", "tablet", "watch"] {
+        assert_eq!(offsets(&bench.open(device, None)), [1]);
+        bench.run();
+    }
+    bench.acknowledge("watch", 1, false);
+    bench.acknowledge("watch", 1, true);
+    bench.tick += 1;
+    bench.run();
+    assert_eq!(bench.cursor("watch"), 0);
+    assert_eq!((bench.office.figures().late_acks, bench.office.is_idle()), (0, true));
+    let refused = bench.mail().into_iter().any(|mail| match mail {
+        Mail::Reply(reply) => matches!(reply.body, ReplyBody::Failed(ErrorCode::BadRequest)),
+        _ => false,
+    });
+    assert!(refused, "the command is told that it is of no use to repeat it");
+    bench.call(ApiCommand::MailboxForget { user: "ann".into(), device: "tablet".into() });
+    bench.run();
+    bench.acknowledge("watch", 1, false);
+    bench.tick += 1;
+    bench.run();
+    assert_eq!(bench.cursor("watch"), 1);
+}
+
+#[test]
 fn messages_are_sent_again_until_there_were_enough_deliveries() {
     let mut bench = Bench::new();
     bench.send(&["ann"], "{\"n\":1}", "");

@@ -97,6 +97,28 @@ fn a_pong_says_nothing_of_what_went_out_behind_its_ping() {
 }
 
 #[test]
+fn of_websocket_pongs_only_the_echo_of_the_last_ping_acknowledges() {
+    let mut town = town(1);
+    let ann = town.add(Client { native: true, ..Client::new("ann", "", Encoding::Json) });
+    town.connect(ann, 0);
+    town.settle();
+    fill(&mut town, 1);
+    town.pass(260);
+    fill(&mut town, 1);
+    town.pass(260);
+    let pings = town.clients[ann].pings.clone();
+    assert!(pings.len() >= 2 && pings.first() != pings.last(), "{pings:?}");
+    for early in [pings[0].as_slice(), b"", b"unasked"] {
+        town.pong(ann, early);
+        town.pass(10);
+        assert_eq!(cursor(&town, ""), 0, "{early:?}");
+    }
+    town.pong(ann, pings.last().unwrap());
+    town.pass(10);
+    assert_eq!(cursor(&town, ""), 2);
+}
+
+#[test]
 fn a_session_without_anything_unacknowledged_owns_nothing_for_its_mailbox() {
     let mut town = town(1);
     let ann = town.add(Client::new("ann", "", Encoding::Json));

@@ -130,6 +130,12 @@ impl Town {
     }
 
     /// A turn of everybody.
+    /// A WebSocket pong of a client.
+    pub(crate) fn pong(&mut self, at: usize, payload: &[u8]) {
+        let client = &self.clients[at];
+        client.pong(payload, self.world.pipe(client.shard, client.socket), &mut self.rng);
+    }
+
     pub(crate) fn step(&mut self, pace: Pace) {
         self.world.turn();
         self.store_turn(pace);

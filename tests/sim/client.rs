@@ -271,7 +271,7 @@ impl Client {
                     self.hear(reply, pipe, rng, ledger, now);
                 }
             }
-            Seen::Ping => panic!("a native ping that nobody asked for"),
+            Seen::Ping(_) => panic!("a native ping that nobody asked for"),
             Seen::Close(code, reason) => {
                 assert!(!reason.is_empty() || code < 3000, "{code} without a reason");
                 let mut out = Vec::new();

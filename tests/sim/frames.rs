@@ -48,7 +48,7 @@ pub(crate) enum Seen {
     Http(u16),
     /// A text or binary frame, which server frames always carry whole.
     Data(u8, Vec<u8>),
-    Ping,
+    Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(u16, String),
 }
@@ -75,7 +75,7 @@ pub(crate) fn next(bytes: &mut Vec<u8>, in_http: &mut bool) -> Option<Seen> {
     let payload: Vec<u8> = bytes.drain(..header + length).skip(header).collect();
     Some(match first & 0x0F {
         opcode @ (TEXT | BINARY) => Seen::Data(opcode, payload),
-        PING => Seen::Ping,
+        PING => Seen::Ping(payload),
         PONG => Seen::Pong(payload),
         CLOSE if payload.len() < 2 => Seen::Close(1005, String::new()),
         CLOSE => {

@@ -75,6 +75,8 @@ async fn one(executor: &Executor, command: BatchCommand<'_>) -> (&'static str, O
         ("mailbox_list", executor.mailbox_list(params).await)
     } else if let Some(params) = command.mailbox_ack {
         ("mailbox_ack", executor.mailbox_ack(params).await)
+    } else if let Some(params) = command.mailbox_forget {
+        ("mailbox_forget", executor.mailbox_forget(params).await)
     } else if let Some(params) = command.mailbox_purge {
         ("mailbox_purge", executor.mailbox_purge(params).await)
     } else {

@@ -71,6 +71,16 @@ pub(super) struct MailboxAckParams {
     offset: u64,
 }
 
+/// `mailbox_forget`.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct MailboxForgetParams {
+    #[serde(deserialize_with = "or_default")]
+    user: String,
+    #[serde(deserialize_with = "or_default")]
+    device: String,
+}
+
 /// `mailbox_purge`.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
@@ -88,6 +98,8 @@ pub(super) enum SendFault {
     TooManyUsers,
     #[error("bad request: a user id has 1 to {USER_ID_BYTES} bytes")]
     User,
+    #[error("bad request: device is missing")]
+    NoDevice,
     #[error("bad request: data (or b64data) is missing")]
     NoData,
     #[error("bad request: data and tags have {bytes} bytes, more than the {most} that a message may have")]
@@ -312,6 +324,15 @@ impl Executor {
         let (user, device) = (checked_user(params.user)?, checked_device(params.device)?);
         let ask = ApiCommand::MailboxAck { user, device, offset: params.offset };
         done(&self.ask_store(ask).await?)?;
+        render(&Empty {})
+    }
+
+    pub(super) async fn mailbox_forget(&self, params: MailboxForgetParams) -> Outcome {
+        let (user, device) = (checked_user(params.user)?, checked_device(params.device)?);
+        if device.is_empty() {
+            return Err(SendFault::NoDevice.into());
+        }
+        done(&self.ask_store(ApiCommand::MailboxForget { user, device }).await?)?;
         render(&Empty {})
     }
 

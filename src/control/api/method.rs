@@ -22,6 +22,7 @@ pub(super) enum Method {
     MailboxInfo,
     MailboxList,
     MailboxAck,
+    MailboxForget,
     MailboxPurge,
     Batch,
     /// Known elsewhere, for subscription types that this program does not offer: error 108.
@@ -50,6 +51,7 @@ impl Method {
             "mailbox_info" => Self::MailboxInfo,
             "mailbox_list" => Self::MailboxList,
             "mailbox_ack" => Self::MailboxAck,
+            "mailbox_forget" => Self::MailboxForget,
             "mailbox_purge" => Self::MailboxPurge,
             "batch" => Self::Batch,
             "map_publish"
@@ -85,6 +87,7 @@ impl Method {
             Self::MailboxInfo => "mailbox_info",
             Self::MailboxList => "mailbox_list",
             Self::MailboxAck => "mailbox_ack",
+            Self::MailboxForget => "mailbox_forget",
             Self::MailboxPurge => "mailbox_purge",
             Self::Batch => "batch",
             Self::NotOffered => "not_offered",

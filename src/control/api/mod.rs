@@ -126,6 +126,7 @@ async fn run(api: &Api, method: Method, body: &[u8]) -> Result<Outcome, serde_js
         Method::MailboxInfo => executor.mailbox_info(parse(body)?).await,
         Method::MailboxList => executor.mailbox_list(parse(body)?).await,
         Method::MailboxAck => executor.mailbox_ack(parse(body)?).await,
+        Method::MailboxForget => executor.mailbox_forget(parse(body)?).await,
         Method::MailboxPurge => executor.mailbox_purge(parse(body)?).await,
         Method::Batch => batch::run(executor, parse(body)?).await,
         Method::NotOffered => {

@@ -10,7 +10,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::mailbox::{
-    MailboxAckParams, MailboxInfoParams, MailboxListParams, MailboxPurgeParams, SendParams,
+    MailboxAckParams, MailboxForgetParams, MailboxInfoParams, MailboxListParams, MailboxPurgeParams,
+    SendParams,
 };
 use crate::hub::api::{ApiError, ApiPublish, ApiSubscribe, Overrides, Position, Target};
 use crate::protocol::is_json;
@@ -315,6 +316,7 @@ pub(super) struct BatchCommand<'a> {
     pub(super) mailbox_info: Option<MailboxInfoParams>,
     pub(super) mailbox_list: Option<MailboxListParams>,
     pub(super) mailbox_ack: Option<MailboxAckParams>,
+    pub(super) mailbox_forget: Option<MailboxForgetParams>,
     pub(super) mailbox_purge: Option<MailboxPurgeParams>,
 }
 

@@ -78,6 +78,7 @@ impl FakeShards {
             | ApiCommand::MailboxInfo { .. }
             | ApiCommand::MailboxList { .. }
             | ApiCommand::MailboxAck { .. }
+            | ApiCommand::MailboxForget { .. }
             | ApiCommand::MailboxPurge { .. } => {
                 assert_eq!(shard, STORE, "mailboxes are the store's");
                 mailbox::answer(command)

@@ -38,8 +38,14 @@ impl Feed {
     pub(super) fn next(&mut self) -> Result<Next, Unreadable> {
         let mut batch: Option<Batch> = None;
         loop {
-            if self.read.is_empty() && !self.read_on()? {
-                break;
+            if self.read.is_empty() {
+                match self.read_on() {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    // What was read goes out; the fault shows again at the next look.
+                    Err(_) if batch.is_some() => break,
+                    Err(fault) => return Err(fault),
+                }
             }
             let max = self.batch_max_events;
             let fits = |next: &mut StoredEvents| batch.as_ref().is_none_or(|batch| batch.takes(next, max));

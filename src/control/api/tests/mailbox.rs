@@ -90,6 +90,7 @@ async fn mailbox_methods_answer_byte_for_byte() {
             r#"{"result":{"offset":0,"epoch":"","cursor":0,"messages":0,"bytes":0,"devices":0}}"#,
         ),
         ("mailbox_ack", r#"{"user":"ann","offset":2,"device":"phone"}"#, DONE),
+        ("mailbox_forget", r#"{"user":"ann","device":"phone"}"#, DONE),
         ("mailbox_purge", r#"{"user":"ann"}"#, DONE),
     ];
     for (method, body, answer) in cases {
@@ -124,6 +125,7 @@ async fn a_bad_send_is_told_what_is_wrong_and_reaches_no_log() {
         ("mailbox_info", json!({"user": "a", "device": "d".repeat(65)}), "a device has 1 to 64 bytes"),
         ("mailbox_list", json!({}), "a user id has 1 to 1000 bytes"),
         ("mailbox_ack", json!({"user": "a"}), "offset is missing"),
+        ("mailbox_forget", json!({"user": "ann"}), "device is missing"),
         ("mailbox_purge", json!({}), "a user id has 1 to 1000 bytes"),
     ];
     for (method, body, words) in cases {
@@ -202,8 +204,12 @@ async fn parameters_reach_the_store() {
 #[tokio::test]
 async fn without_mailboxes_their_methods_are_not_available() {
     let fixture = fixture(|_, _| {});
-    for method in ["send", "mailbox_info", "mailbox_list", "mailbox_ack", "mailbox_purge"] {
-        assert_eq!(fixture.ok(method, r#"{"user":"a","data":1,"offset":1}"#).await, E108, "{method}");
+    for method in ["send", "mailbox_info", "mailbox_list", "mailbox_ack", "mailbox_forget", "mailbox_purge"] {
+        assert_eq!(
+            fixture.ok(method, r#"{"user":"a","data":1,"offset":1,"device":"d"}"#).await,
+            E108,
+            "{method}"
+        );
     }
     assert!(fixture.asked().is_empty());
 }
