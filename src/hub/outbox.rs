@@ -188,6 +188,13 @@ impl Outbox {
         self.joined.shrink_to(SPARE_CAPACITY);
     }
 
+    /// Gives the room of what has left back, where it was much.
+    pub(crate) fn give_back(&mut self) {
+        if self.is_empty() && self.joined.capacity() > SPARE_CAPACITY {
+            self.joined = Vec::new();
+        }
+    }
+
     /// Gives back the frames that are out, so that a reader who is never quite up to date does not let the queue grow.
     fn trim(&mut self) {
         let start = frame_start(&self.joined, self.sent);

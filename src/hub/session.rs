@@ -276,6 +276,12 @@ impl Shard {
     pub(crate) fn release_cold(&mut self, slot: u32) {
         if let Some(connection) = self.connections.0.get_mut(slot as usize) {
             self.cold.release_if_empty(&mut connection.cold);
+            // A part that stays for another reason must not keep the room of a large reply with it.
+            if connection.cold != NONE
+                && let Some(cold) = self.cold.get_mut(connection.cold)
+            {
+                cold.outbox.give_back();
+            }
         }
     }
 }

@@ -284,6 +284,7 @@ impl Shard {
     /// The session side of what a mailbox grants.
     pub(crate) fn open_granted(&mut self, slot: u32, granted: &Subscribed) {
         if let Some(grant) = &granted.mailbox {
+            self.metrics.mailbox_replayed += granted.publications.len() as u64;
             self.open_mailbox(slot, grant);
         }
     }
