@@ -4,7 +4,7 @@
 //! what stands behind it, in its frame and in the socket, waits in [`Blocked`] until the answer comes.
 
 use crate::hub::cold::{Blocked, Wait};
-use crate::hub::connection::{Phase, flag};
+use crate::hub::connection::{NONE, Phase, flag};
 use crate::hub::shard::Shard;
 use crate::limits;
 use crate::protocol::encode_error;
