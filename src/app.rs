@@ -26,6 +26,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tracing_appender::non_blocking::ErrorCounter;
+
 use crate::base::hash::NameHash;
 use crate::base::ids::ShardId;
 use crate::base::mesh::Mesh;
@@ -34,7 +36,7 @@ use crate::control::answers::{Answers, answer_queue};
 use crate::control::gateway::{ApiAsk, Full, GatewaySettings, ShardPort};
 use crate::control::handover::HandoverReceiver;
 use crate::control::metrics::MetricsSource;
-use crate::control::server::{Control, ControlError, ControlHandle, ControlParts};
+use crate::control::server::{Control, ControlError, ControlHandle, ControlParts, Readiness};
 use crate::control::settings::{ApiSettings, ControlSettings, NodeSettings};
 use crate::hub::admission::Admission;
 use crate::hub::api::STORE;
@@ -106,6 +108,7 @@ struct Running {
     mesh: Arc<Mesh<Mail>>,
     wakers: Arc<Wakers>,
     common: Arc<Common>,
+    readiness: Readiness,
     /// Last, as the log in it must have ended.
     _scratch: Option<demo::Scratch>,
 }
@@ -116,15 +119,15 @@ struct Running {
 /// See [`StartError`].
 pub fn serve(config: &Config) -> Result<(), StartError> {
     heap::set_up();
-    let _log_writer = logging::start(&config.log);
+    let (_log_writer, lines_dropped) = logging::start(&config.log);
     let shutdown_timeout = config.server.shutdown_timeout;
     let signals = drain::Signals::register()?;
-    let running = start(config)?;
+    let running = start(config, lines_dropped)?;
     drain::wait(&signals, running, shutdown_timeout);
     Ok(())
 }
 
-fn start(config: &Config) -> Result<Running, StartError> {
+fn start(config: &Config, lines_dropped: ErrorCounter) -> Result<Running, StartError> {
     let plan = Plan::of(config.server.shards, config.settings.max_connections);
     let clock = Clock::start();
     let wakers = Arc::new(Wakers::new(plan.shards)?);
@@ -133,7 +136,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
     let mesh = Arc::new(Mesh::new(plan.shards, inbox_letters(plan.shards)));
     let mut settings = config.settings.clone();
     settings.max_connections = plan.connections;
-    let mut control_settings = control_settings(config);
+    let mut control_settings = control_settings(config, uid()?);
     let (store, scratch) = match config.demo {
         true => demo::start(config, &mut settings, &mut control_settings)?,
         false => (config.storage.as_ref().map(OpenStore::open).transpose()?, None),
@@ -145,6 +148,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
         Arc::new((0..plan.shards).map(|_| Mutex::default()).collect());
     let hasher = NameHash::new(common.secret);
     let home_common = Arc::clone(&common);
+    let readiness = Readiness::default();
     let control = Control::bind(ControlParts {
         settings: control_settings,
         gateway: GatewaySettings { shards: plan.shards, timeout: ANSWER_TIMEOUT, outstanding_max: ANSWERS },
@@ -156,9 +160,11 @@ fn start(config: &Config) -> Result<Running, StartError> {
         metrics: Arc::new(Figures {
             shards: Arc::clone(&figures),
             store: store.as_ref().map(|store| Arc::clone(&store.figures)),
+            lines_dropped,
         }),
         webhooks: webhooks.couriers,
         webhook_figures: webhooks.figures,
+        readiness: readiness.clone(),
     })?;
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
@@ -183,7 +189,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
     let mut caches_seen = 0;
     let control = control.each_second(Box::new(move || caches.empty_own(&mut caches_seen))).start()?;
     report(config, &plan);
-    Ok(Running { shards, store, control, mesh, wakers, common, _scratch: scratch })
+    Ok(Running { shards, store, control, mesh, wakers, common, readiness, _scratch: scratch })
 }
 
 fn inbox_letters(shards: u16) -> usize {
@@ -286,6 +292,13 @@ impl ShardSeed<'_> {
     }
 }
 
+/// 128 random bits in hexadecimal.
+fn uid() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
+}
+
 fn common(settings: crate::hub::settings::Settings, shards: u16) -> Result<Common, StartError> {
     let mut secret = [0; 16];
     getrandom::fill(&mut secret).map_err(|error| StartError::Os(io::Error::other(error)))?;
@@ -303,7 +316,8 @@ fn common(settings: crate::hub::settings::Settings, shards: u16) -> Result<Commo
     })
 }
 
-fn control_settings(config: &Config) -> ControlSettings {
+/// `uid` is drawn: in a container every start has the same process id.
+fn control_settings(config: &Config, uid: String) -> ControlSettings {
     let api = ApiSettings {
         key: config.api.key.clone(),
         insecure: config.api.insecure,
@@ -318,7 +332,7 @@ fn control_settings(config: &Config) -> ControlSettings {
         ..ApiSettings::default()
     };
     let node = NodeSettings {
-        uid: format!("{:016x}", std::process::id()),
+        uid,
         name: config.settings.node_name.clone(),
         version: config.settings.version.clone(),
     };
@@ -351,6 +365,12 @@ fn report(config: &Config, plan: &Plan) {
         tracing::warn!("{plan}");
     } else {
         tracing::info!("{plan}");
+    }
+    for notice in &config.notices {
+        tracing::warn!("{notice}");
+    }
+    for key in &config.unserved {
+        tracing::warn!("{key} is not served by this version and has no effect");
     }
     if config.demo {
         for address in &config.server.listen {
@@ -389,11 +409,16 @@ impl ShardPort for Port {
 struct Figures {
     shards: Arc<Vec<Mutex<ShardMetrics>>>,
     store: Option<Arc<Mutex<Option<StoreFigures>>>>,
+    lines_dropped: ErrorCounter,
 }
 
 impl MetricsSource for Figures {
     fn shards(&self) -> Vec<ShardMetrics> {
         self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+    }
+
+    fn log_lines_dropped(&self) -> u64 {
+        self.lines_dropped.dropped_lines() as u64
     }
 
     fn store(&self) -> Option<StoreFigures> {

@@ -285,7 +285,7 @@ fn overlay_variable(
     problems: &mut Vec<Problem>,
 ) {
     let Some(variable) = name.strip_prefix(VARIABLE_PREFIX) else { return };
-    if name == FILE_VARIABLE || is_of_kubernetes(variable) {
+    if name == FILE_VARIABLE || is_of_kubernetes(variable, text) {
         return;
     }
     let origin = Origin::Variable(name.to_owned());
@@ -312,14 +312,20 @@ fn overlay_variable(
     }
 }
 
-/// Kubernetes sets these in every container for a service called `millpond`: they are no keys of ours.
-fn is_of_kubernetes(variable: &str) -> bool {
-    let numbered =
-        variable.strip_prefix("PORT_").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-    numbered
-        || variable == "PORT"
-        || variable.starts_with("SERVICE_HOST")
-        || variable.starts_with("SERVICE_PORT")
+/// Kubernetes sets these in every container, for each service of the namespace. Those of a service called `millpond` or
+/// `millpond-something` begin as our variables do and are no keys of ours.
+fn is_of_kubernetes(variable: &str, text: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    // A service called `millpond` has no name of its own here.
+    let variable = format!("_{variable}");
+    // `PORT_8000_TCP`, `PORT_8000_TCP_ADDR`, `PORT_8000_TCP_PORT`, `PORT_8000_TCP_PROTO`
+    let of_port = variable.split("_PORT_").skip(1).any(|rest| {
+        let mut words = rest.split('_');
+        words.next().is_some_and(is_number) && matches!(words.next(), Some("TCP" | "UDP" | "SCTP"))
+    });
+    let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme));
+    let of_host = variable.ends_with("_SERVICE_HOST") || variable.contains("_SERVICE_PORT");
+    of_host || of_port || (variable.ends_with("_PORT") && is_address)
 }
 
 fn overlay_flags(tree: &mut Tree, layers: &Layers) {

@@ -77,6 +77,9 @@ pub const IDEMPOTENT_RESULTS: usize = 100_000;
 /// Answers of a shard to one `channels` call at most.
 pub const CHANNELS_PAGE: u32 = 10_000;
 
+/// Channels that a shard names at most: one more than are shown tells that more follow.
+pub const CHANNELS_ASKED: u32 = CHANNELS_PAGE + 1;
+
 /// Users one `presence.get` of a client may ask for; beyond: error 106. A reply stays below 64 KiB or so.
 pub const USERS_PER_LOOK: usize = 100;
 

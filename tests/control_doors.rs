@@ -18,7 +18,7 @@ use millpond::control::answers::{Answers, answer_queue};
 use millpond::control::gateway::{ApiAsk, Full, GatewaySettings, ShardPort};
 use millpond::control::handover::HandoverReceiver;
 use millpond::control::metrics::MetricsSource;
-use millpond::control::server::{Control, ControlHandle, ControlParts};
+use millpond::control::server::{Control, ControlHandle, ControlParts, Readiness};
 use millpond::control::settings::{ApiSettings, ControlSettings, DemoSettings, HttpLimits};
 use millpond::hub::api::{ApiAnswer, ApiCommand, ApiError, ShardInfo};
 use millpond::hub::metrics::ShardMetrics;
@@ -51,12 +51,15 @@ struct Plane {
     internal: SocketAddr,
     sender: HandoverSender,
     client_port: TcpListener,
+    readiness: Readiness,
 }
 
 fn plane(limits: HttpLimits) -> Plane {
     let (sender, receiver) = handover_pair().unwrap();
     let (answers, inbox) = answer_queue(64).unwrap();
+    let readiness = Readiness::default();
     let parts = ControlParts {
+        readiness: readiness.clone(),
         settings: ControlSettings {
             internal_address: Some("127.0.0.1:0".parse().unwrap()),
             api: ApiSettings { key: Some("key".to_owned()), ..ApiSettings::default() },
@@ -81,7 +84,7 @@ fn plane(limits: HttpLimits) -> Plane {
     let control = Control::bind(parts).unwrap();
     let internal = control.internal_address().unwrap();
     let client_port = TcpListener::bind("127.0.0.1:0").unwrap();
-    Plane { handle: control.start().unwrap(), internal, sender, client_port }
+    Plane { handle: control.start().unwrap(), internal, sender, client_port, readiness }
 }
 
 impl Plane {
@@ -171,6 +174,17 @@ fn the_internal_address_serves_api_health_and_metrics_and_keeps_alive() {
 }
 
 #[test]
+fn health_says_that_the_end_has_begun() {
+    let plane = plane(HttpLimits::default());
+    let ask = || answer(plane.hand_over(&get("/health"), 5));
+    assert_eq!(status(&ask()), "200");
+    plane.readiness.end();
+    let said = ask();
+    assert!(status(&said) == "503" && said.ends_with("\r\n\r\nshutting down\n"), "{said}");
+    plane.handle.stop();
+}
+
+#[test]
 fn slow_senders_are_cut_off() {
     let short = Duration::from_millis(50);
     let plane = plane(HttpLimits { head_timeout: short, body_timeout: short, ..HttpLimits::default() });
@@ -190,6 +204,10 @@ fn more_handed_over_connections_than_allowed_are_turned_away() {
     let mut first = plane.hand_over(&request[..20], 20);
     let second = answer(plane.hand_over(&request, request.len()));
     assert_eq!(status(&second), "503", "{second}");
+    assert!(
+        second.ends_with("Content-Length: 21\r\nConnection: close\r\n\r\ntoo many connections\n"),
+        "{second}"
+    );
     first.write_all(&request.as_bytes()[20..]).unwrap();
     let first = answer(first);
     assert_eq!(status(&first), "200", "{first}");

@@ -327,6 +327,31 @@ fn a_restart_goes_on_where_the_backend_stands() {
     run.pass(2);
     assert_eq!(run.pending(), 1, "what has expired takes no room");
     assert_eq!(run.waiting().len(), 1);
+    let numbers_before = 901 + 1 + 1000;
+    assert_eq!(
+        run.waiting()[0].record.first,
+        numbers_before + 1,
+        "but its numbers tell the backend what it missed"
+    );
+}
+
+#[test]
+fn the_end_of_a_run_tells_what_it_dropped() {
+    let mut run = Run::new(FakeDisk::default(), 10, queue());
+    run.offer(EventKind::Subscribed, 0, 1500);
+    run.pass(3);
+    let dropped = run.dropped();
+    assert_eq!((run.pending(), dropped), (1000, 501));
+    run.office.hasten(run.now());
+    run.commit();
+    assert!(run.office.is_idle());
+    let events = run.deliver(usize::MAX);
+    let last = events.last().unwrap();
+    assert_eq!(
+        (last.kind(), last.count),
+        (EventKind::Overflow, dropped),
+        "though there was no room for more"
+    );
 }
 
 #[test]

@@ -80,6 +80,18 @@ fn kill_9_ends_every_connection_and_the_address_can_be_used_at_once() {
 }
 
 #[test]
+fn the_log_names_what_is_open_or_has_no_effect_and_is_plain_text() {
+    let mut config = open_config();
+    config["sse"] = json!({ "enabled": true });
+    let server = Server::start(config, &[]);
+    until("the log is written", || server.log().contains("sse"));
+    let log = server.log();
+    assert!(log.contains("client.insecure is on: everybody"), "{log}");
+    assert!(log.contains("sse is not served by this version and has no effect"), "{log}");
+    assert!(!log.contains('\u{1b}'), "no colours in a file: {log:?}");
+}
+
+#[test]
 fn sigterm_says_3001_to_everybody_and_exits_with_0() {
     let mut config = open_config();
     config["shutdown"] = json!({ "timeout": "2s" });

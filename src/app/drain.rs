@@ -58,6 +58,7 @@ impl Signals {
 )]
 pub(super) fn wait(signals: &Signals, running: Running, timeout: Duration) {
     signals.wait();
+    running.readiness.end();
     let connected = running.common.admission.connections();
     let gentle = Duration::from_millis(u64::from(connected) * 1000 / u64::from(GENTLE_RATE));
     let mut window = timeout.min(gentle);

@@ -69,6 +69,14 @@ impl EventSource for LogEvents {
         Some(Box::new(Pages(replay)))
     }
 
+    fn first_waiting(&self, queue: &str) -> Option<u64> {
+        let info = self.reader.info(Class::Webhook, queue, "")?;
+        // At the beginning of time nothing has expired.
+        let mut replay = self.reader.replay(Class::Webhook, queue, info.cursor, 1, 0)?;
+        let page = replay.next_page().ok()?;
+        page.iter().find_map(|stored| record_of(&stored.body)).map(|record| record.first)
+    }
+
     fn acknowledge(&self, queue: &str, through: Place, next: Option<u64>) -> bool {
         let Place { epoch, offset: through } = through;
         let ask = DeliveredAsk { queue: queue.into(), epoch, through, next };

@@ -1,11 +1,14 @@
 //! `serve`: reads the configuration, says what should be known, and runs the gateway.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use clap::Args;
 
 use super::{CliError, ConfigArgs, now_unix, say};
 use crate::config::{Config, Layers, listen_address, load};
+use crate::host::cgroup::Limit;
+use crate::host::reader::Reader;
 use crate::hub::settings::ClientSettings;
 
 /// How to get the first client in.
@@ -49,7 +52,9 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), CliError> {
         demo: args.demo,
         ..args.config.layers()
     };
-    let config = load(&layers)?;
+    let mut config = load(&layers)?;
+    let group = Reader::new(Path::new("/"), None).cgroup().memory;
+    lower(&mut config.server.memory_limit, group.as_ref());
     let client = &config.settings.client;
     // The demo has a key of its own.
     if !config.demo && !anybody_gets_in(client) {
@@ -60,6 +65,17 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), CliError> {
         return Err(CliError::Clock(now));
     }
     run(&config)
+}
+
+/// A control group with less memory than `server.memory_limit` would end the process before its own limit does anything.
+fn lower(memory_limit: &mut u64, group: Option<&Limit>) {
+    if let Some(group) = group.filter(|group| group.limit < *memory_limit) {
+        say(&format!(
+            "millpond: server.memory_limit is {memory_limit} bytes, but the control group allows {} ({}): that is the limit now",
+            group.limit, group.file
+        ));
+        *memory_limit = group.limit;
+    }
 }
 
 fn run(config: &Config) -> Result<(), CliError> {
@@ -74,4 +90,22 @@ fn anybody_gets_in(client: &ClientSettings) -> bool {
         || token.hmac_secret_key.is_some()
         || token.rsa_public_key.is_some()
         || token.ecdsa_public_key.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_group_lowers_the_memory_limit_and_never_sets_or_raises_one() {
+        let group = Limit { limit: 4 << 30, used: 1, file: "memory.max".into() };
+        for (configured, effective) in [(8 << 30, 4 << 30), (4 << 30, 4 << 30), (1 << 30, 1 << 30), (0, 0)] {
+            let mut limit = configured;
+            lower(&mut limit, Some(&group));
+            assert_eq!(limit, effective);
+        }
+        let mut limit = 8 << 30;
+        lower(&mut limit, None);
+        assert_eq!(limit, 8 << 30);
+    }
 }

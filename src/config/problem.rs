@@ -94,18 +94,35 @@ pub enum Problem {
     },
 }
 
-/// Why a file could not be parsed, with the position, by format.
+/// Why a file could not be parsed, and where. Never with the line itself: secrets stand in it.
 #[derive(Debug, thiserror::Error)]
 pub enum SyntaxError {
     /// TOML
-    #[error("{0}")]
-    Toml(#[from] toml::de::Error),
+    #[error("line {line}, column {column}: {message}")]
+    Toml {
+        /// From 1.
+        line: usize,
+        /// From 1, in characters.
+        column: usize,
+        /// What is wrong there.
+        message: String,
+    },
     /// YAML
-    #[error("{0}")]
+    #[error("{}", .0.without_snippet())]
     Yaml(#[from] Box<serde_saphyr::Error>),
     /// JSON
     #[error("{0}")]
     Json(#[from] serde_json::Error),
+}
+
+impl SyntaxError {
+    /// An error of the TOML parser in `text`.
+    pub(super) fn toml(error: &toml::de::Error, text: &str) -> Self {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        Self::Toml { line, column, message: error.message().to_owned() }
+    }
 }
 
 /// Where a value came from.

@@ -90,7 +90,10 @@ impl<'t> Reader<'t> {
                 S::read_fields(self, path, table, default)
             }
             Some(other) => {
-                self.wrong_value(path, "a section with keys of its own".into(), Some(other));
+                // Text and lists in the place of a section may be its secrets.
+                let is_harmless = !other.is_string() && !other.is_array();
+                let got = is_harmless.then_some(other);
+                self.wrong_value(path, "a section with keys of its own".into(), got);
                 default
             }
         }

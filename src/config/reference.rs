@@ -176,7 +176,8 @@ const VARIABLES: &str = "
 Every key is also an environment variable: its path in capitals with `_` for `.`, after `MILLPOND_`. Lists are JSON, or
 words separated by spaces; `MILLPOND_CHANNEL_NAMESPACES` and `MILLPOND_WEBHOOK` are JSON lists of tables.
 `MILLPOND_CONFIG` names the file. A variable with this prefix that names no key refuses to start, but for those that
-Kubernetes sets for a service of this name (`MILLPOND_PORT`, `MILLPOND_SERVICE_HOST` and the like), which are passed over.
+Kubernetes sets for services of this name or of names that begin with it (`MILLPOND_PORT`, `MILLPOND_SERVICE_HOST` and the like),
+which are passed over.
 For example,";
 
 const UNSERVED_INTRODUCTION: &str = "

@@ -70,7 +70,8 @@ section! {
         /// Connections that this process may hold, over all shards.
         max_connections: Count<1, 20_000_000> = Count(100_000),
         /// Bytes of memory (RSS) that the process should stay within; 0: none. From 80 % pools shrink, from 90 % new
-        /// connections get HTTP 503, from 95 % those whose readers are slowest are disconnected with 3008.
+        /// connections get HTTP 503, from 95 % those whose readers are slowest are disconnected with 3008. A lower limit of the
+        /// control group takes its place.
         memory_limit: Size<0, { u64::MAX }> = Size(0),
     }
 }

@@ -105,7 +105,7 @@ impl Format {
 
     fn parse(self, text: &str) -> Result<Map<String, Value>, SyntaxError> {
         let tree: Table = match self {
-            Self::Toml => toml::from_str(text)?,
+            Self::Toml => toml::from_str(text).map_err(|error| SyntaxError::toml(&error, text))?,
             Self::Json => serde_json::from_str(text)?,
             // A document without content is null in YAML.
             Self::Yaml => {

@@ -1,7 +1,7 @@
 //! `/metrics`: what the shards counted, in the OpenMetrics text format.
 //!
-//! Names follow server-api.md section 6 with the prefix `millpond_`, so that dashboards made for them fit. OpenMetrics
-//! demands the suffix `_total` of counters; the ecosystem's names have none, so those are typed `unknown`, which
+//! Names follow server-api.md section 6 with the prefix `millpond_`: a dashboard made for them needs no more than its
+//! prefix changed. OpenMetrics demands the suffix `_total` of counters; the ecosystem's names have none, so those are typed `unknown`, which
 //! `rate()` does not mind. Our own names are proper counters.
 
 use std::fmt;
@@ -26,6 +26,11 @@ use crate::hub::store::StoreFigures;
 pub trait MetricsSource: Send + Sync {
     /// The latest figures of every shard, in the order of the shards.
     fn shards(&self) -> Vec<ShardMetrics>;
+
+    /// Lines of the log that were dropped because nobody took them.
+    fn log_lines_dropped(&self) -> u64 {
+        0
+    }
 
     /// The latest figures of the store; `None` without storage.
     fn store(&self) -> Option<StoreFigures> {
@@ -99,6 +104,11 @@ impl Collector for Figures {
             page.log(&store)?;
         }
         page.process(&self.process)?;
+        page.counter(
+            "log_lines_dropped",
+            "Lines of the log that a stuck reader cost",
+            self.source.log_lines_dropped(),
+        )?;
         page.counter(
             "api_answers_dropped",
             "Answers of shards that found their queue full",

@@ -10,6 +10,7 @@
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use tokio::time::{sleep, timeout};
 
 use super::answers::{AnswerInbox, Answers};
 use super::api::{self, Api};
+use super::api_metrics::ApiMetrics;
 use super::demo;
 use super::gateway::{Gateway, GatewaySettings, HomeOf, ShardPort};
 use super::handover::{HandoverReceiver, Handovers};
@@ -58,6 +60,23 @@ pub struct ControlParts {
     pub webhooks: Vec<Courier>,
     /// Their figures.
     pub webhook_figures: Vec<WebhookFigures>,
+    /// Whether newcomers are welcome.
+    pub readiness: Readiness,
+}
+
+/// What `/health` says; clones share it. Ready at first.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// From now on `/health` answers 503, so that no load balancer sends anybody here any more.
+    pub fn end(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn has_ended(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Why the control plane does not start.
@@ -73,7 +92,8 @@ pub enum ControlError {
     },
     /// A configured path is none, or two of them are the same.
     #[error(
-        "{0:?} cannot be served: a path begins with '/', ends without one and belongs to one endpoint only"
+        "{0:?} cannot be served: a path begins with '/', ends without one and belongs to one endpoint only; \
+         / and /demo belong to the demo page"
     )]
     Path(String),
     /// A webhook cannot be delivered to.
@@ -161,17 +181,18 @@ const HEADERS_MAX: usize = 64;
 /// Read buffer of a connection, and so the bound of a request head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Said to who comes when all places are taken.
-const UNAVAILABLE: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
+    Retry-After: 1\r\nContent-Length: 21\r\nConnection: close\r\n\r\ntoo many connections\n";
 
 /// A router panics on paths that it cannot tell apart, so they are looked at before.
 fn check_paths(settings: &ControlSettings) -> Result<(), ControlError> {
     let prefix = Some(&settings.api.prefix).filter(|_| settings.api.enabled);
-    let mut seen = vec![demo::ROOT, demo::PREFIX];
+    let demo = settings.demo.is_some();
+    let mut seen = if demo { vec![demo::ROOT, demo::PREFIX] } else { Vec::new() };
     for path in [prefix, settings.health.as_ref(), settings.prometheus.as_ref()].into_iter().flatten() {
         let is_path =
             path.starts_with('/') && !path.ends_with('/') && !path.contains(['{', '}', '*', ':', '?', '#']);
-        let is_taken = seen.contains(&path.as_str()) || path.starts_with("/demo/");
+        let is_taken = seen.contains(&path.as_str()) || (demo && path.starts_with("/demo/"));
         if !is_path || is_taken {
             return Err(ControlError::Path(path.clone()));
         }
@@ -190,20 +211,26 @@ async fn run(control: Control, mut stopped: Stopped) -> io::Result<()> {
     let ControlParts { settings, gateway, port, home_of, answers, inbox, handovers, metrics, .. } =
         control.parts;
     let (webhooks, webhook_figures) = (control.parts.webhooks, control.parts.webhook_figures);
-    let limits = settings.limits;
+    let (limits, readiness) = (settings.limits, control.parts.readiness);
     let gateway = Gateway::new(port, home_of, gateway);
     let (mut metrics, api_metrics) = Metrics::new(metrics, answers, settings.node.version.clone());
-    let api =
-        Arc::new(Api::new(settings.api.clone(), limits, settings.node.clone(), gateway.clone(), api_metrics));
+    let api = Arc::new(Api::new(
+        settings.api.clone(),
+        limits,
+        settings.node.clone(),
+        gateway.clone(),
+        api_metrics.clone(),
+    ));
     metrics.add_webhooks(webhook_figures);
     tokio::spawn(gateway.clone().receive(inbox));
     for courier in webhooks {
         tokio::spawn(deliver(courier, stopped.clone()));
     }
 
-    let internal =
-        Door::new(internal_router(&settings, Arc::clone(&api), metrics), true, limits, stopped.clone());
-    let client = Door::new(client_router(&settings, api, gateway), false, limits, stopped.clone());
+    let internal = internal_router(&settings, &readiness, Arc::clone(&api), metrics);
+    let client = client_router(&settings, &readiness, api, gateway);
+    let internal = Door::new(internal, true, limits, stopped.clone(), api_metrics.clone());
+    let client = Door::new(client, false, limits, stopped.clone(), api_metrics);
     for receiver in handovers {
         tokio::spawn(client.clone().take_over(receiver.register()?));
     }
@@ -238,16 +265,26 @@ async fn repeat(mut work: Box<dyn FnMut() + Send>) {
     }
 }
 
-fn internal_router(settings: &ControlSettings, api: Arc<Api>, metrics: Metrics) -> Router {
-    let mut router = common_router(settings, api, settings.api.enabled);
+fn internal_router(
+    settings: &ControlSettings,
+    readiness: &Readiness,
+    api: Arc<Api>,
+    metrics: Metrics,
+) -> Router {
+    let mut router = common_router(settings, readiness, api, settings.api.enabled);
     if let Some(path) = &settings.prometheus {
         router = router.merge(Router::new().route(path, get(scrape)).with_state(Arc::new(metrics)));
     }
     with_refusals(router)
 }
 
-fn client_router(settings: &ControlSettings, api: Arc<Api>, gateway: Gateway) -> Router {
-    let router = common_router(settings, api, settings.api.enabled && settings.api.external);
+fn client_router(
+    settings: &ControlSettings,
+    readiness: &Readiness,
+    api: Arc<Api>,
+    gateway: Gateway,
+) -> Router {
+    let router = common_router(settings, readiness, api, settings.api.enabled && settings.api.external);
     with_refusals(match settings.demo.clone() {
         Some(settings) => router.merge(demo::router(settings, gateway)),
         None => router,
@@ -261,15 +298,18 @@ fn with_refusals(router: Router) -> Router {
         .fallback(async || (StatusCode::NOT_FOUND, "not found\n"))
 }
 
-fn common_router(settings: &ControlSettings, api: Arc<Api>, with_api: bool) -> Router {
+fn common_router(settings: &ControlSettings, readiness: &Readiness, api: Arc<Api>, with_api: bool) -> Router {
     let mut router = if with_api { api::router(api) } else { Router::new() };
     if let Some(path) = &settings.health {
-        router = router.route(path, get(health));
+        router = router.merge(Router::new().route(path, get(health)).with_state(readiness.clone()));
     }
     router
 }
 
-async fn health() -> Response {
+async fn health(State(readiness): State<Readiness>) -> Response {
+    if readiness.has_ended() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
+    }
     ([(header::CONTENT_TYPE, "application/json")], "{}").into_response()
 }
 
@@ -289,6 +329,7 @@ struct Door {
     places: Arc<Semaphore>,
     places_max: usize,
     stopped: Stopped,
+    metrics: ApiMetrics,
 }
 
 /// The signal to stop.
@@ -303,10 +344,17 @@ impl Stopped {
 }
 
 impl Door {
-    fn new(router: Router, keep_alive: bool, limits: HttpLimits, stopped: Stopped) -> Self {
+    fn new(
+        router: Router,
+        keep_alive: bool,
+        limits: HttpLimits,
+        stopped: Stopped,
+        metrics: ApiMetrics,
+    ) -> Self {
         let places_max =
             if keep_alive { limits.internal_connections } else { limits.handed_over_connections };
-        Self { router, keep_alive, limits, places: Arc::new(Semaphore::new(places_max)), places_max, stopped }
+        let places = Arc::new(Semaphore::new(places_max));
+        Self { router, keep_alive, limits, places, places_max, stopped, metrics }
     }
 
     async fn accept(mut self, listener: tokio::net::TcpListener) {
@@ -349,7 +397,10 @@ impl Door {
         let _ = socket.set_nodelay(true);
         match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => drop(tokio::spawn(self.clone().serve(socket, already_read, place))),
-            Err(_) => turn_away(socket),
+            Err(_) => {
+                self.metrics.refuse("no_place");
+                turn_away(socket);
+            }
         }
     }
 
@@ -393,18 +444,26 @@ fn turn_away(socket: TcpStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::settings::DemoSettings;
 
     #[test]
     fn paths_that_a_router_cannot_hold_are_refused() {
-        let with = |prefix: &str, health: &str, prometheus: &str| {
+        let check = |with_demo: bool, prefix: &str, health: &str, prometheus: &str| {
             let mut settings =
                 ControlSettings { health: Some(health.to_owned()), ..ControlSettings::default() };
             settings.prometheus = Some(prometheus.to_owned());
             settings.api.prefix = prefix.to_owned();
+            settings.demo = with_demo.then(|| DemoSettings {
+                hmac_secret_key: String::new(),
+                websocket_path: String::new(),
+                mailboxes: false,
+            });
             check_paths(&settings).is_ok()
         };
+        let with = |prefix: &str, health: &str, prometheus: &str| check(true, prefix, health, prometheus);
         assert!(with("/api", "/health", "/metrics"));
         assert!(with("/a/b", "/a/b/health", "/m"));
+        assert!(check(false, "/api", "/demo/health", "/demo"), "nothing else is there");
         for (prefix, health, prometheus) in [
             ("", "/health", "/metrics"),
             ("api", "/health", "/metrics"),

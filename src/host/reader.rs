@@ -204,7 +204,9 @@ impl Reader {
         }
     }
 
-    fn cgroup(&self) -> CgroupFacts {
+    /// The control group alone.
+    #[must_use]
+    pub fn cgroup(&self) -> CgroupFacts {
         let Reading::Known(text) = self.process_text("cgroup") else { return CgroupFacts::default() };
         let member = Membership::parse(&text);
         match (self.text("sys/fs/cgroup/cgroup.controllers"), &member.unified) {

@@ -253,7 +253,7 @@ impl Shard {
 
     /// Channels with subscribers on this shard. The control plane adds up what the shards say.
     fn api_channels(&self, pattern: &str, limit: u32, after: &str) -> ApiAnswer {
-        let limit = limit.clamp(1, limits::CHANNELS_PAGE) as usize;
+        let limit = limit.clamp(1, limits::CHANNELS_ASKED) as usize;
         let matches = |name: &str| pattern.is_empty() || glob(pattern.as_bytes(), name.as_bytes());
         ApiAnswer::Channels(self.locals.list(limit, after, matches))
     }

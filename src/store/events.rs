@@ -94,7 +94,13 @@ impl Queue {
     fn recover(&mut self, now: Now) {
         let max = self.settings.max_pending;
         let has_room = self.pending() <= max - max / ROOM_AGAIN && self.gathered.len() < GATHERED / 2;
-        if let Some((count, since_ms)) = self.overflow.take_if(|_| has_room) {
+        if has_room {
+            self.say_overflow(now);
+        }
+    }
+
+    fn say_overflow(&mut self, now: Now) {
+        if let Some((count, since_ms)) = self.overflow.take() {
             let event = Event { count, since_ms, ..Event::new(EventKind::Overflow, now.unix_ms) };
             self.gather(event, now);
         }
@@ -132,9 +138,12 @@ impl EventQueues {
         waiting.filter(|queue| queue.on_the_way < ON_THE_WAY).map(|queue| queue.due).min()
     }
 
-    /// Nothing waits for time any more.
+    /// Nothing waits for time any more, nor for room: this run must say itself what it has dropped.
     pub(super) fn hasten(&mut self, now: Now) {
-        self.queues.iter_mut().for_each(|queue| queue.due = now.tick);
+        for queue in &mut self.queues {
+            queue.say_overflow(now);
+            queue.due = now.tick;
+        }
     }
 
     /// True if everything has been given to the log.
@@ -182,18 +191,19 @@ impl<A: Archive> Office<A> {
         self
     }
 
-    /// Numbers of the first event that waits and of the one after the last. `None` if nothing waits that can be read:
-    /// what has expired takes no room.
+    /// Numbers of the first event that waits and of the one after the last. `None` if nothing can be read. What has
+    /// expired takes no room, but has its numbers: so the backend is told that it missed something.
     fn bounds_of(&self, queue: &str, now: u32) -> Option<(u64, u64)> {
         let info = self.archive.info(Class::Webhook, queue, "")?;
-        let record = |after| {
+        let record = |after, now| {
             let leaf = self.archive.page(Class::Webhook, queue, after, 1, now).ok()?;
             leaf.messages.into_iter().find_map(|stored| record_of(&stored.body))
         };
-        let last = record(info.state.last_offset.saturating_sub(1))?;
-        let first =
-            if info.cursor < info.state.last_offset { record(info.cursor)?.first } else { last.end() };
-        Some((first.min(last.end()), last.end()))
+        // At the beginning of time nothing has expired.
+        let end = record(info.state.last_offset.saturating_sub(1), 0)?.end();
+        let waits = info.cursor < info.state.last_offset;
+        let first = waits.then(|| record(info.cursor, now)).flatten().map_or(end, |record| record.first);
+        Some((first.min(end), end))
     }
 
     /// Takes in what a shard reports.

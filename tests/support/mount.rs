@@ -1,8 +1,13 @@
-//! A small file system of a test's own. Mounting takes root; without it the test says so and passes.
+//! A small file system of a test's own. Mounting takes root; without it the test is skipped.
 #![allow(dead_code, reason = "each test file uses a part")]
+
+#[path = "skip.rs"]
+mod skip;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+
+use skip::skip;
 
 /// A mount of the test's own; gone when dropped.
 pub(crate) struct Mount {
@@ -10,7 +15,7 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    /// `None`, said aloud, where mounting is not permitted.
+    /// `None`, and the test skipped, where mounting is not permitted.
     pub(crate) fn new(arguments: &[&str]) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a directory");
         let mut command = Command::new("mount");
@@ -18,7 +23,7 @@ impl Mount {
         if status.is_ok_and(|status| status.success()) {
             return Some(Self { directory });
         }
-        println!("skipped: mounting is not permitted here");
+        skip("mounting is not permitted here");
         None
     }
 

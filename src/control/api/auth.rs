@@ -1,13 +1,42 @@
 //! Who may call the server API: whoever shows the key.
 
+use std::net::IpAddr;
+
 use axum::http::{HeaderMap, Uri, header};
 use subtle::ConstantTimeEq;
 
+use super::Refusal;
 use crate::control::settings::ApiSettings;
+
+/// Lets the request in, or says why not.
+///
+/// Where no key is asked for, a browser must not be made to call by any website that its user looks at: calls of pages
+/// have an `Origin`, and those of a page whose name was rebound to this address have its domain as `Host`.
+pub(super) fn admit(settings: &ApiSettings, headers: &HeaderMap, uri: &Uri) -> Result<(), Refusal> {
+    if !is_allowed(settings, headers, uri) {
+        return Err(Refusal::Key);
+    }
+    if settings.insecure && (headers.contains_key(header::ORIGIN) || !is_local_name(headers)) {
+        return Err(Refusal::Website);
+    }
+    Ok(())
+}
+
+/// An address, or a name without a domain such as `localhost` or that of a container: nobody can register it.
+fn is_local_name(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    bare.parse::<IpAddr>().is_ok() || !name.contains('.')
+}
 
 /// True if the request shows the key in `X-API-Key`, in `Authorization: apikey KEY` or in `?api_key=`, or if none is
 /// asked for. The first of the three that is present counts.
-pub(super) fn is_allowed(settings: &ApiSettings, headers: &HeaderMap, uri: &Uri) -> bool {
+fn is_allowed(settings: &ApiSettings, headers: &HeaderMap, uri: &Uri) -> bool {
     if settings.insecure {
         return true;
     }
@@ -72,6 +101,29 @@ mod tests {
             assert!(!allowed(&settings, headers, "/api/info"), "{headers:?}");
         }
         assert!(!allowed(&settings, &[("x-api-key", "wrong")], "/api/info?api_key=secret"));
+    }
+
+    #[test]
+    fn without_a_key_no_website_gets_in() {
+        let open = ApiSettings { insecure: true, ..ApiSettings::default() };
+        let locked = ApiSettings { key: Some("k".to_owned()), ..ApiSettings::default() };
+        let from = |settings: &ApiSettings, headers: &[(&'static str, &'static str)]| {
+            let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            admit(settings, &headers.collect(), &Uri::from_static("/api/info?api_key=k"))
+        };
+        for host in
+            ["127.0.0.1:9000", "10.1.2.3", "[::1]:80", "[fe80::1]", "localhost:1", "millpond:8001", "gateway"]
+        {
+            assert_eq!(from(&open, &[("host", host)]), Ok(()), "{host}");
+        }
+        for host in ["evil.example", "evil.example:9000", "127.0.0.1.evil.example", "localhost.:80"] {
+            assert_eq!(from(&open, &[("host", host)]), Err(Refusal::Website), "{host}");
+            assert_eq!(from(&locked, &[("host", host)]), Ok(()), "whoever has the key comes from anywhere");
+        }
+        assert_eq!(
+            from(&open, &[("host", "localhost"), ("origin", "https://evil.example")]),
+            Err(Refusal::Website)
+        );
     }
 
     #[test]

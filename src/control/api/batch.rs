@@ -3,10 +3,13 @@
 use futures_util::stream::{self, StreamExt};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
+use tokio::time::Instant;
 
+use super::error_of;
 use super::execute::{Executor, Failure, Outcome, PARALLEL_MAX};
 use super::params::{BatchCommand, BatchParams};
 use super::results::ErrorBody;
+use crate::control::api_metrics::ApiMetrics;
 use crate::hub::api::ApiError;
 
 /// One reply: the method's name and result, or the error.
@@ -24,15 +27,19 @@ impl Serialize for Reply {
 }
 
 /// Runs the commands; the result is the rendered array of replies.
-pub(super) async fn run(executor: &Executor, params: BatchParams<'_>) -> Outcome {
+pub(super) async fn run(executor: &Executor, metrics: &ApiMetrics, params: BatchParams<'_>) -> Outcome {
     let at_a_time = if params.parallel { PARALLEL_MAX } else { 1 };
-    let calls: Vec<_> = params.commands.into_iter().map(|command| reply(executor, command)).collect();
+    let calls: Vec<_> =
+        params.commands.into_iter().map(|command| reply(executor, metrics, command)).collect();
     let replies: Vec<Reply> = stream::iter(calls).buffered(at_a_time).collect().await;
     to_raw_value(&replies).map_err(|_| ApiError::Internal.into())
 }
 
-async fn reply(executor: &Executor, command: BatchCommand<'_>) -> Reply {
+/// Each counts as a call of its own.
+async fn reply(executor: &Executor, metrics: &ApiMetrics, command: BatchCommand<'_>) -> Reply {
+    let started = Instant::now();
     let (method, outcome) = one(executor, command).await;
+    metrics.observe(method, started.elapsed(), error_of(&outcome));
     Reply(outcome.map(|result| (method, result)).map_err(Failure::in_a_list))
 }
 
@@ -80,6 +87,6 @@ async fn one(executor: &Executor, command: BatchCommand<'_>) -> (&'static str, O
     } else if let Some(params) = command.mailbox_purge {
         ("mailbox_purge", executor.mailbox_purge(params).await)
     } else {
-        ("", Err(ApiError::NotFound.into()))
+        ("unknown", Err(ApiError::NotFound.into()))
     }
 }

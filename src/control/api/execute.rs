@@ -22,11 +22,11 @@ use crate::control::gateway::{Gateway, Overloaded};
 use crate::control::process::ProcessMeter;
 use crate::control::settings::NodeSettings;
 use crate::hub::api::{ApiAnswer, ApiCommand, ApiError, ApiPublish, Position, ShardInfo};
+use crate::limits::CHANNELS_PAGE;
+use crate::protocol::is_json;
 
 /// Questions of one broadcast, or commands of one parallel batch, under way at a time.
 pub(super) const PARALLEL_MAX: usize = 1024;
-/// Channels in one answer of `channels`; more follow under the `cursor`.
-const CHANNELS_MAX: u32 = 10_000;
 /// Close reasons share a control frame of 125 B with the code.
 const REASON_BYTES_MAX: usize = 123;
 /// Close code and reason where `disconnect` names none: the client shall not come back.
@@ -166,9 +166,9 @@ impl Executor {
         render(&Empty {})
     }
 
-    /// Every shard knows the channels it is home of; one more than asked tells whether more follow.
+    /// Every shard knows the channels it is home of; one more than asked tells whether more follow under the `cursor`.
     pub(super) async fn channels(&self, params: ChannelsParams) -> Outcome {
-        let limit = if params.limit == 0 { CHANNELS_MAX } else { params.limit.min(CHANNELS_MAX) };
+        let limit = if params.limit == 0 { CHANNELS_PAGE } else { params.limit.min(CHANNELS_PAGE) };
         let ask = ApiCommand::Channels { pattern: params.pattern, limit: limit + 1, after: params.cursor };
         let mut channels: BTreeMap<String, ChannelInfo> = BTreeMap::new();
         for answer in self.gateway.call_all(ask).await? {
@@ -262,11 +262,12 @@ pub(super) fn render<T: serde::Serialize>(result: &T) -> Outcome {
     to_raw_value(result).map_err(|_| Failure::Api(ApiError::Internal))
 }
 
-/// Codes outside 3000..=4999 mean something else to clients; an empty reason makes JavaScript clients reconnect.
+/// Codes outside 3001..=4999 mean something else to clients: 3000 is what a client closes with. An empty reason makes
+/// JavaScript clients reconnect, and one that is JSON they read as an object.
 fn close_of(code: u32, reason: String) -> Result<(u16, String), ApiError> {
     let code = u16::try_from(code).map_err(|_| ApiError::BadRequest)?;
     let code = if code == 0 { FORCE_DISCONNECT.0 } else { code };
-    if !(3000..5000).contains(&code) || reason.len() > REASON_BYTES_MAX {
+    if !(3001..5000).contains(&code) || reason.len() > REASON_BYTES_MAX || is_json(reason.as_bytes()) {
         return Err(ApiError::BadRequest);
     }
     Ok((code, if reason.is_empty() { FORCE_DISCONNECT.1.to_owned() } else { reason }))

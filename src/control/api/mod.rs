@@ -1,6 +1,6 @@
 //! The server API over HTTP: `POST <prefix>/<method>`, JSON in, JSON out (server-api.md section 1).
 //!
-//! The order of refusals: 405 method, 401 key, 404 unknown method, 503 too many at a time, 413 or 408 body, 400 JSON.
+//! The order of refusals: 405 method, 401 key (403 a website), 404 unknown method, 503 too many at a time, 413 or 408 body, 400 JSON.
 //! Application errors are HTTP 200 with an `error` member, unless the error mode asks for a status.
 
 mod auth;
@@ -74,7 +74,10 @@ async fn serve(State(api): State<Arc<Api>>, request: Request) -> Response {
     let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
     match answer(&api, &method, request).await {
         Ok(response) => response,
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => {
+            api.metrics.refuse(refusal.label());
+            refusal.into_response()
+        }
     }
 }
 
@@ -82,21 +85,26 @@ async fn answer(api: &Api, method: &str, request: Request) -> Result<Response, R
     if request.method() != HttpMethod::POST {
         return Err(Refusal::Method);
     }
-    if !auth::is_allowed(&api.settings, request.headers(), request.uri()) {
-        return Err(Refusal::Key);
-    }
+    auth::admit(&api.settings, request.headers(), request.uri())?;
     let method = Method::named(method).ok_or(Refusal::Unknown)?;
     let _permit = api.requests.try_acquire().map_err(|_| Refusal::Busy)?;
     let mode = error_mode(&api.settings, request.headers());
     let body = api.bodies.read(request).await?;
     let started = Instant::now();
     let outcome = match timeout(api.limits.answer_timeout, run(api, method, &body.bytes)).await {
-        Ok(outcome) => outcome.map_err(|_| Refusal::Json)?,
+        Ok(outcome) => outcome.map_err(|error| Refusal::Json(error.line(), error.column()))?,
         Err(_) => Err(ApiError::Internal.into()),
     };
-    let error = outcome.as_ref().err().map(|failure| failure.in_a_list().code());
-    api.metrics.observe(method.name(), started.elapsed(), error);
+    if matches!(outcome, Err(Failure::Overloaded(Overloaded))) {
+        return Err(Refusal::Busy);
+    }
+    api.metrics.observe(method.name(), started.elapsed(), error_of(&outcome));
     Ok(render(method, outcome, mode))
+}
+
+/// Code of the error that a caller reads.
+fn error_of(outcome: &Outcome) -> Option<u32> {
+    outcome.as_ref().err().map(|failure| failure.in_a_list().code())
 }
 
 /// Parses the parameters and runs the method; the outer error is unparsable JSON.
@@ -128,7 +136,7 @@ async fn run(api: &Api, method: Method, body: &[u8]) -> Result<Outcome, serde_js
         Method::MailboxAck => executor.mailbox_ack(parse(body)?).await,
         Method::MailboxForget => executor.mailbox_forget(parse(body)?).await,
         Method::MailboxPurge => executor.mailbox_purge(parse(body)?).await,
-        Method::Batch => batch::run(executor, parse(body)?).await,
+        Method::Batch => batch::run(executor, &api.metrics, parse(body)?).await,
         Method::NotOffered => {
             let _: serde::de::IgnoredAny = parse(body)?;
             Err(ApiError::NotAvailable.into())
@@ -192,6 +200,10 @@ enum Refusal {
     Method,
     #[error("unauthorized")]
     Key,
+    #[error(
+        "forbidden: without a key (http_api.insecure) no website may call: no Origin, and no Host with a domain"
+    )]
+    Website,
     #[error("unknown method")]
     Unknown,
     #[error("too many requests at a time")]
@@ -202,8 +214,26 @@ enum Refusal {
     TooSlow,
     #[error("request body broken off")]
     BrokenOff,
-    #[error("request body is not the JSON of this method")]
-    Json,
+    /// Line and column, from 1. Not what stands there: a refusal echoes nothing.
+    #[error("request body is not the JSON of this method: line {0}, column {1}")]
+    Json(usize, usize),
+}
+
+impl Refusal {
+    /// Of the counter.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Key => "key",
+            Self::Website => "website",
+            Self::Unknown => "unknown_method",
+            Self::Busy => "busy",
+            Self::TooLarge => "body_too_large",
+            Self::TooSlow => "body_too_slow",
+            Self::BrokenOff => "body_broken_off",
+            Self::Json(..) => "json",
+        }
+    }
 }
 
 impl IntoResponse for Refusal {
@@ -211,11 +241,12 @@ impl IntoResponse for Refusal {
         let status = match self {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Key => StatusCode::UNAUTHORIZED,
+            Self::Website => StatusCode::FORBIDDEN,
             Self::Unknown => StatusCode::NOT_FOUND,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::BrokenOff | Self::Json => StatusCode::BAD_REQUEST,
+            Self::BrokenOff | Self::Json(..) => StatusCode::BAD_REQUEST,
         };
         let mut response = (status, format!("{self}\n")).into_response();
         let headers = response.headers_mut();
@@ -227,7 +258,7 @@ impl IntoResponse for Refusal {
             Self::TooLarge | Self::TooSlow | Self::BrokenOff => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Self::Unknown | Self::Json => {}
+            Self::Website | Self::Unknown | Self::Json(..) => {}
         }
         response
     }

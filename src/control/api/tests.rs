@@ -21,6 +21,7 @@ use crate::hub::api::{
     ApiAnswer, ApiCommand, ConnectionView, Member, Position, STORE, ShardInfo, StoredPublication, Target,
     UserState, UserView,
 };
+use crate::limits::{CHANNELS_ASKED, CHANNELS_PAGE};
 
 /// Two shards: channels whose name begins with `b` live on shard 1, all others on shard 0.
 struct FakeShards {
@@ -148,6 +149,11 @@ fn history(limit: i32) -> ApiAnswer {
 }
 
 fn channels(shard: ShardId, limit: u32, after: &str) -> ApiAnswer {
+    if after == "many" {
+        let limit = limit.clamp(1, CHANNELS_ASKED);
+        let names = (0..limit).map(|number| (format!("n{number:05}{}", shard.0), 1));
+        return ApiAnswer::Channels(names.collect());
+    }
     let names: &[&str] = if shard.0 == 0 { &["a", "c", "e"] } else { &["b", "d"] };
     let named = names.iter().filter(|name| **name > after).take(limit as usize);
     ApiAnswer::Channels(named.map(|name| ((*name).to_owned(), 7)).collect())
@@ -231,6 +237,9 @@ async fn every_method_answers_byte_for_byte() {
         ("unsubscribe", r#"{"user":"u"}"#, E107),
         ("disconnect", r#"{"user":"u"}"#, DONE),
         ("disconnect", r#"{"user":"u","disconnect":{"code":2999}}"#, E107),
+        ("disconnect", r#"{"user":"u","disconnect":{"code":3000}}"#, E107),
+        ("disconnect", r#"{"user":"u","disconnect":{"code":4500,"reason":"null"}}"#, E107),
+        ("disconnect", r#"{"user":"u","disconnect":{"code":4500,"reason":"{\"a\":1}"}}"#, E107),
         ("disconnect", r#"{"user":"u","disconnect":{"code":70000}}"#, E107),
         ("refresh", r#"{"user":"u","expired":true}"#, DONE),
         ("presence", r#"{"channel":"a"}"#, presence),
@@ -350,6 +359,16 @@ async fn a_batch_answers_in_order_under_both_names() {
         ]);
         assert_eq!(answer, json!({"result": {"replies": replies}, "replies": replies}));
     }
+}
+
+#[tokio::test]
+async fn more_channels_than_a_page_holds_are_announced() {
+    let fixture = fixture(|_, _| {});
+    let answer = fixture.ok("channels", r#"{"cursor":"many"}"#).await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let names = answer["result"]["channels"].as_object().unwrap();
+    assert_eq!(names.len(), CHANNELS_PAGE as usize);
+    assert_eq!(answer["result"]["cursor"].as_str(), names.keys().max().map(String::as_str));
 }
 
 #[tokio::test]

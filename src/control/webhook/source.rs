@@ -33,6 +33,10 @@ pub trait EventSource: Send + Sync {
     /// the disk. `None` if nothing waits.
     fn open(&self, queue: &str, after: Option<Place>) -> Option<Box<dyn EventPages>>;
 
+    /// Number of the first event after the acknowledged cursor, expired or not. Waits for the disk. `None` if nothing is
+    /// there, or it cannot be read.
+    fn first_waiting(&self, queue: &str) -> Option<u64>;
+
     /// Everything up to a record is done with; `next` is the number of the event after it, where it is known. False if
     /// this could not be noted now: try again, or with a later record.
     fn acknowledge(&self, queue: &str, through: Place, next: Option<u64>) -> bool;

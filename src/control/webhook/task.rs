@@ -66,6 +66,9 @@ impl Courier {
     /// Delivers for ever. Dropping the future stops at once: what was not acknowledged is delivered after the next start.
     pub async fn run(mut self) {
         let (source, name) = (Arc::clone(&self.source), self.settings.name.clone());
+        let first = spawn_blocking(move || source.first_waiting(&name));
+        self.expected = first.await.ok().flatten();
+        let (source, name) = (Arc::clone(&self.source), self.settings.name.clone());
         let mut feed = Feed::new(source, name, self.settings.batch_max_events);
         loop {
             let looked = spawn_blocking(move || {
@@ -96,9 +99,10 @@ impl Courier {
 
     async fn handle(&mut self, mut batch: Batch) {
         if batch.run() != self.run {
-            (self.run, self.expected) = (batch.run(), None);
+            self.run = batch.run();
+            // While anything waits the numbers go on from run to run, else they begin anew.
+            self.expected = self.expected.filter(|expected| *expected <= batch.first());
         }
-        // Of the first batch of a run nobody knows what came before it.
         self.expected.get_or_insert(batch.first());
         let end = self.deliver(&mut batch).await;
         let events = batch.len() as u64;

@@ -198,6 +198,19 @@ async fn what_grows_too_old_is_dropped_and_said() {
     assert_eq!(ids, [vec![1, 2], vec![14, 15, 16, 17, 18]]);
     assert_eq!(up.seen()[1].json()["events"][0]["count"], 12);
     assert_eq!((of(&figures.expired), of(&figures.delivered)), (12, 6));
+    // What the log itself leaves out, as it expired while the process was down.
+    let up = Backend::start([]).await;
+    let gone = Memory::default();
+    gone.add(40, 1);
+    gone.add(2, 0);
+    gone.0.lock().unwrap().hidden = 1;
+    let (task, _) = start(settings(up.url()), &gone);
+    until(|| gone.is_done()).await;
+    task.abort();
+    assert_eq!(
+        up.seen()[0].json()["events"][0],
+        serde_json::json!({"id": 40, "type": "missed", "at": up.seen()[0].json()["events"][0]["at"], "count": 40})
+    );
 }
 
 #[tokio::test]

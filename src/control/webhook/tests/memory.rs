@@ -56,6 +56,11 @@ impl EventSource for Memory {
         (end > after).then(|| -> Box<dyn EventPages> { Box::new(Pages { left, end, memory: self.clone() }) })
     }
 
+    fn first_waiting(&self, _: &str) -> Option<u64> {
+        let queue = self.0.lock().unwrap();
+        queue.records.iter().find(|of| of.place.offset > queue.acknowledged.0).map(|of| of.record.first)
+    }
+
     fn acknowledge(&self, _: &str, through: Place, next: Option<u64>) -> bool {
         let mut queue = self.0.lock().unwrap();
         assert!(through.offset >= queue.acknowledged.0, "cursors only go forward");
