@@ -133,7 +133,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
     let mesh = Arc::new(Mesh::new(plan.shards, inbox_letters(plan.shards)));
     let mut settings = config.settings.clone();
     settings.max_connections = plan.connections;
-    let mut control_settings = control_settings(config);
+    let mut control_settings = control_settings(config, node_uid()?);
     let (store, scratch) = match config.demo {
         true => demo::start(config, &mut settings, &mut control_settings)?,
         false => (config.storage.as_ref().map(OpenStore::open).transpose()?, None),
@@ -303,7 +303,16 @@ fn common(settings: crate::hub::settings::Settings, shards: u16) -> Result<Commo
     })
 }
 
-fn control_settings(config: &Config) -> ControlSettings {
+/// A version 4 UUID (RFC 9562 section 5.4): process ids repeat, in containers nearly always.
+fn node_uid() -> Result<String, StartError> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| StartError::Os(io::Error::other(error)))?;
+    let bits = u128::from_be_bytes(random) & !(0xF << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let field = |from: u32, digits: usize| format!("{:0digits$x}", bits >> from & ((1 << (digits * 4)) - 1));
+    Ok([field(96, 8), field(80, 4), field(64, 4), field(48, 4), field(0, 12)].join("-"))
+}
+
+fn control_settings(config: &Config, uid: String) -> ControlSettings {
     let api = ApiSettings {
         key: config.api.key.clone(),
         insecure: config.api.insecure,
@@ -318,7 +327,7 @@ fn control_settings(config: &Config) -> ControlSettings {
         ..ApiSettings::default()
     };
     let node = NodeSettings {
-        uid: format!("{:016x}", std::process::id()),
+        uid,
         name: config.settings.node_name.clone(),
         version: config.settings.version.clone(),
     };

@@ -14,7 +14,8 @@ use crate::hub::locals::ChannelRef;
 use crate::hub::mail::{
     HomeAsk, HomeOp, KeptMember, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
 };
-use crate::hub::permission::{Actor, Features, Wishes, features, may_subscribe};
+use crate::hub::permission::{self, Actor, Features, Wishes, features};
+use crate::hub::publication::is_part;
 use crate::hub::shard::{Common, Shard, ticks_of};
 use crate::protocol::{DisconnectCode, ErrorCode, UnsubscribeCode};
 use crate::protocol::{
@@ -51,6 +52,11 @@ impl NewSubscription {
     /// What is granted without asking.
     pub(crate) fn certain_grant(&self) -> Subscribed {
         Subscribed { data: self.data.clone(), ..Subscribed::default() }
+    }
+
+    /// True if the custom data cannot be put into the JSON of the connection.
+    pub(crate) fn is_unfit(&self) -> bool {
+        self.encoding == Encoding::Json && !is_part(self.data.as_deref())
     }
 
     /// A session's own mailbox has a position and is recovered, whatever the namespace says.
@@ -134,7 +140,7 @@ impl Shard {
         let user = self.user_of(slot);
         let claims = self.subscription_claims(slot, &parsed, user, &request.token)?;
         let actor = Actor { user, insecure: settings.client.insecure, subscribed: false };
-        may_subscribe(&parsed, &actor, claims.is_some()).map_err(ErrorCode::from)?;
+        may_subscribe(&self.common, &parsed, &actor, claims.is_some()).map_err(ErrorCode::from)?;
         if request.filter.is_some() {
             return Err(ErrorCode::BadRequest.into());
         }
@@ -171,10 +177,14 @@ impl Shard {
             data: claims.data,
             expires: ttl.map(|ttl| self.subscription_deadline(ttl)),
         };
+        if ask.is_unfit() {
+            return Err(Refusal::Disconnect(DisconnectCode::InappropriateProtocol));
+        }
         Ok((ask, ttl))
     }
 
-    fn subscription_deadline(&self, ttl: u32) -> Tick {
+    /// When a subscription with so many seconds to live ends, grace included.
+    pub(crate) fn subscription_deadline(&self, ttl: u32) -> Tick {
         let grace = ticks_of(self.common.settings.client.expired_sub_close_delay);
         self.now.tick.after(ttl.saturating_mul(10)).after(grace)
     }
@@ -270,8 +280,8 @@ impl Shard {
         granted: &Subscribed,
     ) {
         let mut result = subscribe_result::of(granted, &[], None);
-        // This push has no place for publications: those of a mailbox follow it.
-        let follow = if granted.mailbox.is_some() { granted.publications.as_slice() } else { &[] };
+        // This push has no place for publications: what was missed follows it.
+        let follow = granted.publications.as_slice();
         result.offset = follow.first().map_or(result.offset, |first| first.offset.saturating_sub(1));
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_push_subscribe(out, encoding, channel, &result));
@@ -446,6 +456,23 @@ impl Shard {
             _ => "",
         }
     }
+}
+
+/// May the connection subscribe? Another user's mailbox takes a token, whatever its namespace permits.
+///
+/// # Errors
+/// [`permission::Refusal::PermissionDenied`]
+pub(crate) fn may_subscribe(
+    common: &Common,
+    channel: &ParsedChannel<'_>,
+    actor: &Actor<'_>,
+    token: bool,
+) -> Result<(), permission::Refusal> {
+    let is_foreign = common.mailbox_user(channel.name).is_some_and(|owner| owner != actor.user);
+    if is_foreign && !token && !actor.insecure {
+        return Err(permission::Refusal::PermissionDenied);
+    }
+    permission::may_subscribe(channel, actor, token)
 }
 
 /// The protocol's view of a granted subscription.
