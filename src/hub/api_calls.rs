@@ -11,6 +11,7 @@ use crate::hub::channel_name::{NameFault, ParsedChannel, parse};
 use crate::hub::connection::{NONE, Phase, sub};
 use crate::hub::home_pages::Cursor;
 use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk, Ticket};
+use crate::hub::metrics::SentKind;
 use crate::hub::permission::{Actor, Wishes};
 use crate::hub::publication::fits_format;
 use crate::hub::shard::Shard;
@@ -244,8 +245,8 @@ impl Shard {
             };
             self.set_info(slot, info);
             self.set_expiry(slot, ttl);
-            self.output(slot, |outbox, encoding| {
-                outbox.message(encoding, |out| encode_push_refresh(out, encoding, ttl > 0, ttl));
+            self.say(slot, SentKind::PushRefresh, |out, encoding| {
+                encode_push_refresh(out, encoding, ttl > 0, ttl)
             });
         }
         Ok(())

@@ -12,6 +12,7 @@ use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, Phase, flag, sub};
 use crate::hub::depart::Farewell;
 use crate::hub::mail::{Mail, Origin, ReplyBody, Subscribed, Ticket, UserAsk, UserOp};
+use crate::hub::metrics::SentKind;
 use crate::hub::permission::{Actor, Wishes};
 use crate::hub::session_mailbox::device_of;
 use crate::hub::shard::{Shard, ticks_of};
@@ -316,9 +317,7 @@ impl Shard {
             time: if settings.connect_include_server_time { self.now.unix_ms as i64 } else { 0 },
             ..ConnectResult::default()
         };
-        self.output(slot, |outbox, encoding| {
-            outbox.message(encoding, |out| encode_connect(out, encoding, pending.id, &result));
-        });
+        self.say(slot, SentKind::Connect, |out, encoding| encode_connect(out, encoding, pending.id, &result));
         for (channel, granted) in &pending.granted {
             self.open_granted(slot, granted);
             self.activate(slot, channel);

@@ -16,6 +16,7 @@ use crate::base::tick::Tick;
 use crate::hub::cold::Wait;
 use crate::hub::connection::{Phase, sub};
 use crate::hub::mail::{Delivery, Ticket};
+use crate::hub::metrics::SentKind;
 use crate::hub::publication::{fits_json, view};
 use crate::hub::settings::MailboxSettings;
 use crate::hub::shard::{Common, Shard, ticks_of};
@@ -275,11 +276,8 @@ impl Shard {
             if is_json_session && !fits_json(publication) {
                 return self.disconnect(slot, DisconnectCode::InappropriateProtocol);
             }
-            self.metrics.send(crate::hub::metrics::SentKind::PushPublication);
-            self.output(slot, |outbox, encoding| {
-                outbox.message(encoding, |out| {
-                    encode_push_publication(out, encoding, channel, &view(publication));
-                });
+            self.say(slot, SentKind::PushPublication, |out, encoding| {
+                encode_push_publication(out, encoding, channel, &view(publication));
             });
         }
     }

@@ -14,6 +14,7 @@ use crate::hub::locals::ChannelRef;
 use crate::hub::mail::{
     HomeAsk, HomeOp, KeptMember, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
 };
+use crate::hub::metrics::SentKind;
 use crate::hub::permission::{self, Actor, Features, Wishes, features};
 use crate::hub::publication::is_part;
 use crate::hub::shard::{Common, Shard, ticks_of};
@@ -264,9 +265,7 @@ impl Shard {
     ) {
         let views = subscribe_result::views(granted);
         let result = subscribe_result::of(granted, &views, ttl);
-        self.output(slot, |outbox, encoding| {
-            outbox.message(encoding, |out| encode_subscribe(out, encoding, id, &result));
-        });
+        self.say(slot, SentKind::Subscribe, |out, encoding| encode_subscribe(out, encoding, id, &result));
         self.open_granted(slot, granted);
         self.activate_handle(slot, handle);
     }
@@ -283,8 +282,8 @@ impl Shard {
         // This push has no place for publications: what was missed follows it.
         let follow = granted.publications.as_slice();
         result.offset = follow.first().map_or(result.offset, |first| first.offset.saturating_sub(1));
-        self.output(slot, |outbox, encoding| {
-            outbox.message(encoding, |out| encode_push_subscribe(out, encoding, channel, &result));
+        self.say(slot, SentKind::PushSubscribe, |out, encoding| {
+            encode_push_subscribe(out, encoding, channel, &result)
         });
         self.send_messages(slot, channel, follow);
         self.open_granted(slot, granted);
@@ -320,6 +319,7 @@ impl Shard {
         }
         self.set_subscription_place(slot, handle, place);
         self.metrics.subscriptions += 1;
+        self.metrics.subscriptions_accepted += 1;
         self.note_subscribed(slot, handle);
         if flags & sub::ANNOUNCED != 0 {
             self.announce(slot, handle);
@@ -350,8 +350,8 @@ impl Shard {
             self.note_unsubscribed(slot, handle, EndedBy::Client, 0, "");
             self.leave(slot, handle);
         }
-        self.output(slot, |outbox, encoding| {
-            outbox.message(encoding, |out| encode_empty(out, encoding, id, EmptyKind::Unsubscribe));
+        self.say(slot, SentKind::Unsubscribe, |out, encoding| {
+            encode_empty(out, encoding, id, EmptyKind::Unsubscribe)
         });
     }
 
@@ -362,10 +362,8 @@ impl Shard {
             self.leave(slot, handle);
         }
         self.metrics.unsubscribe(code.code() as u16);
-        self.output(slot, |outbox, encoding| {
-            outbox.message(encoding, |out| {
-                encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason());
-            });
+        self.say(slot, SentKind::PushUnsubscribe, |out, encoding| {
+            encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason());
         });
     }
 
@@ -409,10 +407,8 @@ impl Shard {
 
     pub(crate) fn sub_refresh(&mut self, slot: u32, id: u32, request: &SubRefresh<'_>) {
         match self.check_sub_refresh(slot, request) {
-            Ok(ttl) => self.output(slot, |outbox, encoding| {
-                outbox.message(encoding, |out| {
-                    encode_sub_refresh(out, encoding, id, ttl.is_some(), ttl.unwrap_or(0));
-                });
+            Ok(ttl) => self.say(slot, SentKind::SubRefresh, |out, encoding| {
+                encode_sub_refresh(out, encoding, id, ttl.is_some(), ttl.unwrap_or(0));
             }),
             Err(Refusal::Error(error)) => self.reply_error(slot, id, error),
             Err(Refusal::Disconnect(code)) => self.disconnect(slot, code),

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::peer::{CLOSE, Peer, TEXT, text};
-use crate::server::Server;
+use crate::server::{Server, until};
 use crate::table::Row;
 use crate::table::Run::Now;
 use crate::tokens::token;
@@ -25,6 +25,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row { id: "+G6", what: "a new token brings a new info", run: Now(new_info) },
     Row { id: "+G7", what: "server-side subscriptions to a map: refused", run: Now(maps) },
     Row { id: "+G8", what: "`skip_history`: no number is told", run: Now(no_number) },
+    Row { id: "+G10", what: "every kind of message and command is counted", run: Now(counted) },
     Row { id: "+G9", what: "the id of the node is a UUID", run: Now(node_uid) },
 ];
 
@@ -171,4 +172,54 @@ fn node_uid(server: &Server) {
     assert_eq!(lengths, [8, 4, 4, 4, 12], "{}", uid());
     assert_eq!(uid().as_bytes()[14], b'4');
     assert_eq!(uid(), uid());
+}
+
+fn counted(server: &Server) {
+    let mut peer = connected(server, &json!({ "sub": "g10" }));
+    let told = json!({ "channel": "told:g10", "join_leave": true });
+    let refresh = token(&json!({ "sub": "g10" }));
+    let sub_refresh =
+        json!({ "channel": "told:g10", "token": token(&json!({ "sub": "g10", "channel": "told:g10" })) });
+    for (command, body) in [
+        ("subscribe", told),
+        ("publish", json!({ "channel": "told:g10", "data": 1 })),
+        ("presence", json!({ "channel": "told:g10" })),
+        ("presence_stats", json!({ "channel": "told:g10" })),
+        ("history", json!({ "channel": "told:g10" })),
+        ("rpc", json!({ "method": "none" })),
+        ("refresh", json!({ "token": refresh })),
+        ("sub_refresh", sub_refresh),
+        ("unsubscribe", json!({ "channel": "told:g10" })),
+    ] {
+        peer.send(&text(&json!({ "id": 2, command: body }).to_string()));
+    }
+    // Nine replies, a publication and a join.
+    peer.lines(11);
+    let named = json!({ "user": "g10", "channel": "g10" }).to_string();
+    for method in ["subscribe", "unsubscribe", "refresh"] {
+        server.api(method, &named);
+    }
+    peer.lines(3);
+    peer.send(&text(r#"{"send":{"data":1}}"#));
+    assert_eq!(peer.closed(), 3508);
+    for (metric, labels) in [
+        (
+            "transport_messages_sent",
+            "connect subscribe unsubscribe publish presence presence_stats history refresh sub_refresh error \
+             push_publication push_join push_unsubscribe push_subscribe push_refresh",
+        ),
+        (
+            "transport_messages_received",
+            "connect subscribe unsubscribe publish presence presence_stats history rpc send refresh sub_refresh",
+        ),
+    ] {
+        for label in labels.split_ascii_whitespace() {
+            let series = format!("frame_type=\"{label}\"");
+            let is_counted = || server.metric(&format!("millpond_{metric}"), &series) > 0.5;
+            until(&format!("{metric} has {label}"), is_counted);
+        }
+    }
+    for metric in ["client_connections_accepted", "client_subscriptions_accepted"] {
+        until(metric, || server.metric(&format!("millpond_{metric}"), "") > 0.5);
+    }
 }
