@@ -158,6 +158,10 @@ impl Shard {
                 self.set_subscription_flags(slot, handle, flags & !sub::REVOKED);
                 continue;
             }
+            if self.subscription_count(slot) >= self.common.settings.client.channel_limit as usize {
+                self.disconnect(slot, DisconnectCode::ChannelLimit);
+                continue;
+            }
             if let Some(ask) = self.api_subscription(slot, call, call.overrides) {
                 let ticket = Ticket { key: self.key(slot), number: self.ticket_number() };
                 self.ask_subscription(slot, Origin::Connection(ticket), ask);

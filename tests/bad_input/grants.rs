@@ -26,6 +26,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row { id: "+G7", what: "server-side subscriptions to a map: refused", run: Now(maps) },
     Row { id: "+G8", what: "`skip_history`: no number is told", run: Now(no_number) },
     Row { id: "+G10", what: "every kind of message and command is counted", run: Now(counted) },
+    Row { id: "+G11", what: "the server API passes `channel_limit`: 3505", run: Now(one_too_many) },
     Row { id: "+G9", what: "the id of the node is a UUID", run: Now(node_uid) },
 ];
 
@@ -222,4 +223,18 @@ fn counted(server: &Server) {
     for metric in ["client_connections_accepted", "client_subscriptions_accepted"] {
         until(metric, || server.metric(&format!("millpond_{metric}"), "") > 0.5);
     }
+}
+
+fn one_too_many(server: &Server) {
+    let channels: Vec<String> = (0..127).map(|number| format!("g11-{number}")).collect();
+    let mut peer = connected(server, &json!({ "sub": "g11", "channels": channels }));
+    let one =
+        |channel: &str| server.api("subscribe", &json!({ "user": "g11", "channel": channel }).to_string());
+    one("g11-last");
+    assert!(peer.json()["push"]["subscribe"].is_object());
+    // What it has already is not one more.
+    one("g11-last");
+    assert!(peer.ask(r#"{"id":2,"history":{"channel":"g11-last"}}"#)["history"].is_object());
+    one("g11-more");
+    assert_eq!(peer.closed(), 3505);
 }
