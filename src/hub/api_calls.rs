@@ -250,7 +250,7 @@ impl Shard {
             self.set_info(slot, info);
             self.set_expiry(slot, ttl);
             self.say(slot, SentKind::PushRefresh, |out, encoding| {
-                encode_push_refresh(out, encoding, ttl > 0, ttl)
+                encode_push_refresh(out, encoding, ttl > 0, ttl);
             });
         }
         Ok(())

@@ -86,15 +86,15 @@ impl Shard {
     fn command_answer(&mut self, slot: u32, id: u32, body: ReplyBody) {
         match body {
             ReplyBody::Published => self.say(slot, SentKind::Publish, |out, encoding| {
-                encode_empty(out, encoding, id, EmptyKind::Publish)
+                encode_empty(out, encoding, id, EmptyKind::Publish);
             }),
             ReplyBody::History(publications, position) => {
                 self.history_reply(slot, id, &publications, &position);
             }
             ReplyBody::PresenceStats(clients, users) => {
                 self.say(slot, SentKind::PresenceStats, |out, encoding| {
-                    encode_presence_stats(out, encoding, id, clients, users)
-                })
+                    encode_presence_stats(out, encoding, id, clients, users);
+                });
             }
             ReplyBody::Presence(members) => self.say(slot, SentKind::Presence, |out, encoding| {
                 encode_presence(out, encoding, id, members.iter().map(client_info));
@@ -111,7 +111,7 @@ impl Shard {
         let views: Vec<PublicationView<'_>> =
             publications.iter().map(|publication| view(publication)).collect();
         self.say(slot, SentKind::History, |out, encoding| {
-            encode_history(out, encoding, id, &views, top.offset, &top.epoch)
+            encode_history(out, encoding, id, &views, top.offset, &top.epoch);
         });
     }
 

@@ -283,7 +283,7 @@ impl Shard {
         let follow = granted.publications.as_slice();
         result.offset = follow.first().map_or(result.offset, |first| first.offset.saturating_sub(1));
         self.say(slot, SentKind::PushSubscribe, |out, encoding| {
-            encode_push_subscribe(out, encoding, channel, &result)
+            encode_push_subscribe(out, encoding, channel, &result);
         });
         self.send_messages(slot, channel, follow);
         self.open_granted(slot, granted);
@@ -351,7 +351,7 @@ impl Shard {
             self.leave(slot, handle);
         }
         self.say(slot, SentKind::Unsubscribe, |out, encoding| {
-            encode_empty(out, encoding, id, EmptyKind::Unsubscribe)
+            encode_empty(out, encoding, id, EmptyKind::Unsubscribe);
         });
     }
 
