@@ -136,7 +136,7 @@ fn start(config: &Config, lines_dropped: ErrorCounter) -> Result<Running, StartE
     let mesh = Arc::new(Mesh::new(plan.shards, inbox_letters(plan.shards)));
     let mut settings = config.settings.clone();
     settings.max_connections = plan.connections;
-    let mut control_settings = control_settings(config, uid()?);
+    let mut control_settings = control_settings(config, node_uid()?);
     let (store, scratch) = match config.demo {
         true => demo::start(config, &mut settings, &mut control_settings)?,
         false => (config.storage.as_ref().map(OpenStore::open).transpose()?, None),
@@ -292,13 +292,6 @@ impl ShardSeed<'_> {
     }
 }
 
-/// 128 random bits in hexadecimal.
-fn uid() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
-}
-
 fn common(settings: crate::hub::settings::Settings, shards: u16) -> Result<Common, StartError> {
     let mut secret = [0; 16];
     getrandom::fill(&mut secret).map_err(|error| StartError::Os(io::Error::other(error)))?;
@@ -316,7 +309,15 @@ fn common(settings: crate::hub::settings::Settings, shards: u16) -> Result<Commo
     })
 }
 
-/// `uid` is drawn: in a container every start has the same process id.
+/// A version 4 UUID (RFC 9562 section 5.4): process ids repeat, in containers nearly always.
+fn node_uid() -> Result<String, StartError> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| StartError::Os(io::Error::other(error)))?;
+    let bits = u128::from_be_bytes(random) & !(0xF << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let field = |from: u32, digits: usize| format!("{:0digits$x}", bits >> from & ((1 << (digits * 4)) - 1));
+    Ok([field(96, 8), field(80, 4), field(64, 4), field(48, 4), field(0, 12)].join("-"))
+}
+
 fn control_settings(config: &Config, uid: String) -> ControlSettings {
     let api = ApiSettings {
         key: config.api.key.clone(),

@@ -227,6 +227,11 @@ pub enum Notice {
     /// History of a channel that has a mailbox.
     #[error("{0}: personal channels have mailboxes, which take the place of their history")]
     MailboxHistory(String),
+    /// Personal channels that are not personal.
+    #[error(
+        "{0}: every user may subscribe to the personal channels of others; set allow_user_limited_channels beside it"
+    )]
+    OpenPersonal(String),
     /// A backend cannot tell whether requests are by this server.
     #[error("webhook {0} has no secret: its backend cannot tell who posts to it")]
     UnsignedWebhook(String),

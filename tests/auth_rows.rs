@@ -8,8 +8,8 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING,
-    EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512,
-    RSA_PSS_SHA256, RsaEncoding, RsaKeyPair,
+    ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair, RSA_PKCS1_SHA256,
+    RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RsaEncoding, RsaKeyPair,
 };
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -138,10 +138,11 @@ fn every_family_verifies_what_its_key_signed() {
     assert_eq!(verdict(&by_rsa, &Rsa::new().token("RS256", &RSA_PKCS1_SHA256)), INVALID, "another key");
     let p256 = Ec::new(&ECDSA_P256_SHA256_FIXED_SIGNING, "ES256");
     let p384 = Ec::new(&ECDSA_P384_SHA384_FIXED_SIGNING, "ES384");
-    for key in [&p256, &p384] {
+    let p521 = Ec::new(&ECDSA_P521_SHA512_FIXED_SIGNING, "ES512");
+    for key in [&p256, &p384, &p521] {
         let by_ec = Verifier::new(&key.settings()).unwrap();
         assert_eq!(verdict(&by_ec, &key.token()), Ok(()), "{}", key.name);
-        for other in [p256.token(), p384.token()] {
+        for other in [p256.token(), p384.token(), p521.token()] {
             assert_eq!(
                 verdict(&by_ec, &other).is_ok(),
                 other.split('.').next() == key.token().split('.').next()
@@ -273,8 +274,10 @@ fn a02_signed_rubbish_is_refused() {
         assert_eq!(verdict(&verifier(), &hs256_raw(header, payload)), INVALID, "{shown}");
     }
     // Kept as text: nothing descends into it, so there is no depth that could exhaust a stack.
-    let deep = format!("{{\"info\":{0}{1},\"x\":{0}{1}}}", "[".repeat(700), "]".repeat(700));
-    assert_eq!(verdict(&verifier(), &hs256_raw(header, deep.as_bytes())), Ok(()));
+    let deep = |name: &str| format!("{{\"{name}\":{}{}}}", "[".repeat(1400), "]".repeat(1400));
+    assert_eq!(verdict(&verifier(), &hs256_raw(header, deep("x").as_bytes())), Ok(()));
+    // What clients would be sent nests no deeper than what they may send.
+    assert_eq!(verdict(&verifier(), &hs256_raw(header, deep("info").as_bytes())), INVALID);
     for header in [
         &b""[..],
         b"null",

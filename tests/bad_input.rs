@@ -21,6 +21,8 @@ mod doors;
 mod drain;
 #[path = "bad_input/framing.rs"]
 mod framing;
+#[path = "bad_input/grants.rs"]
+mod grants;
 #[path = "bad_input/handshake.rs"]
 mod handshake;
 #[path = "bad_input/peer.rs"]
@@ -53,6 +55,10 @@ fn config() -> Value {
     let mut fleeting = everything.clone();
     fleeting["name"] = json!("fleeting");
     fleeting["history_size"] = json!(0);
+    let mut told = everything.clone();
+    (told["name"], told["join_leave"]) = (json!("told"), json!(true));
+    let mut kept = everything.clone();
+    (kept["name"], kept["force_recovery"]) = (json!("kept"), json!(true));
     json!({
         "client": {
             "allow_anonymous_connect_without_token": true,
@@ -63,7 +69,7 @@ fn config() -> Value {
         },
         "channel": {
             "without_namespace": everything,
-            "namespaces": [fleeting, { "name": "closed" }]
+            "namespaces": [fleeting, told, kept, { "name": "closed" }, { "name": "mapped", "subscription_type": "map" }]
         }
     })
 }
@@ -80,6 +86,7 @@ fn every_row_has_its_one_reaction_and_leaves_nothing_behind() {
             framing::ROWS,
             session::ROWS,
             tokens::ROWS,
+            grants::ROWS,
             pressure::ROWS,
             doors::ROWS,
             drain::ROWS,

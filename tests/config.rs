@@ -527,6 +527,22 @@ fn what_is_probably_not_meant_is_said() {
 }
 
 #[test]
+fn personal_channels_open_to_others_are_named() {
+    let open = "allow_subscribe_for_client = true";
+    let limited = "allow_subscribe_for_client = true\nallow_user_limited_channels = true";
+    let mailbox = "[storage]\npath = \"/var/lib/millpond\"\n[mailbox]\nenabled = true";
+    for (options, more, count) in [(open, "", 1), (limited, "", 0), ("", "", 0), (open, mailbox, 0)] {
+        let text = format!(
+            "[client.subscribe_to_user_personal_channel]\nenabled = true\n[channel.without_namespace]\n{options}\n{more}"
+        );
+        let notices: Vec<_> = load_toml(&text).unwrap().notices.iter().map(ToString::to_string).collect();
+        let named = "channel.without_namespace.allow_subscribe_for_client: every user may";
+        let told = notices.iter().filter(|notice| notice.starts_with(named)).count();
+        assert_eq!(told, count, "{text}: {notices:?}");
+    }
+}
+
+#[test]
 fn the_demo_works_on_loopback_only() {
     let demo = |listen: &str| {
         load(&Layers { demo: true, listen: vec![listen.parse().unwrap()], ..Layers::default() })

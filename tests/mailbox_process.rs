@@ -75,6 +75,35 @@ fn connect(server: &Server, user: &str) -> (Client, Vec<Value>) {
     (client, replayed.unwrap_or_default().iter().map(|publication| publication["data"].clone()).collect())
 }
 
+/// The namespace lets everybody subscribe, as most do; a mailbox is its user's all the same.
+#[test]
+fn nobody_reads_another_users_mailbox() {
+    let storage = folder();
+    let mut config = config(storage.path());
+    config["channel"] = json!({ "without_namespace": { "allow_subscribe_for_client": true } });
+    let server = start(&config);
+    let (mut ann, _) = connect(&server, "ann");
+    let (mut bob, _) = connect(&server, "bob");
+    let subscribe = |id: u32| json!({ "id": id, "subscribe": { "channel": "#ann" } }).to_string();
+    bob.send_text(&subscribe(2));
+    assert_eq!(bob.json()["error"]["code"], 103);
+    assert_eq!(send(&server, "ann", "for ann"), Ok(1));
+    assert_eq!(ann.json()["push"]["pub"]["data"], "for ann");
+    bob.send_text(&json!({ "id": 3, "presence_stats": { "channel": "bob" } }).to_string());
+    assert_eq!(bob.json()["id"], 3, "nothing came before this answer");
+    // One's own may be left and taken again.
+    ann.send_text(&json!({ "id": 2, "unsubscribe": { "channel": "#ann" } }).to_string());
+    assert_eq!(ann.json()["id"], 2);
+    ann.send_text(&subscribe(3));
+    assert_eq!(ann.json()["subscribe"]["recovered"], true);
+    // A token says that the application wants it.
+    let claims = json!({ "sub": "bob", "channel": "#ann" });
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
+    bob.send_text(&json!({ "id": 4, "subscribe": { "channel": "#ann", "token": token } }).to_string());
+    assert!(bob.json()["subscribe"].is_object());
+}
+
 #[test]
 fn a_full_disk_refuses_sends_and_nothing_else() {
     let Some(mount) = Mount::tmpfs("size=512k") else { return };

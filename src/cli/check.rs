@@ -35,7 +35,7 @@ pub(super) enum Verdict {
         "it is not a JSON Web Token: three parts in base64url with dots between, the first two JSON objects"
     )]
     Malformed,
-    #[error("its algorithm {0:?} is none of HS256, HS384, HS512, RS256, RS384, RS512, ES256, ES384")]
+    #[error("its algorithm {0:?} is none of HS256, HS384, HS512, RS256, RS384, RS512, ES256, ES384, ES512")]
     Algorithm(String),
     #[error("it is signed with {0}, and no key for that is configured")]
     NoKey(String),
@@ -169,7 +169,7 @@ fn signature_verdict(header: &Value, settings: &TokenSettings) -> Verdict {
         None => return Verdict::Algorithm(name),
         Some(Algorithm::Hs256 | Algorithm::Hs384 | Algorithm::Hs512) => settings.hmac_secret_key.is_some(),
         Some(Algorithm::Rs256 | Algorithm::Rs384 | Algorithm::Rs512) => settings.rsa_public_key.is_some(),
-        Some(Algorithm::Es256 | Algorithm::Es384) => settings.ecdsa_public_key.is_some(),
+        Some(Algorithm::Es256 | Algorithm::Es384 | Algorithm::Es512) => settings.ecdsa_public_key.is_some(),
     };
     let is_plain_type = header.get("typ").is_none_or(|typ| {
         typ.as_str().is_some_and(|typ| typ.eq_ignore_ascii_case("jwt") || typ.eq_ignore_ascii_case("at+jwt"))

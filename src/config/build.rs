@@ -99,7 +99,7 @@ impl Checks<'_> {
     fn settings(&mut self, root: &Root, demo: bool, server: &ServerConfig) -> Settings {
         let client = self.client(&root.client);
         let channel = self.channels(root);
-        self.personal_channel(&root.client, &channel);
+        self.personal_channel(root, &channel);
         let user_presence = self.user_presence(&root.user_presence, &client, &channel);
         let mailbox = self.mailbox(root, &client, &channel);
         if client.connection_limit > root.server.max_connections.0 {

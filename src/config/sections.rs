@@ -186,7 +186,7 @@ section! {
         hmac_previous_secret_key_valid_until: UnixTime = UnixTime(0),
         /// Public key (PEM) for tokens with RS256, RS384 or RS512.
         rsa_public_key: Text = Text::default(),
-        /// Public key (PEM) for tokens with ES256 or ES384; its curve says which.
+        /// Public key (PEM) for tokens with ES256, ES384 or ES512; its curve says which.
         ecdsa_public_key: Text = Text::default(),
         /// The audience (`aud`) that tokens must be for. Empty: any.
         audience: Text = Text::default(),

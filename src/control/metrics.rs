@@ -95,6 +95,7 @@ impl Collector for Figures {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page { encoder, shards: self.source.shards() };
         page.node(&self.version)?;
+        page.sessions()?;
         page.clients()?;
         page.transport()?;
         page.shards()?;
@@ -147,6 +148,19 @@ impl Page<'_> {
             "Publications replaced by newer ones while slow readers were behind",
             self.sum(|of| of.publications_conflated),
         )
+    }
+
+    fn sessions(&mut self) -> fmt::Result {
+        let websocket = |count| [("websocket".to_owned(), count)];
+        let (clients, replies) = (self.sum(|of| of.clients), self.array(SentKind::COUNT, |of| &of.sent));
+        let accepted = replies.get(SentKind::Connect as usize).copied().unwrap_or(0);
+        let name = "client_connections_accepted";
+        self.labelled(name, "Clients that connected", Kind::Named, "transport", websocket(accepted))?;
+        let name = "client_connections_inflight";
+        self.labelled(name, "Connected clients", Kind::Gauge, "transport", websocket(clients))?;
+        let accepted = self.sum(|of| of.subscriptions_accepted);
+        self.named("client_subscriptions_accepted", "Subscriptions granted", accepted)?;
+        self.gauge("client_subscriptions_inflight", "Subscriptions", self.sum(|of| of.subscriptions))
     }
 
     fn clients(&mut self) -> fmt::Result {

@@ -11,6 +11,7 @@ use crate::hub::channel_name::{NameFault, ParsedChannel, parse};
 use crate::hub::connection::{NONE, Phase, sub};
 use crate::hub::home_pages::Cursor;
 use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk, Ticket};
+use crate::hub::metrics::SentKind;
 use crate::hub::permission::{Actor, Wishes};
 use crate::hub::publication::fits_format;
 use crate::hub::shard::Shard;
@@ -149,10 +150,16 @@ impl Shard {
     }
 
     fn api_subscribe(&mut self, call: &ApiSubscribe) -> Result<(), ApiError> {
-        self.api_parse(&call.channel)?;
+        if self.api_parse(&call.channel)?.options.foreign_subscription_type {
+            return Err(ApiError::BadRequest);
+        }
         for slot in self.sessions(&call.target, LIVE) {
             if let Some((handle, flags)) = self.find_subscription(slot, &call.channel) {
                 self.set_subscription_flags(slot, handle, flags & !sub::REVOKED);
+                continue;
+            }
+            if self.subscription_count(slot) >= self.common.settings.client.channel_limit as usize {
+                self.disconnect(slot, DisconnectCode::ChannelLimit);
                 continue;
             }
             if let Some(ask) = self.api_subscription(slot, call, call.overrides) {
@@ -177,7 +184,7 @@ impl Shard {
             NewSubscription::features_of(&self.common, &parsed, &actor, Wishes::default(), overrides);
         let expires = match call.expire_at {
             0 => None,
-            at => Some(self.now.tick.after(ttl_seconds(at, self.now.unix_seconds())?.saturating_mul(10))),
+            at => Some(self.subscription_deadline(ttl_seconds(at, self.now.unix_seconds())?)),
         };
         Some(NewSubscription {
             channel: parsed.name.into(),
@@ -240,12 +247,10 @@ impl Shard {
                 self.disconnect(slot, DisconnectCode::ConnectionExpired);
                 continue;
             };
-            if let (Some(info), Some(cold)) = (info, self.cold(slot)) {
-                cold.info = Some(info.clone());
-            }
+            self.set_info(slot, info);
             self.set_expiry(slot, ttl);
-            self.output(slot, |outbox, encoding| {
-                outbox.message(encoding, |out| encode_push_refresh(out, encoding, ttl > 0, ttl));
+            self.say(slot, SentKind::PushRefresh, |out, encoding| {
+                encode_push_refresh(out, encoding, ttl > 0, ttl);
             });
         }
         Ok(())

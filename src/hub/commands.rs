@@ -1,11 +1,14 @@
 //! Commands of a live connection that ask something of a channel's home, and refresh and pong.
 
+use bytes::Bytes;
+
 use crate::hub::api::{ApiPublish, Member, Position};
 use crate::hub::auth::{TokenFault, ttl_seconds};
 use crate::hub::channel_name::{ParsedChannel, parse};
 use crate::hub::cold::Wait;
 use crate::hub::connection::{flag, sub};
 use crate::hub::mail::{HomeOp, Origin, PublishAsk, Ticket};
+use crate::hub::metrics::SentKind;
 use crate::hub::permission::{self, Actor, may_history, may_presence, may_publish};
 use crate::hub::publication::fits_format;
 use crate::hub::settings::DataFormat;
@@ -26,7 +29,7 @@ impl Shard {
         let data = request.data.as_deref().unwrap_or_default();
         let publish = ApiPublish {
             channel: String::new(),
-            data: bytes::Bytes::copy_from_slice(data),
+            data: Bytes::copy_from_slice(data),
             ..ApiPublish::default()
         };
         let handle = self.find_subscription(slot, &request.channel).map(|(handle, _)| handle);
@@ -78,20 +81,20 @@ impl Shard {
     /// A new connection token.
     pub(crate) fn refresh(&mut self, slot: u32, id: u32, token: &str) {
         match self.check_refresh(slot, token) {
-            Ok(ttl) => {
+            Ok((ttl, info)) => {
+                self.set_info(slot, info.as_ref());
                 self.set_expiry(slot, ttl);
                 let client = self.client_id(slot);
                 let version = self.common.settings.version.clone();
                 let result = RefreshResult { client: &client, version: &version, expires: ttl > 0, ttl };
-                self.output(slot, |outbox, encoding| {
-                    outbox.message(encoding, |out| encode_refresh(out, encoding, id, &result));
-                });
+                self.say(slot, SentKind::Refresh, |out, encoding| encode_refresh(out, encoding, id, &result));
             }
             Err(code) => self.disconnect(slot, code),
         }
     }
 
-    fn check_refresh(&self, slot: u32, token: &str) -> Result<u32, DisconnectCode> {
+    /// Seconds to live (0 = for ever) and the info that a new token grants.
+    fn check_refresh(&self, slot: u32, token: &str) -> Result<(u32, Option<Bytes>), DisconnectCode> {
         if token.is_empty() {
             return Err(DisconnectCode::BadRequest);
         }
@@ -106,10 +109,11 @@ impl Shard {
         if !self.has_token_subscriptions(slot, claims.subs.iter().map(|(channel, _)| channel.as_str())) {
             return Err(DisconnectCode::InsufficientState);
         }
-        match claims.expire_at {
-            0 => Ok(0),
-            at => ttl_seconds(at, now).ok_or(DisconnectCode::ConnectionExpired),
-        }
+        let ttl = match claims.expire_at {
+            0 => 0,
+            at => ttl_seconds(at, now).ok_or(DisconnectCode::ConnectionExpired)?,
+        };
+        Ok((ttl, claims.info))
     }
 
     /// True if the subscriptions that stem from the token are exactly these.
@@ -126,6 +130,15 @@ impl Shard {
             && wanted.all(|channel| {
                 self.find_subscription(slot, channel).is_some_and(|(_, flags)| flags & sub::FROM_TOKEN != 0)
             })
+    }
+
+    /// Changes what others are told of the connection from here on, if there is something new.
+    pub(crate) fn set_info(&mut self, slot: u32, info: Option<&Bytes>) {
+        if let Some(info) = info
+            && let Some(cold) = self.cold(slot)
+        {
+            cold.info = Some(info.clone());
+        }
     }
 
     /// Sets when the connection expires: `ttl` in seconds from now, 0 = never.

@@ -12,10 +12,11 @@ use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, Phase, flag, sub};
 use crate::hub::depart::Farewell;
 use crate::hub::mail::{Mail, Origin, ReplyBody, Subscribed, Ticket, UserAsk, UserOp};
-use crate::hub::permission::{Actor, Wishes, may_subscribe};
+use crate::hub::metrics::SentKind;
+use crate::hub::permission::{Actor, Wishes};
 use crate::hub::session_mailbox::device_of;
 use crate::hub::shard::{Shard, ticks_of};
-use crate::hub::subscribe::{NewSubscription, subscribe_result};
+use crate::hub::subscribe::{NewSubscription, may_subscribe, subscribe_result};
 use crate::limits;
 use crate::protocol::{Connect, Subscribe};
 use crate::protocol::{ConnectResult, SubscribeResult, encode_connect};
@@ -160,7 +161,7 @@ impl Shard {
                 Err(NameFault::UnknownChannel) => return Err(DisconnectCode::BadRequest.into()),
                 Err(NameFault::BadRequest) => continue,
             };
-            if may_subscribe(&parsed, &actor, false).is_ok() {
+            if may_subscribe(&self.common, &parsed, &actor, false).is_ok() {
                 add(Cow::Borrowed(channel));
             }
         }
@@ -175,7 +176,11 @@ impl Shard {
                     NameFault::UnknownChannel => Refusal::Error(ErrorCode::UnknownChannel),
                     NameFault::BadRequest => Refusal::Error(ErrorCode::BadRequest),
                 })?;
-                Ok(self.new_server_subscription(slot, &parsed, &actor, &given, wish))
+                if parsed.options.foreign_subscription_type {
+                    return Err(Refusal::Error(ErrorCode::PermissionDenied));
+                }
+                let ask = self.new_server_subscription(slot, &parsed, &actor, &given, wish);
+                if ask.is_unfit() { Err(DisconnectCode::InappropriateProtocol.into()) } else { Ok(ask) }
             })
             .collect()
     }
@@ -312,9 +317,7 @@ impl Shard {
             time: if settings.connect_include_server_time { self.now.unix_ms as i64 } else { 0 },
             ..ConnectResult::default()
         };
-        self.output(slot, |outbox, encoding| {
-            outbox.message(encoding, |out| encode_connect(out, encoding, pending.id, &result));
-        });
+        self.say(slot, SentKind::Connect, |out, encoding| encode_connect(out, encoding, pending.id, &result));
         for (channel, granted) in &pending.granted {
             self.open_granted(slot, granted);
             self.activate(slot, channel);

@@ -80,7 +80,7 @@ impl Shard {
         if let Some(frame) = frame(delivery, encoding) {
             let hold = Hold::of(delivery.terms, flags & sub::POSITIONED != 0);
             let (corked, mut conflated) = (connection.has(flag::CORKED), false);
-            self.metrics.send(SentKind::PushPublication);
+            self.metrics.send(delivery.kind);
             self.output_within(slot, delivery.terms.write_delay_ms, |outbox, encoding| {
                 conflated = outbox.publication(encoding, frame, delivery, hold, corked);
             });
@@ -176,7 +176,11 @@ impl Pass<'_> {
         if portion.unfit() {
             return Err(Offence::Disconnect(DisconnectCode::InappropriateProtocol));
         }
-        self.metrics.sent[SentKind::PushPublication as usize] += portion.count() as u64;
+        if channel.carries_join_leave() {
+            portion.frames().for_each(|(delivery, _)| self.metrics.send(delivery.kind));
+        } else {
+            self.metrics.sent[SentKind::PushPublication as usize] += portion.count() as u64;
+        }
         let has_output = connection.cold != NONE
             && self.cold.get(connection.cold).is_some_and(|cold| !cold.outbox.is_empty());
         let waiting = has_output || self.gathers;

@@ -384,7 +384,7 @@ impl Homes {
             let ApiPublish { data, tags, version, .. } = ask.publish;
             let publication = Publication { offset: 0, version, data, publisher, tags: tags.into() };
             self.deliver_unnumbered(place, &publication, post);
-            return has_history.then(|| self.top(place, &retention, now));
+            return None;
         }
         let epoch = self.epochs.current(place.hash);
         let channel = record(&mut self.channels, &self.common, &self.hasher, place);

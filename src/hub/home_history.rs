@@ -4,18 +4,10 @@ use crate::base::tick::Now;
 use crate::hub::home::{HomeChannel, Homes, Place, position, stream_of};
 use crate::hub::mail::ReplyBody;
 use crate::hub::registry::Registered;
-use crate::hub::stream::{HistoryFault, HistoryQuery, Retention, StreamPosition};
+use crate::hub::stream::{HistoryFault, HistoryQuery, Retention};
 use crate::protocol::ErrorCode;
 
 impl Homes {
-    /// Where a stream stands.
-    pub(crate) fn top(&mut self, place: &Place, retention: &Retention, now: Now) -> StreamPosition {
-        let epoch = self.epochs.current(place.hash);
-        let mut none = None;
-        let stream = stream_of(&mut self.channels, place.hash, &mut none, epoch, retention, now);
-        stream.access(retention, now.tick, || self.epochs.retire_and_renew(place.hash)).position()
-    }
-
     pub(crate) fn history(&mut self, place: &Place, query: &HistoryQuery<'_>, now: Now) -> ReplyBody {
         let options = &self.common.settings.channel.options[place.namespace as usize];
         let retention = Retention::of(options);

@@ -196,6 +196,8 @@ pub struct ShardMetrics {
     pub users: u64,
     /// Gauge: subscriptions of connections of this shard.
     pub subscriptions: u64,
+    /// Subscriptions that were granted.
+    pub subscriptions_accepted: u64,
     /// Gauge: channels with subscribers homed here.
     pub channels: u64,
     /// Gauge: bytes that wait for slow readers.

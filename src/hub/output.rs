@@ -1,6 +1,7 @@
 //! Output of connections: gathered during a turn, written once at its end.
 
 use crate::hub::connection::{Phase, flag, sub};
+use crate::hub::metrics::SentKind;
 use crate::hub::outbox::Outbox;
 use crate::hub::shard::Shard;
 use crate::hub::sockets::{Sockets, Written};
@@ -21,7 +22,13 @@ impl Shard {
         self.output_within(slot, 0, add);
     }
 
-    /// The same, but it may wait so long for more. Whatever does not wait takes it along.
+    /// Adds one message and counts it.
+    pub(crate) fn say(&mut self, slot: u32, kind: SentKind, encode: impl FnOnce(&mut Vec<u8>, Encoding)) {
+        self.metrics.send(kind);
+        self.output(slot, |outbox, encoding| outbox.message(encoding, |out| encode(out, encoding)));
+    }
+
+    /// The same as [`Shard::output`], but it may wait so long for more. Whatever does not wait takes it along.
     pub(crate) fn output_within(&mut self, slot: u32, delay_ms: u8, add: impl FnOnce(&mut Outbox, Encoding)) {
         let limit = self.common.settings.client.queue_max_size;
         let waiting = self.add_output(slot, delay_ms, add);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::hub::api::{Member, StoredPublication};
 use crate::hub::mail::{Delivery, Terms};
+use crate::hub::metrics::SentKind;
 use crate::hub::settings::DataFormat;
 use crate::hub::stream::{Publication, Publisher};
 use crate::protocol::{
@@ -81,6 +82,24 @@ pub(crate) fn fits_format(format: DataFormat, data: &[u8]) -> bool {
     }
 }
 
+/// True if all parts of a publication can be put into JSON: its data and what is told of its publisher.
+pub(crate) fn fits_json(publication: &Publication) -> bool {
+    let publisher = publication.publisher.as_ref();
+    is_part(Some(&publication.data))
+        && is_part(publisher.and_then(Publisher::conn_info))
+        && is_part(publisher.and_then(Publisher::chan_info))
+}
+
+/// True if what is told of a member can be put into JSON.
+pub(crate) fn member_fits_json(member: &Member) -> bool {
+    is_part(member.conn_info.as_deref()) && is_part(member.chan_info.as_deref())
+}
+
+/// True if what stands for itself in a message is absent or JSON.
+pub(crate) fn is_part(part: Option<&[u8]>) -> bool {
+    part.is_none_or(|part| part.is_empty() || is_json(part))
+}
+
 /// Frames of a publication, one per encoding in use. `epoch` is told only with the first publication of a stream.
 pub(crate) fn deliver_publication(
     channel: &Arc<str>,
@@ -90,7 +109,7 @@ pub(crate) fn deliver_publication(
     encodings: Encodings,
 ) -> Delivery {
     let view = PublicationView { epoch, ..view(publication) };
-    let fits_json = publication.data.is_empty() || is_json(&publication.data);
+    let fits_json = fits_json(publication);
     Delivery {
         channel: Arc::clone(channel),
         hash,
@@ -100,6 +119,7 @@ pub(crate) fn deliver_publication(
         protobuf: encodings.protobuf.then(|| {
             framed(Encoding::Protobuf, |out| encode_push_publication(out, Encoding::Protobuf, channel, &view))
         }),
+        kind: SentKind::PushPublication,
         join_leave: false,
         not_json: !fits_json,
         mailbox: None,
@@ -118,13 +138,15 @@ pub(crate) fn deliver_membership(
     let info = client_info(member);
     let push = if joined { encode_push_join } else { encode_push_leave };
     let frame = |encoding| framed(encoding, |out| push(out, encoding, channel, &info));
+    let fits_json = member_fits_json(member);
     Delivery {
         channel: Arc::clone(channel),
         hash,
-        json: encodings.json.then(|| frame(Encoding::Json)),
+        json: (encodings.json && fits_json).then(|| frame(Encoding::Json)),
         protobuf: encodings.protobuf.then(|| frame(Encoding::Protobuf)),
+        kind: if joined { SentKind::PushJoin } else { SentKind::PushLeave },
         join_leave: true,
-        not_json: false,
+        not_json: !fits_json,
         mailbox: None,
         terms: Terms::default(),
     }
@@ -138,6 +160,7 @@ pub(crate) fn deliver_message(channel: &Arc<str>, hash: u64, data: &[u8], encodi
         hash,
         json: encodings.json.then(|| frame(Encoding::Json)),
         protobuf: encodings.protobuf.then(|| frame(Encoding::Protobuf)),
+        kind: SentKind::PushMessage,
         join_leave: true,
         not_json: false,
         mailbox: None,

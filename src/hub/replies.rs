@@ -8,10 +8,11 @@ use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
 use crate::hub::mail::{CollectPage, Collected, CollectedPage, HomeReply, Mail, PageOf, ReplyBody};
-use crate::hub::publication::{client_info, view};
+use crate::hub::metrics::SentKind;
+use crate::hub::publication::{client_info, fits_json, is_part, member_fits_json, view};
 use crate::hub::shard::Shard;
 use crate::hub::stream::Publication;
-use crate::protocol::{DisconnectCode, Encoding, ErrorCode, is_json};
+use crate::protocol::{DisconnectCode, Encoding, ErrorCode};
 use crate::protocol::{
     EmptyKind, PublicationView, encode_empty, encode_history, encode_presence, encode_presence_stats,
 };
@@ -40,16 +41,19 @@ impl Shard {
         self.resume(key.slot);
     }
 
-    /// True for publications that cannot be put into the JSON of the connection.
+    /// True for an answer that cannot be put into the JSON of the connection.
     fn is_unfit(&self, slot: u32, body: &ReplyBody) -> bool {
-        let publications = match body {
-            ReplyBody::Subscribed(granted) => &granted.publications,
-            ReplyBody::History(publications, _) => publications,
-            _ => return false,
-        };
-        let is_json_session =
-            self.connections.0.get(slot as usize).is_some_and(|of| of.encoding() == Encoding::Json);
-        is_json_session && publications.iter().any(|of| !of.data.is_empty() && !is_json(&of.data))
+        if self.connections.0.get(slot as usize).is_none_or(|of| of.encoding() != Encoding::Json) {
+            return false;
+        }
+        match body {
+            ReplyBody::Subscribed(granted) => {
+                !is_part(granted.data.as_deref()) || !granted.publications.iter().all(|of| fits_json(of))
+            }
+            ReplyBody::History(publications, _) => !publications.iter().all(|of| fits_json(of)),
+            ReplyBody::Presence(members) => !members.iter().all(member_fits_json),
+            _ => false,
+        }
     }
 
     /// Nobody waits: a subscription made by the server API, or one that was given up.
@@ -81,19 +85,19 @@ impl Shard {
 
     fn command_answer(&mut self, slot: u32, id: u32, body: ReplyBody) {
         match body {
-            ReplyBody::Published => self.output(slot, |outbox, encoding| {
-                outbox.message(encoding, |out| encode_empty(out, encoding, id, EmptyKind::Publish));
+            ReplyBody::Published => self.say(slot, SentKind::Publish, |out, encoding| {
+                encode_empty(out, encoding, id, EmptyKind::Publish);
             }),
             ReplyBody::History(publications, position) => {
                 self.history_reply(slot, id, &publications, &position);
             }
-            ReplyBody::PresenceStats(clients, users) => self.output(slot, |outbox, encoding| {
-                outbox.message(encoding, |out| encode_presence_stats(out, encoding, id, clients, users));
-            }),
-            ReplyBody::Presence(members) => self.output(slot, |outbox, encoding| {
-                outbox.message(encoding, |out| {
-                    encode_presence(out, encoding, id, members.iter().map(client_info));
+            ReplyBody::PresenceStats(clients, users) => {
+                self.say(slot, SentKind::PresenceStats, |out, encoding| {
+                    encode_presence_stats(out, encoding, id, clients, users);
                 });
+            }
+            ReplyBody::Presence(members) => self.say(slot, SentKind::Presence, |out, encoding| {
+                encode_presence(out, encoding, id, members.iter().map(client_info));
             }),
             ReplyBody::Failed(error) => self.reply_error(slot, id, error),
             ReplyBody::Acknowledged(through) => self.mailbox_acknowledged(slot, id, through),
@@ -106,8 +110,8 @@ impl Shard {
     fn history_reply(&mut self, slot: u32, id: u32, publications: &[Arc<Publication>], top: &Position) {
         let views: Vec<PublicationView<'_>> =
             publications.iter().map(|publication| view(publication)).collect();
-        self.output(slot, |outbox, encoding| {
-            outbox.message(encoding, |out| encode_history(out, encoding, id, &views, top.offset, &top.epoch));
+        self.say(slot, SentKind::History, |out, encoding| {
+            encode_history(out, encoding, id, &views, top.offset, &top.epoch);
         });
     }
 

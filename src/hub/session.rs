@@ -5,6 +5,7 @@
 
 use crate::hub::cold::{Blocked, Wait};
 use crate::hub::connection::{NONE, Phase, flag};
+use crate::hub::metrics::{ReceivedKind, SentKind};
 use crate::hub::shard::Shard;
 use crate::limits;
 use crate::protocol::encode_error;
@@ -89,9 +90,7 @@ impl Shard {
 
     pub(crate) fn reply_error(&mut self, slot: u32, id: u32, error: ErrorCode) {
         self.metrics.reply_error(error.code() as u16);
-        self.output(slot, |outbox, encoding| {
-            outbox.message(encoding, |out| encode_error(out, encoding, id, error));
-        });
+        self.say(slot, SentKind::Error, |out, encoding| encode_error(out, encoding, id, error));
     }
 
     fn wants_input(&self, slot: u32) -> bool {
@@ -161,12 +160,14 @@ impl Shard {
     }
 
     fn malformed(&mut self, slot: u32, _malformed: Malformed) {
+        self.metrics.receive(ReceivedKind::Malformed);
         self.disconnect(slot, DisconnectCode::BadRequest);
     }
 
     fn command(&mut self, slot: u32, command: Command<'_>) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
         let (phase, id) = (connection.phase, command.id);
+        self.metrics.receive(kind_of(&command.body));
         let in_order = match command.body {
             Body::Connect(_) => phase == Phase::Upgraded,
             _ => phase == Phase::Live,
@@ -283,5 +284,23 @@ impl Shard {
                 cold.outbox.give_back();
             }
         }
+    }
+}
+
+fn kind_of(body: &Body<'_>) -> ReceivedKind {
+    match body {
+        Body::Connect(_) => ReceivedKind::Connect,
+        Body::Subscribe(_) => ReceivedKind::Subscribe,
+        Body::Unsubscribe(_) => ReceivedKind::Unsubscribe,
+        Body::Publish(_) => ReceivedKind::Publish,
+        Body::Presence(_) => ReceivedKind::Presence,
+        Body::PresenceStats(_) => ReceivedKind::PresenceStats,
+        Body::History(_) => ReceivedKind::History,
+        Body::Rpc(_) => ReceivedKind::Rpc,
+        Body::Send(_) => ReceivedKind::Send,
+        Body::Refresh(_) => ReceivedKind::Refresh,
+        Body::SubRefresh(_) => ReceivedKind::SubRefresh,
+        Body::Pong => ReceivedKind::Pong,
+        Body::Ping | Body::None => ReceivedKind::Malformed,
     }
 }

@@ -16,13 +16,14 @@ use crate::base::tick::Tick;
 use crate::hub::cold::Wait;
 use crate::hub::connection::{Phase, sub};
 use crate::hub::mail::{Delivery, Ticket};
-use crate::hub::publication::view;
+use crate::hub::metrics::SentKind;
+use crate::hub::publication::{fits_json, view};
 use crate::hub::settings::MailboxSettings;
 use crate::hub::shard::{Common, Shard, ticks_of};
 use crate::hub::store::{AckAsk, MailboxGrant, Owner, Page, PageAsk, PageKind, StoreAsk};
 use crate::hub::stream::Publication;
 use crate::limits;
-use crate::protocol::{DisconnectCode, Encoding, ErrorCode, encode_push_publication, is_json};
+use crate::protocol::{DisconnectCode, Encoding, ErrorCode, encode_push_publication};
 
 /// What is under way between a session and its mailbox.
 #[derive(Debug, Default)]
@@ -272,14 +273,11 @@ impl Shard {
         let is_json_session =
             self.connections.0.get(slot as usize).is_some_and(|c| c.encoding() == Encoding::Json);
         for publication in publications {
-            if is_json_session && !publication.data.is_empty() && !is_json(&publication.data) {
+            if is_json_session && !fits_json(publication) {
                 return self.disconnect(slot, DisconnectCode::InappropriateProtocol);
             }
-            self.metrics.send(crate::hub::metrics::SentKind::PushPublication);
-            self.output(slot, |outbox, encoding| {
-                outbox.message(encoding, |out| {
-                    encode_push_publication(out, encoding, channel, &view(publication));
-                });
+            self.say(slot, SentKind::PushPublication, |out, encoding| {
+                encode_push_publication(out, encoding, channel, &view(publication));
             });
         }
     }

@@ -14,6 +14,7 @@ use crate::hub::cold::Wait;
 use crate::hub::connection::{Connection, NONE, Phase, flag};
 use crate::hub::depart::Farewell;
 use crate::hub::mail::{Leave, LookAsk, Mail, Origin, ReplyBody, Ticket, UserAsk, UserOp};
+use crate::hub::metrics::SentKind;
 use crate::hub::permission::{Actor, may_subscribe};
 use crate::hub::settings::UserPresenceSettings;
 use crate::hub::shard::{Shard, ticks_of};
@@ -244,9 +245,7 @@ impl Shard {
     }
 
     pub(crate) fn rpc_result(&mut self, slot: u32, id: u32, data: &[u8]) {
-        self.output(slot, |outbox, encoding| {
-            outbox.message(encoding, |out| encode_rpc(out, encoding, id, Some(data)));
-        });
+        self.say(slot, SentKind::Rpc, |out, encoding| encode_rpc(out, encoding, id, Some(data)));
     }
 }
 

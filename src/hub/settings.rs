@@ -148,7 +148,7 @@ pub struct TokenSettings {
     pub hmac_previous_secret_key_valid_until: u64,
     /// PEM for RS256, RS384, RS512.
     pub rsa_public_key: Option<String>,
-    /// PEM for ES256, ES384.
+    /// PEM for ES256, ES384, ES512.
     pub ecdsa_public_key: Option<String>,
     /// Exact `aud` required.
     pub audience: Option<String>,

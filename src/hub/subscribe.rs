@@ -14,7 +14,9 @@ use crate::hub::locals::ChannelRef;
 use crate::hub::mail::{
     HomeAsk, HomeOp, KeptMember, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
 };
-use crate::hub::permission::{Actor, Features, Wishes, features, may_subscribe};
+use crate::hub::metrics::SentKind;
+use crate::hub::permission::{self, Actor, Features, Wishes, features};
+use crate::hub::publication::is_part;
 use crate::hub::shard::{Common, Shard, ticks_of};
 use crate::protocol::{DisconnectCode, ErrorCode, UnsubscribeCode};
 use crate::protocol::{
@@ -51,6 +53,11 @@ impl NewSubscription {
     /// What is granted without asking.
     pub(crate) fn certain_grant(&self) -> Subscribed {
         Subscribed { data: self.data.clone(), ..Subscribed::default() }
+    }
+
+    /// True if the custom data cannot be put into the JSON of the connection.
+    pub(crate) fn is_unfit(&self) -> bool {
+        self.encoding == Encoding::Json && !is_part(self.data.as_deref())
     }
 
     /// A session's own mailbox has a position and is recovered, whatever the namespace says.
@@ -134,7 +141,7 @@ impl Shard {
         let user = self.user_of(slot);
         let claims = self.subscription_claims(slot, &parsed, user, &request.token)?;
         let actor = Actor { user, insecure: settings.client.insecure, subscribed: false };
-        may_subscribe(&parsed, &actor, claims.is_some()).map_err(ErrorCode::from)?;
+        may_subscribe(&self.common, &parsed, &actor, claims.is_some()).map_err(ErrorCode::from)?;
         if request.filter.is_some() {
             return Err(ErrorCode::BadRequest.into());
         }
@@ -171,10 +178,14 @@ impl Shard {
             data: claims.data,
             expires: ttl.map(|ttl| self.subscription_deadline(ttl)),
         };
+        if ask.is_unfit() {
+            return Err(Refusal::Disconnect(DisconnectCode::InappropriateProtocol));
+        }
         Ok((ask, ttl))
     }
 
-    fn subscription_deadline(&self, ttl: u32) -> Tick {
+    /// When a subscription with so many seconds to live ends, grace included.
+    pub(crate) fn subscription_deadline(&self, ttl: u32) -> Tick {
         let grace = ticks_of(self.common.settings.client.expired_sub_close_delay);
         self.now.tick.after(ttl.saturating_mul(10)).after(grace)
     }
@@ -254,9 +265,7 @@ impl Shard {
     ) {
         let views = subscribe_result::views(granted);
         let result = subscribe_result::of(granted, &views, ttl);
-        self.output(slot, |outbox, encoding| {
-            outbox.message(encoding, |out| encode_subscribe(out, encoding, id, &result));
-        });
+        self.say(slot, SentKind::Subscribe, |out, encoding| encode_subscribe(out, encoding, id, &result));
         self.open_granted(slot, granted);
         self.activate_handle(slot, handle);
     }
@@ -270,11 +279,11 @@ impl Shard {
         granted: &Subscribed,
     ) {
         let mut result = subscribe_result::of(granted, &[], None);
-        // This push has no place for publications: those of a mailbox follow it.
-        let follow = if granted.mailbox.is_some() { granted.publications.as_slice() } else { &[] };
+        // This push has no place for publications: what was missed follows it.
+        let follow = granted.publications.as_slice();
         result.offset = follow.first().map_or(result.offset, |first| first.offset.saturating_sub(1));
-        self.output(slot, |outbox, encoding| {
-            outbox.message(encoding, |out| encode_push_subscribe(out, encoding, channel, &result));
+        self.say(slot, SentKind::PushSubscribe, |out, encoding| {
+            encode_push_subscribe(out, encoding, channel, &result);
         });
         self.send_messages(slot, channel, follow);
         self.open_granted(slot, granted);
@@ -310,6 +319,7 @@ impl Shard {
         }
         self.set_subscription_place(slot, handle, place);
         self.metrics.subscriptions += 1;
+        self.metrics.subscriptions_accepted += 1;
         self.note_subscribed(slot, handle);
         if flags & sub::ANNOUNCED != 0 {
             self.announce(slot, handle);
@@ -340,8 +350,8 @@ impl Shard {
             self.note_unsubscribed(slot, handle, EndedBy::Client, 0, "");
             self.leave(slot, handle);
         }
-        self.output(slot, |outbox, encoding| {
-            outbox.message(encoding, |out| encode_empty(out, encoding, id, EmptyKind::Unsubscribe));
+        self.say(slot, SentKind::Unsubscribe, |out, encoding| {
+            encode_empty(out, encoding, id, EmptyKind::Unsubscribe);
         });
     }
 
@@ -352,10 +362,8 @@ impl Shard {
             self.leave(slot, handle);
         }
         self.metrics.unsubscribe(code.code() as u16);
-        self.output(slot, |outbox, encoding| {
-            outbox.message(encoding, |out| {
-                encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason());
-            });
+        self.say(slot, SentKind::PushUnsubscribe, |out, encoding| {
+            encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason());
         });
     }
 
@@ -399,10 +407,8 @@ impl Shard {
 
     pub(crate) fn sub_refresh(&mut self, slot: u32, id: u32, request: &SubRefresh<'_>) {
         match self.check_sub_refresh(slot, request) {
-            Ok(ttl) => self.output(slot, |outbox, encoding| {
-                outbox.message(encoding, |out| {
-                    encode_sub_refresh(out, encoding, id, ttl.is_some(), ttl.unwrap_or(0));
-                });
+            Ok(ttl) => self.say(slot, SentKind::SubRefresh, |out, encoding| {
+                encode_sub_refresh(out, encoding, id, ttl.is_some(), ttl.unwrap_or(0));
             }),
             Err(Refusal::Error(error)) => self.reply_error(slot, id, error),
             Err(Refusal::Disconnect(code)) => self.disconnect(slot, code),
@@ -446,6 +452,23 @@ impl Shard {
             _ => "",
         }
     }
+}
+
+/// May the connection subscribe? Another user's mailbox takes a token, whatever its namespace permits.
+///
+/// # Errors
+/// [`permission::Refusal::PermissionDenied`]
+pub(crate) fn may_subscribe(
+    common: &Common,
+    channel: &ParsedChannel<'_>,
+    actor: &Actor<'_>,
+    token: bool,
+) -> Result<(), permission::Refusal> {
+    let is_foreign = common.mailbox_user(channel.name).is_some_and(|owner| owner != actor.user);
+    if is_foreign && !token && !actor.insecure {
+        return Err(permission::Refusal::PermissionDenied);
+    }
+    permission::may_subscribe(channel, actor, token)
 }
 
 /// The protocol's view of a granted subscription.

@@ -143,11 +143,10 @@ impl<A: Archive> Office<A> {
             Arc::new(Publication { offset: 0, version, data, publisher, tags: tags.into() })
         });
         let position = known.unwrap_or_else(|| {
-            let top = self.page(&channel, now).ok().flatten().map(|page| (page.top, page.epoch));
             if !idempotency_key.is_empty() {
-                self.histories.idempotency.record(&channel, &idempotency_key, top, now.tick);
+                self.histories.idempotency.record(&channel, &idempotency_key, None, now.tick);
             }
-            top
+            None
         });
         let position = position.map(position_of);
         self.tell_history(channel, origin, HistoryAnswer::Published { publication, position });

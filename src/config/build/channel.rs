@@ -160,3 +160,17 @@ fn channel_options(name: &str, options: &Options, meta_ttl: Duration) -> Channel
         foreign_subscription_type: options.subscription_type.0 == SubscriptionType::Foreign,
     }
 }
+
+/// Path and options of a namespace, of the channels without one for an empty name; `None` where it does not exist.
+pub(super) fn options_of<'a>(
+    root: &Root,
+    channel: &'a ChannelSettings,
+    name: &str,
+) -> Option<(String, &'a ChannelOptions)> {
+    if name.is_empty() {
+        return Some(("channel.without_namespace".to_owned(), channel.options.first()?));
+    }
+    let place = root.channel.namespaces.iter().position(|namespace| namespace.name == name)?;
+    let index = usize::from(*channel.namespaces.get(name)?);
+    Some((format!("channel.namespaces[{place}]"), channel.options.get(index)?))
+}

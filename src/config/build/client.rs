@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::channel::options_of;
 use super::{Checks, bytes};
 use crate::config::problem::{Problem, Rule};
 use crate::config::reader::join;
-use crate::config::sections::{Client, SubscriptionToken, Token};
+use crate::config::sections::{Client, Root, SubscriptionToken, Token};
 use crate::config::value::{Secret, Text};
 use crate::config::{Heartbeat, Notice};
 use crate::hub::auth::Verifier;
@@ -103,12 +104,19 @@ impl Checks<'_> {
         }
     }
 
-    pub(super) fn personal_channel(&mut self, client: &Client, channel: &ChannelSettings) {
-        let personal = &client.subscribe_to_user_personal_channel;
-        let namespace = &personal.personal_channel_namespace.0;
-        if personal.enabled && !namespace.is_empty() && !channel.namespaces.contains_key(namespace) {
+    pub(super) fn personal_channel(&mut self, root: &Root, channel: &ChannelSettings) {
+        let personal = &root.client.subscribe_to_user_personal_channel;
+        if !personal.enabled {
+            return;
+        }
+        let Some((path, options)) = options_of(root, channel, &personal.personal_channel_namespace.0) else {
             let path = "client.subscribe_to_user_personal_channel.personal_channel_namespace";
-            self.contradiction(path, Rule::PersonalNamespace);
+            return self.contradiction(path, Rule::PersonalNamespace);
+        };
+        let is_open = options.allow_subscribe_for_client && !options.allow_user_limited_channels;
+        // Mailboxes are closed to others in any case.
+        if is_open && !root.mailbox.enabled {
+            self.notices.push(Notice::OpenPersonal(join(&path, "allow_subscribe_for_client")));
         }
     }
 

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Checks;
+use super::channel::options_of;
 use crate::config::choices::Sync;
 use crate::config::problem::Rule;
+use crate::config::reader::join;
 use crate::config::sections::Root;
 use crate::config::stored::{Mailbox, Storage};
 use crate::config::{Notice, StorageConfig};
 use crate::hub::channel_name;
-use crate::hub::settings::{ChannelOptions, ChannelSettings, ClientSettings, MailboxSettings};
+use crate::hub::settings::{ChannelSettings, ClientSettings, MailboxSettings};
 use crate::log::settings::{LogSettings, MailboxLimits, SyncPolicy};
 
 /// `mailbox.ack_wait` where it is left to us and pongs do not take longer.
@@ -67,20 +69,10 @@ impl Checks<'_> {
 
     fn personal_history(&mut self, root: &Root, channel: &ChannelSettings, client: &ClientSettings) {
         let namespace = client.personal_channel.as_ref().map(|personal| personal.namespace.as_str());
-        let index = namespace.and_then(|name| match name {
-            "" => Some(0),
-            name => channel.namespaces.get(name).map(|index| usize::from(*index)),
-        });
-        if let Some(index) = index
-            && channel.options.get(index).is_some_and(ChannelOptions::has_history)
+        if let Some((path, options)) = namespace.and_then(|name| options_of(root, channel, name))
+            && options.has_history()
         {
-            let path = match index.checked_sub(1) {
-                Some(place) if place < root.channel.namespaces.len() => {
-                    format!("channel.namespaces[{place}].history_size")
-                }
-                _ => "channel.without_namespace.history_size".to_owned(),
-            };
-            self.notices.push(Notice::MailboxHistory(path));
+            self.notices.push(Notice::MailboxHistory(join(&path, "history_size")));
         }
     }
 

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 
 use super::{ConnectionClaims, MAX_TTL_SECONDS, ServerSub, SubscriptionClaims, TokenFault};
 use crate::hub::api::Overrides;
+use crate::protocol::is_json;
 
 /// Claims of both kinds of token; those of the other kind are read for their type only.
 #[derive(Deserialize)]
@@ -293,14 +294,17 @@ fn plain_subs(channels: Vec<Text<'_>>) -> Vec<(String, ServerSub)> {
     granted
 }
 
-/// The bytes of a claim that comes as JSON or as base64 (which wins).
+/// The bytes of a claim that comes as JSON or as base64 (which wins). JSON that nests too deep for clients is refused.
 fn payload(json: Option<&RawValue>, base64: Option<&Text<'_>>) -> Result<Option<Bytes>, TokenFault> {
     match base64.filter(|text| !text.0.is_empty()) {
         Some(text) => {
             let bytes = STANDARD.decode(text.0.as_bytes()).map_err(|_| TokenFault::Invalid)?;
             Ok(Some(Bytes::from(bytes)))
         }
-        None => Ok(json.map(one_line)),
+        None => match json {
+            Some(json) if !is_json(json.get().as_bytes()) => Err(TokenFault::Invalid),
+            json => Ok(json.map(one_line)),
+        },
     }
 }
 

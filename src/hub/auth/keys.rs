@@ -6,8 +6,8 @@
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
-    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, EcdsaVerificationAlgorithm,
+    ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -37,6 +37,8 @@ pub enum Algorithm {
     Es256,
     /// ECDSA with P-384 and SHA-384.
     Es384,
+    /// ECDSA with P-521 and SHA-512.
+    Es512,
 }
 
 impl Algorithm {
@@ -52,6 +54,7 @@ impl Algorithm {
             "RS512" => Self::Rs512,
             "ES256" => Self::Es256,
             "ES384" => Self::Es384,
+            "ES512" => Self::Es512,
             _ => return None,
         })
     }
@@ -64,7 +67,7 @@ pub enum KeyError {
     #[error("is not the PEM of an RSA public key of 2048 to 8192 bits")]
     Rsa,
     /// `ecdsa_public_key`
-    #[error("is not the PEM of a public key on curve P-256 or P-384")]
+    #[error("is not the PEM of a public key on curve P-256, P-384 or P-521")]
     Ecdsa,
     /// A private key where the public one belongs.
     #[error("is a private key; put the public key here and keep the private one where tokens are made")]
@@ -109,7 +112,7 @@ impl KeyRing {
             Algorithm::Rs256 | Algorithm::Rs384 | Algorithm::Rs512 => {
                 self.rsa.as_ref().is_some_and(|keys| keys.verify(algorithm, signed, signature))
             }
-            Algorithm::Es256 | Algorithm::Es384 => {
+            Algorithm::Es256 | Algorithm::Es384 | Algorithm::Es512 => {
                 self.ecdsa.as_ref().is_some_and(|key| key.verify(algorithm, signed, signature))
             }
         }
@@ -192,14 +195,17 @@ impl EcdsaKey {
         refuse_private(pem)?;
         let key = DecodingKey::from_ec_pem(pem.as_bytes()).map_err(|_| KeyError::Ecdsa)?;
         let point = key.try_get_as_bytes().map_err(|_| KeyError::Ecdsa)?;
-        let (algorithm, key) = match ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point) {
-            Ok(key) => (Algorithm::Es256, key),
-            Err(_) => {
-                let key = ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point);
-                (Algorithm::Es384, key.map_err(|_| KeyError::Ecdsa)?)
+        let curves: [(Algorithm, &'static EcdsaVerificationAlgorithm); 3] = [
+            (Algorithm::Es256, &ECDSA_P256_SHA256_FIXED),
+            (Algorithm::Es384, &ECDSA_P384_SHA384_FIXED),
+            (Algorithm::Es512, &ECDSA_P521_SHA512_FIXED),
+        ];
+        for (algorithm, curve) in curves {
+            if let Ok(key) = ParsedPublicKey::new(curve, point) {
+                return Ok(Self { algorithm, key });
             }
-        };
-        Ok(Self { algorithm, key })
+        }
+        Err(KeyError::Ecdsa)
     }
 
     fn verify(&self, algorithm: Algorithm, signed: &[u8], signature: &[u8]) -> bool {

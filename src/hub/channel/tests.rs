@@ -69,6 +69,7 @@ impl Model {
             hash: 0,
             json: frame(json, 0),
             protobuf: frame(protobuf, 0x80),
+            kind: crate::hub::metrics::SentKind::PushPublication,
             join_leave,
             not_json: !json,
             mailbox: None,
