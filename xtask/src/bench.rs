@@ -32,6 +32,8 @@ struct Crowd {
     name: &'static str,
     connections: u32,
     hold: &'static str,
+    /// The server's `ping_interval`.
+    ping: &'static str,
 }
 
 /// `cargo xtask bench fanout`
@@ -62,17 +64,23 @@ pub(crate) fn fanout(workspace: &Workspace, args: &[String]) -> Result<()> {
 
 /// `cargo xtask bench density`
 pub(crate) fn density(workspace: &Workspace, args: &[String]) -> Result<()> {
-    crowd(workspace, &Crowd { name: "density", connections: 100_000, hold: "60s" }, args)
+    crowd(workspace, &Crowd { name: "density", connections: 100_000, hold: "60s", ping: "25s" }, args)
 }
 
 /// `cargo xtask bench accept`
 pub(crate) fn accept(workspace: &Workspace, args: &[String]) -> Result<()> {
-    crowd(workspace, &Crowd { name: "accept", connections: 100_000, hold: "1s" }, args)
+    crowd(workspace, &Crowd { name: "accept", connections: 100_000, hold: "1s", ping: "25s" }, args)
 }
 
 /// `cargo xtask bench million`
 pub(crate) fn million(workspace: &Workspace, args: &[String]) -> Result<()> {
-    crowd(workspace, &Crowd { name: "million", connections: 1_000_000, hold: "3m" }, args)
+    crowd(workspace, &Crowd { name: "million", connections: 1_000_000, hold: "3m", ping: "25s" }, args)
+}
+
+/// `cargo xtask bench two-million`: with pings of two minutes, each connection is due one in three minutes.
+pub(crate) fn two_million(workspace: &Workspace, args: &[String]) -> Result<()> {
+    let two = Crowd { name: "two-million", connections: 2_000_000, hold: "3m", ping: "120s" };
+    crowd(workspace, &two, args)
 }
 
 fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
@@ -132,9 +140,10 @@ fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
 fn start_server(workspace: &Workspace, crowd: &Crowd, port: u16, internal: SocketAddr) -> Result<Server> {
     let config = workspace.scratch.join("bench.toml");
     let text = format!(
-        "[client]\nping_interval = \"25s\"\n\n[client.token]\nhmac_secret_key = \"{TOKEN_KEY}\"\n\n\
+        "[client]\nping_interval = \"{}\"\n\n[client.token]\nhmac_secret_key = \"{TOKEN_KEY}\"\n\n\
          [client.subscribe_to_user_personal_channel]\nenabled = true\n\n\
-         [channel.without_namespace]\npresence = true\nallow_user_limited_channels = true\n"
+         [channel.without_namespace]\npresence = true\nallow_user_limited_channels = true\n",
+        crowd.ping
     );
     fs::write(&config, text)?;
     let config = config.display().to_string();
