@@ -5,9 +5,9 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::command::Run;
@@ -23,6 +23,9 @@ const DEADLINE: Duration = Duration::from_secs(45 * 60);
 /// After the last connection left, memory is given back within so long: the sockets linger for a second, the watch
 /// waits until the number stands still, and the threads have two seconds to give back what they keep.
 const AFTERMATH: Duration = Duration::from_secs(20);
+
+/// Until the server has seen the last connection end, however busy the machine is.
+const DEPARTURE: Duration = Duration::from_secs(5 * 60);
 
 /// Signs the tokens of a bench: the server lives for its length, on loopback.
 const TOKEN_KEY: &str = "a key for benches, on loopback only";
@@ -109,6 +112,7 @@ fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
     let watch = Watch::start(internal, server.id());
     run.succeed()?;
     let accounted = watch.stop()?.ratio(&at_start);
+    wait_until_empty(internal, server.id())?;
     thread::sleep(AFTERMATH);
     let rss_after = server.rss()?;
     server.stop()?;
@@ -134,6 +138,18 @@ fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
             ],
         },
     )
+}
+
+/// The generator is gone, but the ends of two million sockets take the kernel and the server their time.
+fn wait_until_empty(internal: SocketAddr, id: u32) -> Result<()> {
+    let start = Instant::now();
+    while Look::at(internal, id)?.connections > 0 {
+        if start.elapsed() > DEPARTURE {
+            bail!("connections are still there {} s after their clients ended", DEPARTURE.as_secs());
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
+    Ok(())
 }
 
 /// Every connection has a token, a user, presence, a personal channel and pings: nothing that a real one has is off.

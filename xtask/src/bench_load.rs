@@ -40,8 +40,8 @@ pub(crate) fn everybody(workspace: &Workspace, args: &[String]) -> Result<()> {
     let phases = measure(workspace, "everybody", EVERYBODY + 1000, &load, &scenario, &args_with)?;
     let figures = phases.get("fanout").context("the report has a phase `fanout`")?;
     let of = |name: &str| figures.get(name).copied();
-    let ours = of("server_cpu_per_delivery_us");
-    let raw = floor.get("server_cpu_per_delivery_us").copied();
+    let (ours, raw) = (cpu_without_pings(&phases), cpu_without_pings(&floor));
+    let floor = floor.get("fanout").context("the report has a phase `fanout`")?;
     let row = [
         round(of("deliveries"), 0),
         round(of("lost"), 0),
@@ -51,6 +51,7 @@ pub(crate) fn everybody(workspace: &Workspace, args: &[String]) -> Result<()> {
         round(of("latency_max_ms"), 0),
         round(floor.get("latency_max_ms").copied(), 0),
         round(of("deliveries_per_s"), 0),
+        round(of("server_cpu_per_delivery_us"), 2),
         round(ours, 2),
         round(raw, 2),
         round(ours.zip(raw).map(|(ours, raw)| ours / raw), 2),
@@ -58,6 +59,15 @@ pub(crate) fn everybody(workspace: &Workspace, args: &[String]) -> Result<()> {
         round(of("worker_waited_for_core_share"), 2),
     ];
     append(workspace, "everybody", &Row { command: bench::shown("everybody", args), figures: row.into() })
+}
+
+/// Microseconds of the server's CPU for a delivery, less what the pings of that time took: a ping costs what it cost in
+/// the hold before.
+fn cpu_without_pings(phases: &BTreeMap<String, Figures>) -> Option<f64> {
+    let of = |phase: &str, name: &str| phases.get(phase)?.get(name).copied();
+    let ping_s = of("hold", "server_cpu_s")? / of("hold", "pings")?;
+    let rest_s = of("fanout", "server_cpu_s")? - of("fanout", "pings")? * ping_s;
+    Some(rest_s * 1e6 / of("fanout", "deliveries")?)
 }
 
 /// Half a minute of rest, then one publication to all.
@@ -208,4 +218,21 @@ pub(crate) fn generate(
 
 pub(crate) fn round(value: Option<f64>, digits: usize) -> String {
     bench::round(value, digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pings_are_taken_out_at_what_they_cost_in_the_hold() {
+        let phase = |figures: &[(&str, f64)]| -> Figures {
+            figures.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+        };
+        let hold = phase(&[("server_cpu_s", 2.0), ("pings", 200_000.0)]);
+        let fanout = phase(&[("server_cpu_s", 5.0), ("pings", 100_000.0), ("deliveries", 1_000_000.0)]);
+        let phases = BTreeMap::from([("hold".to_owned(), hold), ("fanout".to_owned(), fanout)]);
+        assert!((cpu_without_pings(&phases).unwrap() - 4.0).abs() < 1e-9);
+        assert_eq!(cpu_without_pings(&BTreeMap::new()), None);
+    }
 }
