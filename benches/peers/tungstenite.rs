@@ -10,45 +10,92 @@
 //!     --first-frame 'subscribe {channel}' --ready ok --publish-frame 'publish {channel} {payload}' ...
 //! ```
 //!
-//! One thread, as one core is left beside the load generator on a machine with two.
+//! One thread, as one core is left beside the load generator on a machine with two; with `--connections` as many as
+//! the limit of open files demands, each with a runtime and a descriptor table of its own.
 #![allow(clippy::expect_used, reason = "a bench has nothing to go on with after a failure")]
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
+use clap::Parser;
 use futures_util::{SinkExt, StreamExt};
+use millpond::host::shards;
+use millpond::net::listener::listen;
+use millpond::net::tables::{descriptors_per_table, take_private};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::broadcast::{Receiver, Sender, channel, error::RecvError};
+use tokio::task::LocalSet;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
-use tokio_tungstenite::{WebSocketStream, accept_async};
+use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
 
 /// Messages that a slow subscriber may lag behind.
 const BACKLOG: usize = 1024;
 
+/// Read buffer of a connection: its default of 128 KiB would be a mapping of its own for each, of which a process may have
+/// 65,530.
+const READ_BUFFER: usize = 4096;
+
 /// Channels by name.
-type Channels = Rc<RefCell<HashMap<String, Sender<Utf8Bytes>>>>;
+type Channels = Arc<Mutex<HashMap<String, Sender<Utf8Bytes>>>>;
+
+#[derive(Parser)]
+#[command(about = "A broadcast server on tokio-tungstenite, to compare with")]
+struct Options {
+    /// Where to listen
+    #[arg(default_value = "127.0.0.1:9900")]
+    address: SocketAddr,
+    /// Connections that it shall hold
+    #[arg(long, default_value_t = 10_000)]
+    connections: u64,
+}
 
 fn main() {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9900".to_owned());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async move {
-        let listener = TcpListener::bind(&address).await.expect("a free address");
-        println!("listening on {address}");
-        let channels = Channels::default();
+    let options = Options::parse();
+    let threads =
+        shards::needed(options.connections, 1, descriptors_per_table()).expect("enough descriptors");
+    // Made before any table is private: wakers of one thread are rung by all others under the same number.
+    let runtimes: Vec<_> = (0..threads).map(|_| runtime()).collect();
+    let channels = Channels::default();
+    let serve = |runtime| {
+        let channels = Arc::clone(&channels);
+        thread::spawn(move || accept_all(&runtime, options.address, threads > 1, &channels))
+    };
+    let threads: Vec<_> = runtimes.into_iter().map(serve).collect();
+    for thread in threads {
+        thread.join().expect("a thread that serves for ever");
+    }
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+/// Serves what the kernel gives to this thread's listener, for ever.
+fn accept_all(runtime: &Runtime, address: SocketAddr, is_private: bool, channels: &Channels) {
+    if is_private {
+        take_private().expect("a descriptor table of its own");
+    }
+    let local = LocalSet::new();
+    local.block_on(runtime, async {
+        let listener =
+            TcpListener::from_std(listen(address, None).expect("a free address")).expect("a poller");
+        let mut config = WebSocketConfig::default();
+        config.read_buffer_size = READ_BUFFER;
         loop {
             if let Ok((socket, _)) = listener.accept().await {
-                tokio::task::spawn_local(serve(socket, Rc::clone(&channels)));
+                tokio::task::spawn_local(serve(socket, config, Arc::clone(channels)));
             }
         }
     });
 }
 
 /// Serves one connection until it ends, however it ends.
-async fn serve(socket: TcpStream, channels: Channels) {
-    let _ = socket.set_nodelay(true);
-    let Ok(mut socket) = accept_async(socket).await else { return };
+async fn serve(socket: TcpStream, config: WebSocketConfig, channels: Channels) {
+    let Ok(mut socket) = accept_async_with_config(socket, Some(config)).await else { return };
     let mut subscription = None;
     loop {
         let done = tokio::select! {
@@ -85,15 +132,15 @@ async fn obey(
         *subscription = Some(subscribe(channels, name));
         return socket.send(Message::text("ok")).await;
     }
-    if let Some((name, payload)) = text.strip_prefix("publish ").and_then(|rest| rest.split_once(' '))
-        && let Some(sender) = channels.borrow().get(name)
-    {
+    if let Some((name, payload)) = text.strip_prefix("publish ").and_then(|rest| rest.split_once(' ')) {
+        let channels = channels.lock().unwrap_or_else(PoisonError::into_inner);
         // Without subscribers there is nobody to tell.
-        let _ = sender.send(payload.into());
+        let _ = channels.get(name).map(|sender| sender.send(payload.into()));
     }
     Ok(())
 }
 
 fn subscribe(channels: &Channels, name: &str) -> Receiver<Utf8Bytes> {
-    channels.borrow_mut().entry(name.to_owned()).or_insert_with(|| channel(BACKLOG).0).subscribe()
+    let mut channels = channels.lock().unwrap_or_else(PoisonError::into_inner);
+    channels.entry(name.to_owned()).or_insert_with(|| channel(BACKLOG).0).subscribe()
 }

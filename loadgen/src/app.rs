@@ -1,5 +1,6 @@
 //! What each subcommand does, from parsed arguments to exit code.
 
+use std::fs::OpenOptions;
 use std::path::Path;
 
 use crate::cli::{CheckArgs, Cli, Command, CompareArgs, LoadArgs, OutputArgs, PeerArgs, ReportArgs, RunArgs};
@@ -7,7 +8,7 @@ use crate::client::Client;
 use crate::clock;
 use crate::fleet::FleetError;
 use crate::kernel;
-use crate::monitor;
+use crate::monitor::{self, ProcessWatch};
 use crate::peer::{Faults, Peer, PeerSettings};
 use crate::plan::Plan;
 use crate::report::assert::{Condition, ConditionError};
@@ -21,7 +22,7 @@ use crate::target::PlanError;
 pub const HELD: u8 = 0;
 /// Exit code: something that was demanded did not hold.
 pub const NOT_HELD: u8 = 1;
-/// Exit code: the run could not be made.
+/// Exit code: the run could not be made, or was interrupted.
 pub const NOT_RUN: u8 = 2;
 /// Exit code: the generator itself was the bottleneck.
 pub const VOID: u8 = 3;
@@ -50,6 +51,9 @@ pub enum AppError {
         /// What is wanted.
         wanted: u64,
     },
+    /// A process that shall be watched is not there.
+    #[error("--server-pid: there is no process {0} to watch")]
+    NoServer(u32),
     /// A report could not be written or read, or an address not be listened on.
     #[error("{0}: {1}")]
     File(String, std::io::Error),
@@ -130,6 +134,7 @@ fn conduct(scenario: &Scenario, output: &OutputArgs) -> Result<u8, AppError> {
     // A condition that cannot be read is better known before the run than after it.
     scenario.asserts.iter().chain(&output.asserts).try_for_each(|text| Condition::parse(text).map(drop))?;
     let plan = scenario.plan()?;
+    check_surroundings(&scenario.load.server_pids, output)?;
     let check = self_check(&plan);
     if !output.quiet {
         eprintln!("{check}");
@@ -157,11 +162,40 @@ fn conduct(scenario: &Scenario, output: &OutputArgs) -> Result<u8, AppError> {
     conclude(&report, output, &scenario.asserts)
 }
 
-/// Runs the phases until one cannot be run, or the user interrupts.
+/// Whether the server can be watched and the reports written: better known before the run than after it.
+fn check_surroundings(server_pids: &[u32], output: &OutputArgs) -> Result<(), AppError> {
+    if let Some(gone) = server_pids.iter().find(|pid| ProcessWatch::new(&[**pid]).sample().is_none()) {
+        return Err(AppError::NoServer(*gone));
+    }
+    for path in output.json.iter().chain(&output.html) {
+        let opened = OpenOptions::new().create(true).append(true).open(path);
+        opened.map_err(|error| AppError::File(path.display().to_string(), error))?;
+    }
+    Ok(())
+}
+
+/// Runs the phases until one cannot be run, nobody came up, or the user interrupts.
 fn run_phases(scenario: &Scenario, conductor: &mut Conductor, report: &mut Report) -> Result<(), StepError> {
-    let phases = scenario.phases.iter().take_while(|_| !kernel::interrupted());
-    for phase in phases {
+    let mut phases = scenario.phases.iter().peekable();
+    while let Some(phase) = phases.next() {
+        let first = report.phases.len();
         phase.run(conductor, &scenario.load, &mut report.phases)?;
+        if kernel::interrupted() {
+            report.interrupted = true;
+            // Half a phase breaks no promise, and says little of the generator.
+            for half in &mut report.phases[first..] {
+                half.broken.clear();
+                half.void.clear();
+            }
+            return Ok(());
+        }
+        if conductor.fleet.totals().ready == 0
+            && phases.peek().is_some()
+            && let Some(last) = report.phases.last_mut()
+        {
+            last.broken.push("no connection is up: what was to follow is left out".to_owned());
+            return Ok(());
+        }
     }
     Ok(())
 }
@@ -177,6 +211,10 @@ fn conclude(report: &Report, output: &OutputArgs, asserts: &[String]) -> Result<
     }
     if let Some(path) = &output.html {
         save(path, std::fs::write(path, html::render(report)))?;
+    }
+    if report.interrupted {
+        println!("INTERRUPTED before its time: nothing was demanded of it, and no condition checked");
+        return Ok(NOT_RUN);
     }
     let mut fails = Vec::new();
     for text in asserts.iter().chain(&output.asserts) {

@@ -39,6 +39,9 @@ impl Channels {
         let mut base = 0_u32;
         let own = personal.then(|| "#{user}".to_owned());
         for text in templates.iter().chain(&own) {
+            if text.matches('{').count() != text.matches('}').count() {
+                return Err(TemplateError::Unbalanced(text.clone()));
+            }
             let template = Template::parse(text)?;
             let server_side = own.as_ref() == Some(text);
             let groups = if server_side { user.groups(clients) } else { template.groups(clients) };

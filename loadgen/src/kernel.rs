@@ -96,7 +96,8 @@ pub fn ticks_per_second() -> u64 {
 /// Whether the user has asked to stop.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Lets the first interrupt end the present phase early, with a report of what was; a second one ends the process.
+/// Lets the first interrupt or SIGTERM end the present phase early, with a report of what was; a second one ends the
+/// process.
 pub fn catch_interrupt() {
     extern "C" fn note(_: libc::c_int) {
         INTERRUPTED.store(true, Ordering::Relaxed);
@@ -106,8 +107,10 @@ pub fn catch_interrupt() {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler as usize;
     action.sa_flags = libc::SA_RESTART | libc::SA_RESETHAND;
-    // SAFETY: `action` is valid and outlives the call; the handler does nothing but store to an atomic.
-    let _ = check(unsafe { libc::sigaction(libc::SIGINT, &raw const action, std::ptr::null_mut()) });
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: `action` is valid and outlives the call; the handler does nothing but store to an atomic.
+        let _ = check(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) });
+    }
 }
 
 /// Whether the user has asked to stop.

@@ -118,12 +118,17 @@ impl Scenario {
             _ => None,
         });
         let connections = ramped.max().unwrap_or(0).max(self.load.connections);
+        if !matches!(self.phases.first().map(|phase| &phase.step), Some(Step::Ramp(_))) {
+            return Err(PlanError::NoRamp);
+        }
         let mut plan = target::plan(&LoadArgs { connections, ..self.load.clone() })?;
         plan.track_positions = self.phases.iter().any(|phase| match &phase.step {
             Step::Storm(storm) => !storm.no_recover,
             Step::Soak(soak) => !soak.storm.no_recover,
             _ => false,
         });
+        // What does not fit is better known before the connections are up than after.
+        self.phases.iter().try_for_each(|phase| phase.step.check(&plan))?;
         Ok(plan)
     }
 }
@@ -149,9 +154,11 @@ impl Phase {
                 let (duration, require_ping) = (args.hold, args.require_ping);
                 hold(conductor, name, &HoldDemands { duration, require_ping, require_all: true })?
             }
-            Step::Fanout(args) => fanout(conductor, name, &plan_fanout(args, &conductor.plan)?)?,
+            Step::Fanout(args) => {
+                demanding_all(fanout(conductor, name, &plan_fanout(args, &conductor.plan)?)?)
+            }
             Step::Storm(args) => storm(conductor, name, &plan_storm(args, &conductor.plan)?)?,
-            Step::Chat(args) => chat(conductor, name, &plan_chat(args))?,
+            Step::Chat(args) => demanding_all(chat(conductor, name, &plan_chat(args))?),
             Step::Presence(args) => {
                 presence(conductor, name, &PresencePhase { rate: args.churn_rate, duration: args.duration })?
             }
@@ -168,7 +175,27 @@ impl Phase {
     }
 }
 
+/// Nobody is to lose the connection while messages flow: what was meant for it is not awaited any more.
+fn demanding_all(mut report: PhaseReport) -> PhaseReport {
+    let lost = report.metrics.get("lost_connections").copied().unwrap_or(0.0);
+    if lost > 0.0 {
+        report.broken.push(format!("{lost} connections were lost"));
+    }
+    report
+}
+
 impl Step {
+    /// Whether its options fit the plan.
+    fn check(&self, plan: &Plan) -> Result<(), PlanError> {
+        match self {
+            Self::Fanout(args) => plan_fanout(args, plan).map(drop),
+            Self::Storm(args) => plan_storm(args, plan).map(drop),
+            Self::Slow(args) => plan_slow(args, plan).map(drop),
+            Self::Soak(args) => plan_soak(args, plan).map(drop),
+            Self::Ramp(_) | Self::Hold(_) | Self::Chat(_) | Self::Presence(_) => Ok(()),
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Self::Ramp(_) => "ramp",
@@ -284,5 +311,17 @@ mod tests {
         assert!(error("phase = []\n[load]\nconection = 1").contains("conection"));
         assert!(error("[[phase]]\nkind = \"hold\"\nholt = 1").contains("holt"));
         assert!(error("[[phase]]\nkind = \"dance\"").contains("dance"));
+        let plan = |text: &str| {
+            toml::from_str::<Scenario>(text).unwrap().plan().err().map(|error| error.to_string())
+        };
+        for (text, words) in [
+            ("phase = []", "first phase"),
+            ("[[phase]]\nkind = \"hold\"", "first phase"),
+            ("load = { connections = 0 }\n[[phase]]\nkind = \"ramp\"", "above 0"),
+            ("[[phase]]\nkind = \"ramp\"\n[[phase]]\nkind = \"fanout\"", "no channel to publish into"),
+            ("load = { channel-template = [\"a{i%5\"] }\n[[phase]]\nkind = \"ramp\"", "without its other"),
+        ] {
+            assert!(plan(text).is_some_and(|error| error.contains(words)), "{text}");
+        }
     }
 }

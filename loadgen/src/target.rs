@@ -20,6 +20,12 @@ pub enum PlanError {
     /// Not a URL this generator can connect to.
     #[error("`{0}` is no URL of the form ws://HOST:PORT/PATH (or http:// for the API)")]
     Url(String),
+    /// TLS.
+    #[error("`{0}`: TLS is not spoken here; give the ws:// address behind whatever ends it")]
+    Tls(String),
+    /// No connections at all.
+    #[error("--connections must be above 0")]
+    NoConnections,
     /// A name without an address.
     #[error("`{0}` has no address: {1}")]
     Address(String, std::io::Error),
@@ -38,6 +44,9 @@ pub enum PlanError {
     /// A scenario that cannot do without.
     #[error("this scenario needs publications: --publish-by is `http` or `client`")]
     NothingPublished,
+    /// A scenario that would do nothing, or something with connections that nobody brings up.
+    #[error("the first phase of a scenario is a `ramp`, which brings connections up")]
+    NoRamp,
     /// A rate or a number in flight of 0.
     #[error("--publish-rate and --in-flight must be above 0")]
     Pace,
@@ -48,6 +57,9 @@ pub enum PlanError {
 /// # Errors
 /// [`PlanError`], for the user to read.
 pub fn plan(args: &LoadArgs) -> Result<Plan, PlanError> {
+    if args.connections == 0 {
+        return Err(PlanError::NoConnections);
+    }
     let urls = args.url.iter().map(|url| Url::parse(url)).collect::<Result<Vec<_>, _>>()?;
     let first = urls.first().ok_or_else(|| PlanError::Url(String::new()))?;
     let (host, target) = (first.host.clone(), first.target.clone());
@@ -129,7 +141,10 @@ impl Url {
     }
 
     fn parse_scheme(text: &str, scheme: &str) -> Result<Self, PlanError> {
-        let bad = || PlanError::Url(text.to_owned());
+        let bad = || match text.split_once("://") {
+            Some(("wss" | "https", _)) => PlanError::Tls(text.to_owned()),
+            _ => PlanError::Url(text.to_owned()),
+        };
         let uri: Uri = text.parse().map_err(|_| bad())?;
         let Some(authority) = uri.authority().filter(|_| uri.scheme_str() == Some(scheme)) else {
             return Err(bad());
@@ -187,6 +202,7 @@ mod tests {
         let url = Url::parse("ws://127.0.0.1:8000/connection/websocket?x=1").unwrap();
         assert_eq!(url.address, "127.0.0.1:8000".parse().unwrap());
         assert_eq!((url.host.as_str(), url.target.as_str()), ("127.0.0.1:8000", "/connection/websocket?x=1"));
+        assert!(matches!(Url::parse("wss://127.0.0.1/"), Err(PlanError::Tls(_))));
         assert!(Url::parse("http://127.0.0.1/").is_err() && Url::parse("127.0.0.1:80").is_err());
         assert_eq!(Url::parse("ws://[::1]:9/").unwrap().address, "[::1]:9".parse().unwrap());
     }

@@ -46,6 +46,9 @@ pub enum TemplateError {
         "unknown placeholder {{{0}}}: use {{i}}, {{i%N}}, {{i/N}}, {{user}}, {{token}}, {{channel}} or {{payload}}"
     )]
     Unknown(String),
+    /// A name in which a placeholder was begun or ended only.
+    #[error("`{0}` has a brace without its other")]
+    Unbalanced(String),
     /// `{i%0}` or `{i/0}`.
     #[error("the number in {{{0}}} must be above 0")]
     Zero(String),

@@ -10,7 +10,7 @@ use crate::host::profile::{Profile, Scale};
 use crate::host::reader::Reader;
 use crate::host::tune::apply::{Outcome, apply, persist, rollback};
 use crate::host::tune::{Difference, files};
-use crate::host::verify::verify;
+use crate::host::verify::{Room, verify};
 
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true).args(["profile", "rollback", "verify"]))]
@@ -66,10 +66,13 @@ impl From<Chosen> for Profile {
     }
 }
 
+const WHEN_FILES_HOLD: &str = "sysctl.d and tmpfiles.d hold from the next boot (--apply: now as well), the unit after \
+    `systemctl daemon-reload` and a restart of millpond, limits.d at the next login; notrack.nft waits for `nft -f`\n";
+
 pub(super) fn tune(args: &TuneArgs) -> Result<(), CliError> {
     let root = Path::new("/");
     if args.rollback {
-        return report("rolled back", rollback(root, &args.state)?);
+        return take_back(root, &args.state);
     }
     let reader = Reader::new(root, None);
     let facts = reader.facts();
@@ -83,10 +86,11 @@ pub(super) fn tune(args: &TuneArgs) -> Result<(), CliError> {
         if let Some(folder) = &args.persist {
             let files = files(profile, scale, |path| reader.text(path))?;
             report("written", persist(folder, &args.state, &files)?)?;
+            print(WHEN_FILES_HOLD)?;
         }
     }
     if args.verify {
-        prove(args.connections, facts.cpus, facts.memory.available.known())?;
+        prove(args.connections, facts.cpus, Room::of(&facts))?;
     }
     Ok(())
 }
@@ -95,18 +99,27 @@ fn show(profile: Profile, args: &TuneArgs, difference: &Difference) -> Result<()
     let due = difference.due().count();
     let connections = grouped(args.connections);
     print(&format!(
-        "profile {} for {connections} connections: {due} settings differ\n{difference}",
-        profile.name()
+        "profile {} for {connections} connections: {due} {}\n{difference}",
+        profile.name(),
+        if due == 1 { "setting differs" } else { "settings differ" }
     ))?;
-    if due > 0 && !args.apply {
+    if due > 0 && !args.apply && args.persist.is_none() {
         print("nothing was changed; --apply sets them until the next boot, --persist /etc for good\n")?;
     }
     Ok(())
 }
 
-fn prove(connections: u64, cores: u64, available: Option<u64>) -> Result<(), CliError> {
+fn take_back(root: &Path, state: &Path) -> Result<(), CliError> {
+    let outcome = rollback(root, state)?;
+    if outcome.done.is_empty() && outcome.left.is_empty() && outcome.failed.is_empty() {
+        return Ok(print(&format!("nothing to take back: there is no backup in {}\n", state.display()))?);
+    }
+    report("rolled back", outcome)
+}
+
+fn prove(connections: u64, cores: u64, room: Option<Room>) -> Result<(), CliError> {
     say(&format!("millpond: opening {} connections on loopback", grouped(connections)));
-    let held = verify(connections, cores, available)?;
+    let held = verify(connections, cores, room)?;
     let seconds = held.took.as_secs_f64();
     Ok(print(&format!(
         "verified: {} connections were open at once, in {} descriptor tables, after {seconds:.1} s\n",

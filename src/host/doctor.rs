@@ -20,6 +20,18 @@ pub struct Goal {
     pub ping_seconds: u64,
 }
 
+/// How a container is given what a host has a command for, to stand behind that command; nothing on a host.
+fn in_container(facts: &HostFacts, docker: &str, pod: &str) -> String {
+    match facts.container {
+        Some(kind @ ("Docker container" | "Podman container")) => {
+            let program = if kind.starts_with("Podman") { "podman" } else { "docker" };
+            format!("; for a container of its own: {program} run {docker}")
+        }
+        Some("Kubernetes pod") => format!("; for a pod: {pod}"),
+        _ => String::new(),
+    }
+}
+
 /// Judges a host.
 #[must_use]
 pub fn examine(facts: &HostFacts, goal: Goal) -> Report {
@@ -38,6 +50,7 @@ pub fn examine(facts: &HostFacts, goal: Goal) -> Report {
         network::orphans,
         network::port_range,
         network::namespace,
+        network::sockets_in_use,
         queues::somaxconn,
         queues::syn_backlog,
         queues::dropped_connects,

@@ -56,6 +56,8 @@ pub struct HostFacts {
     pub cgroup: CgroupFacts,
     /// Network cards; virtual devices are left out.
     pub devices: Vec<Device>,
+    /// Seconds since the host was started.
+    pub uptime: Reading<u64>,
     /// Where the kernel takes the time from, such as `tsc`.
     pub clocksource: Reading<String>,
     /// Frequency governor of the first CPU, such as `performance`.
@@ -119,6 +121,10 @@ pub struct NetFacts {
     pub ports: Reading<[u64; 2]>,
     /// `net.core.rps_sock_flow_entries`. The host's only.
     pub rfs_entries: Reading<u64>,
+    /// `net.core.netdev_max_backlog`. The host's only.
+    pub device_backlog: Reading<u64>,
+    /// TCP sockets in use now, of this namespace.
+    pub in_use: Reading<u64>,
 }
 
 impl NetFacts {

@@ -164,7 +164,7 @@ impl fmt::Display for Finding {
 const COLUMNS: usize = 118;
 
 /// Writes `text` behind `head`, its further lines indented as far. Line breaks of the text stay.
-fn wrapped(out: &mut fmt::Formatter<'_>, head: &str, text: &str) -> fmt::Result {
+pub(super) fn wrapped(out: &mut fmt::Formatter<'_>, head: &str, text: &str) -> fmt::Result {
     let indent = head.chars().count();
     let mut column = indent;
     write!(out, "{head}")?;
@@ -220,6 +220,26 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// Seconds as people say them: a fraction matters below ten only.
+#[must_use]
+pub fn seconds(count: f64) -> String {
+    match count {
+        ..0.1 => "less than 0.1 s".to_owned(),
+        0.1..10.0 => format!("{count:.1} s"),
+        _ => format!("{} s", grouped(count.round() as u64)),
+    }
+}
+
+/// The time since a host was started, as far as it matters for counters.
+#[must_use]
+pub fn since_start(seconds: u64) -> String {
+    match seconds {
+        0..7200 => format!("{} minutes", seconds / 60),
+        7200..172_800 => format!("{} hours", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +259,11 @@ mod tests {
     fn numbers_are_readable() {
         assert_eq!([grouped(0), grouped(1000), grouped(1_234_567)], ["0", "1,000", "1,234,567"]);
         assert_eq!([plain(0.129), plain(2.0), plain(1e6)], ["0.13", "2.00", "1,000,000"]);
+        assert_eq!([seconds(0.0), seconds(1.75), seconds(1234.6)], ["less than 0.1 s", "1.8 s", "1,235 s"]);
+        assert_eq!(
+            [since_start(7199), since_start(7200), since_start(172_800)],
+            ["119 minutes", "2 hours", "2 days"]
+        );
         assert_eq!([bytes(4040), bytes(4_040_000), bytes(16_000_000_000)], ["4040 B", "4.0 MB", "16.0 GB"]);
     }
 

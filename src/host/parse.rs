@@ -91,6 +91,14 @@ pub fn netstat(text: &str, group: &str, name: &str) -> Option<u64> {
     values.split(' ').nth(at)?.parse().ok()
 }
 
+/// TCP sockets in use of `/proc/net/sockstat`: `TCP: inuse 5 orphan 0 tw 0 alloc 6 mem 1`.
+#[must_use]
+pub fn sockets_in_use(text: &str) -> Option<u64> {
+    let mut words = field(text, "TCP:")?.split_whitespace();
+    words.find(|word| *word == "inuse")?;
+    words.next()?.parse().ok()
+}
+
 /// Packets dropped by all CPUs: the second column of `/proc/net/softnet_stat`, in hexadecimal.
 #[must_use]
 pub fn softnet_drops(text: &str) -> Option<u64> {
@@ -157,6 +165,8 @@ mod tests {
         assert_eq!(netstat(text, "TcpExt:", "B"), None);
         assert_eq!(softnet_drops("016e 00000001 2\n01b9 0000017e 9\n"), Some(0x17f));
         assert_eq!(softnet_drops("one two\n"), None);
+        let sockets = "sockets: used 9\nTCP: inuse 5 orphan 0 tw 3 alloc 6 mem 1\nTCP6: inuse 7\n";
+        assert_eq!([sockets_in_use(sockets), sockets_in_use("TCP: orphan 0\n")], [Some(5), None]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::coefficients::{
     ALL, BASE_BYTES, Basis, CONNECT_MICROS, Coefficient, DELIVERY_RATIO, JOINED_DELIVERY_MICROS,
     KERNEL_BYTES, PING_MICROS, PUBLISH_MICROS, UNREAD_BYTES, USER_BYTES, WRITE_MICROS,
 };
-use super::finding::{bytes, grouped};
+use super::finding::{bytes, grouped, seconds};
 use super::shards;
 
 /// Headers of a segment on Ethernet: IPv4 20, TCP 20, timestamps 12 (RFC 7323), Ethernet with preamble and gap 38.
@@ -207,9 +207,9 @@ impl fmt::Display for Plan {
         self.write_network(out)?;
         writeln!(
             out,
-            "limits     LimitNOFILE of at least {} with {} shards (systemd's default is {})\n",
+            "limits     LimitNOFILE of at least {} with {} (systemd's default is {})\n",
             grouped(self.descriptors),
-            self.shards,
+            counted(self.shards, "shard"),
             grouped(DEFAULT_TABLE)
         )?;
         write_coefficients(out)
@@ -236,21 +236,26 @@ impl Plan {
         writeln!(
             out,
             "cpu        {:.2} cores busy = {:.2} pings + {:.2} deliveries + {:.2} publications + {:.2} connects: \
-             {} cores at {:.0} %",
+             {} at {:.0} %",
             cpu.total,
             cpu.rest,
             cpu.deliveries,
             cpu.publications,
             cpu.churn,
-            cpu.cores,
+            counted(cpu.cores, "core"),
             COMFORT * 100.0
         )?;
         writeln!(
             out,
-            "           where 32 deliveries share each write: {:.2} for deliveries, {} cores in all",
-            cpu.deliveries_joined, cpu.cores_joined
+            "           where 32 deliveries share each write: {:.2} for deliveries, {} in all",
+            cpu.deliveries_joined,
+            counted(cpu.cores_joined, "core")
         )?;
-        writeln!(out, "           after a restart everybody is back in {:.0} s", cpu.reconnect_seconds)
+        writeln!(
+            out,
+            "           after a restart everybody is back in {}, if the clients come so fast",
+            seconds(cpu.reconnect_seconds)
+        )
     }
 
     fn write_network(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -264,6 +269,11 @@ impl Plan {
             grouped(network.packets as u64)
         )
     }
+}
+
+/// So many of a thing.
+fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{} {thing}s", grouped(count)) }
 }
 
 /// With its unit.

@@ -63,6 +63,7 @@ impl Reader {
             memory: self.memory(),
             cgroup: self.cgroup(),
             devices: self.devices(),
+            uptime: self.word("proc/uptime").then(|word| Some(word.parse::<f64>().ok()? as u64)),
             clocksource: self.word("sys/devices/system/clocksource/clocksource0/current_clocksource"),
             governor: self.word("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
             container: self.container(),
@@ -177,6 +178,8 @@ impl Reader {
             orphans: self.sysctl("net/ipv4/tcp_max_orphans"),
             ports: self.sysctls("net/ipv4/ip_local_port_range"),
             rfs_entries: self.sysctl("net/core/rps_sock_flow_entries"),
+            device_backlog: self.sysctl("net/core/netdev_max_backlog"),
+            in_use: self.text("proc/net/sockstat").then(|text| parse::sockets_in_use(&text)),
         }
     }
 

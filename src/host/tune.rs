@@ -6,6 +6,7 @@ pub mod backup;
 use std::fmt;
 
 use super::facts::Reading;
+use super::finding::wrapped;
 use super::profile::{Document, Kind, Profile, ProfileError, Scale, render, settings};
 
 /// One setting, as it is and as it should be.
@@ -24,6 +25,12 @@ pub struct Change {
 }
 
 impl Change {
+    /// Why, in a sentence: the first of the comment in `tuning/`.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        self.why.split_once(". ").map_or(self.why.trim_end_matches('.'), |(first, _)| first)
+    }
+
     /// Whether there is something to write.
     #[must_use]
     pub fn is_due(&self) -> bool {
@@ -85,6 +92,7 @@ impl fmt::Display for Difference {
                 Reading::Known(before) if *before == change.after => writeln!(out, "  {name} = {before}")?,
                 Reading::Known(before) => {
                     writeln!(out, "- {name} = {before}\n+ {name} = {}", change.after)?;
+                    wrapped(out, "    # ", change.reason())?;
                 }
                 Reading::Absent => writeln!(out, "? {name}: does not exist here (host only, or not loaded)")?,
                 Reading::Unreadable => writeln!(out, "? {name}: cannot be read by this user")?,
@@ -150,6 +158,7 @@ mod tests {
         for line in [
             "- net.core.somaxconn = 4096",
             "+ net.core.somaxconn = 65535",
+            "    # Connections that wait to be accepted, per listener; every shard has one and asks for 65535",
             "  net.ipv4.tcp_syncookies = 1",
             "  /sys/kernel/mm/transparent_hugepage/enabled = madvise",
             "? fs.file-max: cannot be read by this user",

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::coefficients::KERNEL_BYTES;
+use super::facts::HostFacts;
 use super::finding::{bytes, grouped};
 use super::shards;
 use crate::net::tables::{descriptors_per_table, take_private};
@@ -31,6 +32,30 @@ const PORTS: std::ops::Range<u16> = 1024..65_000;
 
 /// Stack of a thread: it keeps its sockets on the heap.
 const STACK: usize = 256 * 1024;
+
+/// The memory that both ends may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes.
+    pub bytes: u64,
+    /// Whose they are, to stand behind them: `is available`, or `is left to the control group (FILE)`.
+    pub whose: String,
+}
+
+impl Room {
+    /// What the host or the control group has left, whichever is less; none where neither says.
+    #[must_use]
+    pub fn of(facts: &HostFacts) -> Option<Self> {
+        let host =
+            facts.memory.available.known().map(|bytes| Self { bytes, whose: "is available".to_owned() });
+        let group = facts.cgroup.memory.as_ref().map(|limit| Self {
+            bytes: limit.left(),
+            whose: format!("is left to the control group ({})", limit.file),
+        });
+        // At its limit the kernel kills the process.
+        host.into_iter().chain(group).min_by_key(|room| room.bytes)
+    }
+}
 
 /// What was held.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,16 +73,16 @@ pub struct Held {
 pub enum VerifyError {
     /// Not tried, since the host would run out of memory.
     #[error(
-        "{} connections need {} for both ends, and {} is available: try fewer, or free memory",
-        grouped(*.connections), bytes(*.needed), bytes(*.available)
+        "{} connections need {} for both ends, and {} {}: try fewer, or make room",
+        grouped(*.connections), bytes(*.needed), bytes(.room.bytes), .room.whose
     )]
     Memory {
         /// Wanted.
         connections: u64,
         /// Bytes of kernel memory.
         needed: u64,
-        /// Bytes available.
-        available: u64,
+        /// What there is.
+        room: Room,
     },
     /// Not tried, since no number of shards suffices.
     #[error("1024 descriptor tables of {0} do not hold them: raise the limit of open files")]
@@ -88,17 +113,17 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Opens `connections` and closes them again. `available` is the memory of the host, where known.
+/// Opens `connections` and closes them again. `room` is the memory that there is, where known.
 ///
 /// # Errors
 /// What the host could not do, and how far it came.
 #[expect(clippy::disallowed_methods, reason = "how long it took is part of the answer")]
-pub fn verify(connections: u64, cores: u64, available: Option<u64>) -> Result<Held, VerifyError> {
+pub fn verify(connections: u64, cores: u64, room: Option<Room>) -> Result<Held, VerifyError> {
     let needed = (connections as f64 * 2.0 * KERNEL_BYTES.value) as u64;
-    if let Some(available) = available
-        && needed + needed / 20 > available
+    if let Some(room) = room
+        && needed + needed / 20 > room.bytes
     {
-        return Err(VerifyError::Memory { connections, needed, available });
+        return Err(VerifyError::Memory { connections, needed, room });
     }
     let table = descriptors_per_table();
     let tables = shards::needed(connections, cores, table).ok_or(VerifyError::Tables(table))?;
@@ -296,8 +321,9 @@ mod tests {
 
     #[test]
     fn what_cannot_fit_is_not_tried() {
-        let error = verify(1_000_000, 2, Some(1 << 30)).unwrap_err();
+        let error = verify(1_000_000, 2, Some(Room { bytes: 1 << 30, whose: "is here".into() })).unwrap_err();
         assert!(matches!(error, VerifyError::Memory { .. }), "{error}");
+        assert!(error.to_string().contains("need 8.1 GB for both ends, and 1.1 GB is here"), "{error}");
     }
 
     #[test]

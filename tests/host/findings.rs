@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use millpond::host::finding::Verdict::{self, Bound, Cost, Fine, Unknown};
+use millpond::host::reader::Reader;
+use millpond::host::verify::{Room, verify};
 use tempfile::TempDir;
 
 use super::support::{copy, examined, files_below, fixture};
@@ -35,7 +37,7 @@ const ROWS: &[Row] = &[
     ("container", 2 * MILLION, "cgroup-pids", Bound, Some(1_042_405), "TasksMax=88"),
     ("tuned", MILLION, "conntrack", Fine, None, "not tracked"),
     ("debian", MILLION, "conntrack", Bound, Some(65_324), "millpond-notrack.nft"),
-    ("this-machine", MILLION, "conntrack", Cost, None, "none tracked"),
+    ("this-machine", MILLION, "conntrack", Cost, None, "no rule seems to ask"),
     ("container", MILLION, "conntrack", Bound, Some(262_141), "on the host (read-only here)"),
     ("this-machine", MILLION, "tcp-mem", Fine, None, "1.6 GB of buffers"),
     ("debian", MILLION, "tcp-mem", Cost, None, "223,187 connections"),
@@ -54,6 +56,8 @@ const ROWS: &[Row] = &[
     ("this-machine", MILLION, "network-namespace", Fine, None, "the host's network namespace"),
     ("namespace", MILLION, "network-namespace", Fine, None, "this is a network namespace"),
     ("container", MILLION, "network-namespace", Fine, None, "this is a network namespace"),
+    ("debian", MILLION, "sockets-in-use", Fine, None, "249,871 TCP sockets are open here now"),
+    ("container", MILLION, "sockets-in-use", Fine, None, "not to be seen"),
     ("this-machine", MILLION, "somaxconn", Fine, None, "65,535"),
     ("old", MILLION, "somaxconn", Cost, None, "128 may wait"),
     ("debian", MILLION, "syn-backlog", Fine, None, "cookies are on"),
@@ -61,7 +65,7 @@ const ROWS: &[Row] = &[
     ("debian", MILLION, "dropped-connects", Fine, None, "0 so far"),
     ("old", MILLION, "dropped-connects", Cost, None, "1,200 so far"),
     ("debian", MILLION, "dropped-packets", Fine, None, "none so far"),
-    ("old", MILLION, "dropped-packets", Cost, None, "4,711 so far"),
+    ("old", MILLION, "dropped-packets", Cost, None, "4,711 in 60 days; the queue holds 1,000 sysctl -w net.core.netdev_max_backlog=16384"),
     ("tuned", MILLION, "receive-queues", Fine, None, "a queue per CPU"),
     ("debian", MILLION, "receive-queues", Cost, None, "echo f > $q/rps_cpus"),
     ("container", MILLION, "receive-queues", Fine, None, "no network card"),
@@ -94,7 +98,7 @@ const ROWS: &[Row] = &[
 ];
 
 /// Findings that inform and have nothing to fix.
-const INFORM: &[&str] = &["port-range", "network-namespace", "container"];
+const INFORM: &[&str] = &["port-range", "network-namespace", "sockets-in-use", "container"];
 
 #[test]
 fn findings_are_drawn_from_recorded_hosts() {
@@ -184,12 +188,65 @@ fn what_cannot_be_read_is_said_and_not_fatal() {
         "swap",
         "huge-pages",
         "memory-aborts",
+        "sockets-in-use",
         "clocksource",
         "kernel",
     ] {
         assert!(unknown.contains(id), "{id} is not unknown: {report}");
     }
     assert!(report.findings.iter().all(|finding| !matches!(finding.verdict, Bound)), "{report}");
+}
+
+/// The fix of a finding on a host that was recorded, and then changed.
+fn fix_after(host: &str, id: &str, changes: &[(&str, &str)]) -> String {
+    let folder = TempDir::new().unwrap();
+    copy(host, folder.path());
+    for (path, text) in changes {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    examined(folder.path(), MILLION).get(id).unwrap().fix.clone().unwrap_or_default()
+}
+
+#[test]
+fn fixes_fit_the_container() {
+    const POD: (&str, &str) = ("var/run/secrets/kubernetes.io/serviceaccount/namespace", "");
+    const PODMAN: (&str, &str) = ("run/.containerenv", "");
+    const SHORT: (&str, &str) = ("proc/sys/net/core/somaxconn", "128\n");
+    for (id, changes, words) in [
+        ("descriptor-table", &[][..], "docker run --ulimit nofile=504832:504832"),
+        ("descriptor-table", &[PODMAN], "podman run --ulimit"),
+        ("descriptor-table", &[POD], "container runtime on the node"),
+        ("somaxconn", &[SHORT], "docker run --sysctl net.core.somaxconn=65535"),
+        ("somaxconn", &[SHORT, POD], "securityContext.sysctls"),
+    ] {
+        let fix = fix_after("this-machine", id, changes);
+        assert!(fix.contains(words), "{id}: {fix}");
+    }
+    assert!(
+        !fix_after("old", "descriptor-table", &[]).contains("run --"),
+        "no container, no container's command"
+    );
+}
+
+#[test]
+fn what_was_raised_already_is_not_advised_again() {
+    let raised =
+        [("proc/sys/net/core/netdev_max_backlog", "16384\n"), ("proc/sys/net/core/somaxconn", "65535\n")];
+    assert!(fix_after("old", "dropped-packets", &raised).contains("raised already"));
+    assert!(fix_after("old", "dropped-connects", &raised).contains("add cores"));
+    assert!(fix_after("old", "dropped-connects", &[]).contains("raise net.core.somaxconn"));
+}
+
+#[test]
+fn a_proof_keeps_to_the_memory_of_its_control_group() {
+    let room = |host| Room::of(&Reader::new(&fixture(host), None).facts()).unwrap();
+    let group = room("container");
+    assert!(group.whose.contains("/sys/fs/cgroup/memory.max"), "{group:?}");
+    let error = verify(1_000_000, 2, Some(group)).unwrap_err().to_string();
+    assert!(error.contains("is left to the control group (/sys/fs/cgroup/memory.max): try fewer"), "{error}");
+    assert_eq!(room("this-machine").whose, "is available");
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::command::Run;
@@ -24,6 +24,9 @@ const DEADLINE: Duration = Duration::from_secs(45 * 60);
 /// waits until the number stands still, and the threads have two seconds to give back what they keep.
 const AFTERMATH: Duration = Duration::from_secs(20);
 
+/// Until the server has seen the last connection end, however busy the machine is.
+const DEPARTURE: Duration = Duration::from_secs(5 * 60);
+
 /// Signs the tokens of a bench: the server lives for its length, on loopback.
 const TOKEN_KEY: &str = "a key for benches, on loopback only";
 
@@ -32,6 +35,8 @@ struct Crowd {
     name: &'static str,
     connections: u32,
     hold: &'static str,
+    /// The server's `ping_interval`.
+    ping: &'static str,
 }
 
 /// `cargo xtask bench fanout`
@@ -62,17 +67,23 @@ pub(crate) fn fanout(workspace: &Workspace, args: &[String]) -> Result<()> {
 
 /// `cargo xtask bench density`
 pub(crate) fn density(workspace: &Workspace, args: &[String]) -> Result<()> {
-    crowd(workspace, &Crowd { name: "density", connections: 100_000, hold: "60s" }, args)
+    crowd(workspace, &Crowd { name: "density", connections: 100_000, hold: "60s", ping: "25s" }, args)
 }
 
 /// `cargo xtask bench accept`
 pub(crate) fn accept(workspace: &Workspace, args: &[String]) -> Result<()> {
-    crowd(workspace, &Crowd { name: "accept", connections: 100_000, hold: "1s" }, args)
+    crowd(workspace, &Crowd { name: "accept", connections: 100_000, hold: "1s", ping: "25s" }, args)
 }
 
 /// `cargo xtask bench million`
 pub(crate) fn million(workspace: &Workspace, args: &[String]) -> Result<()> {
-    crowd(workspace, &Crowd { name: "million", connections: 1_000_000, hold: "3m" }, args)
+    crowd(workspace, &Crowd { name: "million", connections: 1_000_000, hold: "3m", ping: "25s" }, args)
+}
+
+/// `cargo xtask bench two-million`: with pings of two minutes, each connection is due one in three minutes.
+pub(crate) fn two_million(workspace: &Workspace, args: &[String]) -> Result<()> {
+    let two = Crowd { name: "two-million", connections: 2_000_000, hold: "3m", ping: "120s" };
+    crowd(workspace, &two, args)
 }
 
 fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
@@ -101,6 +112,7 @@ fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
     let watch = Watch::start(internal, server.id());
     run.succeed()?;
     let accounted = watch.stop()?.ratio(&at_start);
+    wait_until_empty(internal, server.id())?;
     thread::sleep(AFTERMATH);
     let rss_after = server.rss()?;
     server.stop()?;
@@ -128,13 +140,26 @@ fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
     )
 }
 
+/// The generator is gone, but the ends of two million sockets take the kernel and the server their time.
+fn wait_until_empty(internal: SocketAddr, id: u32) -> Result<()> {
+    let start = Instant::now();
+    while Look::at(internal, id)?.connections > 0 {
+        if start.elapsed() > DEPARTURE {
+            bail!("connections are still there {} s after their clients ended", DEPARTURE.as_secs());
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
+    Ok(())
+}
+
 /// Every connection has a token, a user, presence, a personal channel and pings: nothing that a real one has is off.
 fn start_server(workspace: &Workspace, crowd: &Crowd, port: u16, internal: SocketAddr) -> Result<Server> {
     let config = workspace.scratch.join("bench.toml");
     let text = format!(
-        "[client]\nping_interval = \"25s\"\n\n[client.token]\nhmac_secret_key = \"{TOKEN_KEY}\"\n\n\
+        "[client]\nping_interval = \"{}\"\n\n[client.token]\nhmac_secret_key = \"{TOKEN_KEY}\"\n\n\
          [client.subscribe_to_user_personal_channel]\nenabled = true\n\n\
-         [channel.without_namespace]\npresence = true\nallow_user_limited_channels = true\n"
+         [channel.without_namespace]\npresence = true\nallow_user_limited_channels = true\n",
+        crowd.ping
     );
     fs::write(&config, text)?;
     let config = config.display().to_string();

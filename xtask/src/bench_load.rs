@@ -1,5 +1,5 @@
-//! End-to-end benches that publish: a publication to a million, a storm of reconnects, latency at half load, and
-//! millpond beside peers. Each starts its servers, runs scenarios of the load generator and appends its rows to
+//! End-to-end benches that publish: a publication to a million, a storm of reconnects, latency at half load. Each
+//! starts its servers, runs scenarios of the load generator and appends its rows to
 //! `docs/BENCHMARKS.md`.
 
 use std::collections::BTreeMap;
@@ -11,10 +11,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::bench;
+use crate::bench_peers;
 use crate::command::Run;
 use crate::lint::cargo;
-use crate::peer::Peer;
-use crate::prepare::node_folder;
 use crate::record::{Row, append};
 use crate::server::Server;
 use crate::workspace::Workspace;
@@ -25,29 +24,24 @@ const DEADLINE: Duration = Duration::from_secs(45 * 60);
 /// Signs the tokens of a bench, and opens its server API: the server lives for its length, on loopback.
 const KEY: &str = "a key for benches, on loopback only";
 
-/// Rounds of which the median counts where servers are compared.
-const ROUNDS: usize = 3;
-
-/// Subscribers where servers are compared: as many as one descriptor table of the load generator holds.
-const SUBSCRIBERS: u32 = 18_000;
+/// Connections that one publication reaches.
+const EVERYBODY: u32 = 1_000_000;
 
 /// Figures of one phase by name.
-type Figures = BTreeMap<String, f64>;
+pub(crate) type Figures = BTreeMap<String, f64>;
 
 /// `cargo xtask bench everybody`
 pub(crate) fn everybody(workspace: &Workspace, args: &[String]) -> Result<()> {
-    bench::fanout(workspace, &[])?;
-    let raw = bench::read_json(&bench::report_path(workspace, "fanout")?)?;
-    let raw_ns = raw.get("raw_cpu_ns").and_then(Value::as_f64);
-    let scenario = "[[phase]]\nkind = \"ramp\"\n\n[[phase]]\nkind = \"hold\"\nhold = \"30s\"\n\n[[phase]]\nkind = \"fanout\"\n\
-                    publish-rate = 1\nduration = \"1s\"\ndrain = \"60s\"\napi-key = \"KEY\"\n";
-    let load = "connections = 1_000_000\npersonal = true\nchannel-template = [\"everybody\"]\n";
     // With both ends on one small machine the generator always waits for a core here: the row says for how long.
     let args_with: Vec<String> = args.iter().cloned().chain(["--allow-void".to_owned()]).collect();
-    let phases = measure(workspace, "everybody", 1_001_000, load, scenario, &args_with)?;
+    let (floor, raw_write_ns) = bench_peers::floor(workspace, EVERYBODY, &args_with)?;
+    let load = format!("connections = {EVERYBODY}\npersonal = true\nchannel-template = [\"everybody\"]\n");
+    let scenario = everybody_scenario("api-key = \"KEY\"\n");
+    let phases = measure(workspace, "everybody", EVERYBODY + 1000, &load, &scenario, &args_with)?;
     let figures = phases.get("fanout").context("the report has a phase `fanout`")?;
     let of = |name: &str| figures.get(name).copied();
-    let ratio = of("server_cpu_per_delivery_us").zip(raw_ns).map(|(ours, raw)| ours * 1000.0 / raw);
+    let (ours, raw) = (cpu_without_pings(&phases), cpu_without_pings(&floor));
+    let floor = floor.get("fanout").context("the report has a phase `fanout`")?;
     let row = [
         round(of("deliveries"), 0),
         round(of("lost"), 0),
@@ -55,12 +49,33 @@ pub(crate) fn everybody(workspace: &Workspace, args: &[String]) -> Result<()> {
         round(of("lost_connections"), 0),
         round(of("latency_p50_ms"), 0),
         round(of("latency_max_ms"), 0),
+        round(floor.get("latency_max_ms").copied(), 0),
         round(of("deliveries_per_s"), 0),
         round(of("server_cpu_per_delivery_us"), 2),
-        round(ratio, 2),
+        round(ours, 2),
+        round(raw, 2),
+        round(ours.zip(raw).map(|(ours, raw)| ours / raw), 2),
+        round(Some(raw_write_ns / 1000.0), 2),
         round(of("worker_waited_for_core_share"), 2),
     ];
     append(workspace, "everybody", &Row { command: bench::shown("everybody", args), figures: row.into() })
+}
+
+/// Microseconds of the server's CPU for a delivery, less what the pings of that time took: a ping costs what it cost in
+/// the hold before.
+fn cpu_without_pings(phases: &BTreeMap<String, Figures>) -> Option<f64> {
+    let of = |phase: &str, name: &str| phases.get(phase)?.get(name).copied();
+    let ping_s = of("hold", "server_cpu_s")? / of("hold", "pings")?;
+    let rest_s = of("fanout", "server_cpu_s")? - of("fanout", "pings")? * ping_s;
+    Some(rest_s * 1e6 / of("fanout", "deliveries")?)
+}
+
+/// Half a minute of rest, then one publication to all.
+pub(crate) fn everybody_scenario(publish: &str) -> String {
+    format!(
+        "[[phase]]\nkind = \"ramp\"\n\n[[phase]]\nkind = \"hold\"\nhold = \"30s\"\n\n[[phase]]\nkind = \"fanout\"\n\
+         publish-rate = 1\nduration = \"1s\"\ndrain = \"60s\"\n{publish}"
+    )
 }
 
 /// `cargo xtask bench storm`
@@ -110,92 +125,6 @@ pub(crate) fn latency(workspace: &Workspace, args: &[String]) -> Result<()> {
     append(workspace, "latency", &Row { command: bench::shown("latency", args), figures: row.into() })
 }
 
-/// `cargo xtask bench peers`
-pub(crate) fn peers(workspace: &Workspace, args: &[String]) -> Result<()> {
-    build(workspace)?;
-    cargo(&workspace.root).args(["build", "--release", "--example", "peer-tungstenite"]).succeed()?;
-    let folder = node_folder(workspace, &workspace.root.join("benches/peers/ws"), "peer-ws")?;
-    let tungstenite = workspace.target.join("release/examples/peer-tungstenite");
-    let mut rounds: [Vec<[Figures; 2]>; 3] = Default::default();
-    for _ in 0..ROUNDS {
-        rounds[0].push(ours(workspace, args)?);
-        rounds[1].push(theirs(workspace, "tokio-tungstenite", &tungstenite, &[], args)?);
-        rounds[2].push(theirs(workspace, "ws", Path::new("node"), &[folder.join("server.mjs")], args)?);
-    }
-    for (name, rounds) in ["millpond", "tokio-tungstenite", "ws (npm)"].iter().zip(&rounds) {
-        let median = |at: usize, figure: &str, digits: usize| {
-            round(median_of(rounds.iter().filter_map(|of| of[at].get(figure).copied())), digits)
-        };
-        let row = vec![
-            (*name).to_owned(),
-            median(0, "deliveries_per_s", 0),
-            median(0, "server_cpu_per_delivery_us", 2),
-            median(0, "latency_p99_ms", 0),
-            median(1, "deliveries_per_s", 0),
-            median(1, "server_cpu_per_delivery_us", 2),
-            median(1, "latency_p99_ms", 0),
-            median(1, "lost", 0),
-        ];
-        append(workspace, "peers", &Row { command: bench::shown("peers", args), figures: row })?;
-    }
-    Ok(())
-}
-
-/// millpond with one publication, then 32, under way.
-fn ours(workspace: &Workspace, args: &[String]) -> Result<[Figures; 2]> {
-    let config = config(workspace)?;
-    let port = bench::free_port()?;
-    let (listen, most) = (format!("127.0.0.1:{port}"), (SUBSCRIBERS + 1000).to_string());
-    let server = Server::start(
-        workspace,
-        "peers",
-        port,
-        &["--config", &config, "--listen", &listen, "--max-connections", &most],
-    )?;
-    let load = format!("connections = {SUBSCRIBERS}\nchannel-template = [\"bench\"]\n");
-    let mut figures = [1, 32].into_iter().map(|in_flight| {
-        let scenario = in_flight_scenario(in_flight, "api-key = \"KEY\"\n");
-        let file = scenario_file(workspace, "peers", &load, &scenario, port, "/connection/websocket")?;
-        fanout_figures(&generate(workspace, "peers", &file, server.id(), args)?)
-    });
-    let both = [figures.next().context("two runs")??, figures.next().context("two runs")??];
-    drop(figures);
-    server.stop()?;
-    Ok(both)
-}
-
-/// The same with a peer that takes the frames of `benches/peers`.
-fn theirs(
-    workspace: &Workspace,
-    name: &str,
-    program: &Path,
-    before: &[PathBuf],
-    args: &[String],
-) -> Result<[Figures; 2]> {
-    let port = bench::free_port()?;
-    let peer = Peer::start(workspace, name, program, before, port)?;
-    let load = format!(
-        "connections = {SUBSCRIBERS}\nencoding = \"plain\"\nchannel-template = [\"bench\"]\n\n[load.plain]\nfirst-frame = [\"subscribe {{channel}}\"]\n\
-         ready = \"ok\"\npublish-frame = \"publish {{channel}} {{payload}}\"\n"
-    );
-    let run = |in_flight| {
-        let scenario = in_flight_scenario(in_flight, "publish-by = \"client\"\n");
-        let file = scenario_file(workspace, "peers", &load, &scenario, port, "/")?;
-        fanout_figures(&generate(workspace, "peers", &file, peer.id(), args)?)
-    };
-    Ok([run(1)?, run(32)?])
-}
-
-fn in_flight_scenario(in_flight: u32, publish: &str) -> String {
-    format!(
-        "[[phase]]\nkind = \"ramp\"\n\n[[phase]]\nkind = \"fanout\"\nin-flight = {in_flight}\nduration = \"10s\"\n{publish}"
-    )
-}
-
-fn fanout_figures(phases: &BTreeMap<String, Figures>) -> Result<Figures> {
-    phases.get("fanout").cloned().context("the report has a phase `fanout`")
-}
-
 /// Starts millpond, runs a scenario against it and stops it.
 fn measure(
     workspace: &Workspace,
@@ -222,13 +151,13 @@ fn measure(
     Ok(phases)
 }
 
-fn build(workspace: &Workspace) -> Result<()> {
+pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let packages = ["build", "--release", "--package", "millpond", "--package", "millpond-load"];
     cargo(&workspace.root).args(packages).succeed().map(drop)
 }
 
 /// Tokens, personal channels, history with recovery, and everything that the scenarios may do.
-fn config(workspace: &Workspace) -> Result<String> {
+pub(crate) fn config(workspace: &Workspace) -> Result<String> {
     let path = workspace.scratch.join("bench-load.toml");
     let text = format!(
         "[client]\nping_interval = \"25s\"\nallow_anonymous_connect_without_token = true\n\n\
@@ -243,7 +172,7 @@ fn config(workspace: &Workspace) -> Result<String> {
     Ok(path.display().to_string())
 }
 
-fn scenario_file(
+pub(crate) fn scenario_file(
     workspace: &Workspace,
     name: &str,
     load: &str,
@@ -258,7 +187,7 @@ fn scenario_file(
 }
 
 /// Runs the scenario; a void run and one with a lost or doubled message is an error.
-fn generate(
+pub(crate) fn generate(
     workspace: &Workspace,
     name: &str,
     scenario: &Path,
@@ -287,15 +216,8 @@ fn generate(
     Ok(named)
 }
 
-fn round(value: Option<f64>, digits: usize) -> String {
+pub(crate) fn round(value: Option<f64>, digits: usize) -> String {
     bench::round(value, digits)
-}
-
-/// The middle one; `None` of none.
-fn median_of(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
 }
 
 #[cfg(test)]
@@ -303,8 +225,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_the_middle_one() {
-        assert_eq!(median_of([3.0, 1.0, 2.0].into_iter()), Some(2.0));
-        assert_eq!(median_of([].into_iter()), None);
+    fn pings_are_taken_out_at_what_they_cost_in_the_hold() {
+        let phase = |figures: &[(&str, f64)]| -> Figures {
+            figures.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+        };
+        let hold = phase(&[("server_cpu_s", 2.0), ("pings", 200_000.0)]);
+        let fanout = phase(&[("server_cpu_s", 5.0), ("pings", 100_000.0), ("deliveries", 1_000_000.0)]);
+        let phases = BTreeMap::from([("hold".to_owned(), hold), ("fanout".to_owned(), fanout)]);
+        assert!((cpu_without_pings(&phases).unwrap() - 4.0).abs() < 1e-9);
+        assert_eq!(cpu_without_pings(&BTreeMap::new()), None);
     }
 }

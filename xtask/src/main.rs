@@ -9,6 +9,7 @@
 
 mod bench;
 mod bench_load;
+mod bench_peers;
 mod command;
 mod demo;
 mod junit;

@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// One look.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Look {
-    connections: u64,
+    pub(crate) connections: u64,
     accounted: u64,
     rss: u64,
 }

@@ -7,6 +7,7 @@ use clap::Parser;
 
 use crate::bench;
 use crate::bench_load;
+use crate::bench_peers;
 use crate::workspace::Workspace;
 
 /// A benchmark or a soak.
@@ -96,8 +97,18 @@ pub(crate) const BENCHES: &[Program] = &[
         start: Start::Recorded(bench::million),
     },
     Program {
+        name: "two-million",
+        about: "2,000,000 connections held for three minutes at pings of two minutes (takes 17 GB)",
+        start: Start::Recorded(bench::two_million),
+    },
+    Program {
+        name: "foreign",
+        about: "500,000 idle connections of the load generator at a server that is not millpond",
+        start: Start::Recorded(bench_peers::foreign),
+    },
+    Program {
         name: "everybody",
-        about: "one publication to a channel that 1,000,000 connections subscribe, beside the raw write loop",
+        about: "one publication to a channel that 1,000,000 connections subscribe, beside a raw write loop over as many",
         start: Start::Recorded(bench_load::everybody),
     },
     Program {
@@ -113,7 +124,7 @@ pub(crate) const BENCHES: &[Program] = &[
     Program {
         name: "peers",
         about: "fan-out of millpond beside tokio-tungstenite and ws from npm, same clients, same run",
-        start: Start::Recorded(bench_load::peers),
+        start: Start::Recorded(bench_peers::peers),
     },
 ];
 

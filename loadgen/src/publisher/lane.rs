@@ -204,7 +204,7 @@ impl Lane {
         match response.code {
             Some(200) => self.errors += u64::from(memchr::memmem::find(body, b"\"error\"").is_some()),
             Some(status) => {
-                return Err(LaneError::Status(status, String::from_utf8_lossy(body).into_owned()));
+                return Err(LaneError::Status(status, String::from_utf8_lossy(body).trim().to_owned()));
             }
             None => return Err(LaneError::NotHttp),
         }

@@ -106,6 +106,8 @@ pub struct Published {
     pub errors: u64,
     /// How often deliveries were given up on.
     pub stalls: u64,
+    /// Why it ended before its time, after it had published for a while: the server's end is a result, not a mistake.
+    pub failure: Option<LaneError>,
 }
 
 /// A running publisher.
@@ -227,8 +229,13 @@ impl State {
     ) -> Self {
         let start = clock.nanos();
         let end = start.saturating_add(u64::try_from(how.duration.as_nanos()).unwrap_or(u64::MAX));
-        let result =
-            Published { lateness: proof::histogram(), answers: proof::histogram(), errors: 0, stalls: 0 };
+        let result = Published {
+            lateness: proof::histogram(),
+            answers: proof::histogram(),
+            errors: 0,
+            stalls: 0,
+            failure: None,
+        };
         Self {
             plan,
             clock,
@@ -248,10 +255,23 @@ impl State {
     }
 
     fn run(mut self, poll: &mut Poll) -> Result<Published, LaneError> {
+        if let Err(error) = self.drive(poll) {
+            // Where nothing was ever answered or delivered, there was no way to publish from the start.
+            if self.result.answers.is_empty() && self.flow.delivered() == 0 {
+                return Err(error);
+            }
+            self.result.failure = Some(error);
+        }
+        self.result.errors = self.lanes.iter().map(|lane| lane.errors + u64::from(lane.outstanding)).sum();
+        Ok(self.result)
+    }
+
+    /// Publishes to the end.
+    fn drive(&mut self, poll: &mut Poll) -> Result<(), LaneError> {
         let mut events = Events::with_capacity(256);
         loop {
             let wait = self.send_due()?;
-            let Some(wait) = wait else { break };
+            let Some(wait) = wait else { return Ok(()) };
             match poll.poll(&mut events, Some(wait)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
@@ -264,8 +284,6 @@ impl State {
                 }
             }
         }
-        self.result.errors = self.lanes.iter().map(|lane| lane.errors + u64::from(lane.outstanding)).sum();
-        Ok(self.result)
     }
 
     fn on_event(&mut self, lane: usize, event: &mio::event::Event) -> Result<(), LaneError> {

@@ -10,18 +10,18 @@ use super::{PhaseReport, Report};
 #[must_use]
 pub fn render(before: &Report, after: &Report, threshold: f64) -> String {
     let mut out = format!("A: {}\nB: {}\n", before.command, after.command);
-    let mut unmatched: BTreeSet<&str> = before.phases.iter().map(|phase| phase.name.as_str()).collect();
+    // The second phase of a name is held against the second of that name.
+    let mut unmatched: Vec<&PhaseReport> = before.phases.iter().collect();
     for phase in &after.phases {
-        let Some(earlier) = before.phases.iter().find(|earlier| earlier.name == phase.name) else {
+        let Some(at) = unmatched.iter().position(|earlier| earlier.name == phase.name) else {
             // Writing to a String cannot fail.
             let _ = writeln!(out, "{}: only in B", phase.name);
             continue;
         };
-        unmatched.remove(phase.name.as_str());
-        render_phase(earlier, phase, threshold, &mut out);
+        render_phase(unmatched.remove(at), phase, threshold, &mut out);
     }
-    for name in unmatched {
-        let _ = writeln!(out, "{name}: only in A");
+    for phase in unmatched {
+        let _ = writeln!(out, "{}: only in A", phase.name);
     }
     out
 }
@@ -67,5 +67,11 @@ mod tests {
         assert!(text.contains("latency_p99_ms") && text.contains("2.000"), "{text}");
         assert!(!text.contains("lost"), "{text}");
         assert!(render(&report(2.0, 5.0), &Report::default(), 0.0).contains("only in A"));
+        let twice = |p99: f64| {
+            let phases = [report(1.0, 0.0).phases, report(p99, 0.0).phases].concat();
+            Report { phases, ..Report::default() }
+        };
+        let text = render(&twice(4.0), &twice(8.0), 10.0);
+        assert!(text.contains("2.000\n") && !text.contains("only in"), "{text}");
     }
 }

@@ -57,7 +57,9 @@ fn render_verdict(report: &Report, out: &mut String) {
         report.phases.iter().flat_map(text).collect::<Vec<_>>()
     };
     let (broken, void) = (lines(|phase| &phase.broken), lines(|phase| &phase.void));
-    if broken.is_empty() && void.is_empty() {
+    if report.interrupted {
+        out.push_str("<p class=\"bad\">Interrupted: the run was ended before its time.</p>");
+    } else if broken.is_empty() && void.is_empty() {
         out.push_str("<p class=\"good\">Everything that was demanded held, and the generator was not the bottleneck.</p>");
     }
     for line in broken {
@@ -201,6 +203,10 @@ mod tests {
         assert!(page.contains("a&lt;b") && !page.contains("a<b"));
         assert!(page.contains("Not held: a&lt;b: 3 lost") && page.ends_with("</html>"));
         assert_eq!(page.matches("<svg").count(), 2, "connections and percentiles have something to show");
+        let interrupted = render(&Report { interrupted: true, ..Report::default() });
+        assert!(
+            interrupted.contains("ended before its time") && !interrupted.contains("that was demanded held")
+        );
         let outside = page.replace("http://www.w3.org/2000/svg", "");
         assert!(!outside.contains("http://") && !outside.contains("src="));
     }

@@ -35,6 +35,9 @@ pub struct Report {
     pub host: Host,
     /// What the self check said.
     pub self_check: String,
+    /// The user ended it before its time.
+    #[serde(default)]
+    pub interrupted: bool,
     /// The phases, in order.
     pub phases: Vec<PhaseReport>,
     /// The run by the second.

@@ -8,7 +8,7 @@ use crate::flow::Flow;
 use crate::kernel;
 use crate::progress::Progress;
 use crate::proof::Findings;
-use crate::publisher::{Publisher, Publishing};
+use crate::publisher::{Published, Publisher, Publishing};
 use crate::report::PhaseReport;
 
 /// A fan-out.
@@ -56,6 +56,7 @@ pub fn fanout(conductor: &mut Conductor, name: &str, how: &Fanout) -> Result<Pha
     report.set("stalls", published.stalls as f64);
     report.curve = latency::curve(&latencies);
     latency::judge(&mut report, &latencies, &finished.lag, Some(&published.lateness));
+    report_failure(Some(&published), &mut report);
     progress.done(&summary(&report));
     Ok(report)
 }
@@ -113,6 +114,13 @@ pub(super) fn report_findings(findings: &Findings, report: &mut PhaseReport) {
             let examples = findings.examples.join("; ");
             report.broken.push(format!("{count} deliveries {what} ({examples})"));
         }
+    }
+}
+
+/// That publishing ended early, if it did.
+pub(super) fn report_failure(published: Option<&Published>, report: &mut PhaseReport) {
+    if let Some(failure) = published.and_then(|published| published.failure.as_ref()) {
+        report.broken.push(format!("publishing ended early: {failure}"));
     }
 }
 

@@ -81,6 +81,7 @@ pub struct Conductor {
 #[derive(Debug, Clone, Default)]
 struct Base {
     server: Option<Usage>,
+    own: Option<Usage>,
     slab: BTreeMap<String, u64>,
 }
 
@@ -108,7 +109,7 @@ impl Conductor {
         let (plan, clock) = (Arc::new(plan), Clock::start());
         let watch = ProcessWatch::new(server_pids);
         let fleet = Fleet::launch(&plan, clock)?;
-        let base = Base { server: watch.sample(), slab: monitor::slab() };
+        let base = Base { server: watch.sample(), own: own_usage(), slab: monitor::slab() };
         let mut conductor = Self {
             plan,
             clock,
@@ -248,8 +249,12 @@ impl Conductor {
         report.set("lost_connections", new.lost as f64);
         report.set("pings", new.pings as f64);
         report.set("malformed", new.malformed as f64);
-        if let Some(own) = ProcessWatch::new(&[std::process::id()]).sample() {
+        if let (Some(base), Some(own)) = (self.base.own, own_usage()) {
             report.set("generator_rss_b", own.rss as f64);
+            if end.totals.ready > 0 {
+                let growth = own.rss as f64 - base.rss as f64;
+                report.set("generator_rss_per_connection_b", growth / end.totals.ready as f64);
+            }
         }
         report.set("generator_cores", (end.own_cpu_s - start.own_cpu_s) / seconds);
         report.set_reasons(&start.reasons, &end.reasons);
@@ -291,6 +296,11 @@ impl Conductor {
     pub fn finish(self) -> Vec<Sample> {
         self.samples
     }
+}
+
+/// What the generator itself uses.
+fn own_usage() -> Option<Usage> {
+    ProcessWatch::new(&[std::process::id()]).sample()
 }
 
 fn report_workers(start: &Mark, end: &Mark, report: &mut PhaseReport) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::fanout::{drain, report_findings, report_flow};
+use super::fanout::{drain, report_failure, report_findings, report_flow};
 use super::storm::{Storm, depart, start_publisher};
 use super::{Conductor, RunError, latency};
 use crate::kernel;
@@ -75,6 +75,7 @@ pub fn soak(conductor: &mut Conductor, name: &str, how: &Soak) -> Result<PhaseRe
         &finished.lag,
         published.as_ref().map(|published| &published.lateness),
     );
+    report_failure(published.as_ref(), &mut report);
     let warm_s = start.at_s + how.duration.as_secs_f64() * WARM_UP_SHARE;
     if let Some(growth) = growth_per_hour(conductor.samples(), warm_s) {
         report.set("server_rss_growth_per_hour_b", growth);

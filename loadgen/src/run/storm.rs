@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fanout::{drain, report_findings, report_flow};
+use super::fanout::{drain, report_failure, report_findings, report_flow};
 use super::{Conductor, RunError, latency};
 use crate::behaviour::{Close, Departure, Jitter};
 use crate::flow::Flow;
@@ -72,6 +72,7 @@ pub fn storm(conductor: &mut Conductor, name: &str, how: &Storm) -> Result<Phase
     report.curve = latency::curve(&finished.returns);
     let lateness = published.as_ref().map(|published| &published.lateness);
     latency::judge(&mut report, &finished.returns, &finished.lag, lateness);
+    report_failure(published.as_ref(), &mut report);
     Ok(report)
 }
 

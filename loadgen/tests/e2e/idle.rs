@@ -37,9 +37,33 @@ fn nobody_there_is_a_failure_with_its_reason() {
     peer.stop();
     let json = tempfile::NamedTempFile::new().unwrap();
     let path = json.path().display().to_string();
-    main(["idle", "-q", "-n", "5", "--hold", "0s", "--url", &url, "--json", &path].into_iter());
+    let code = main(["idle", "-q", "-n", "5", "--hold", "60s", "--url", &url, "--json", &path].into_iter());
     let report = Report::load(json.path()).unwrap();
     assert_eq!(report.phases[0].reasons.get("connection refused"), Some(&5));
+    assert_eq!((code, report.phases.len()), (NOT_HELD, 1), "nobody holds nothing for a minute");
+    assert!(report.phases[0].broken[1].contains("left out"), "{:?}", report.phases[0].broken);
+}
+
+#[test]
+fn what_cannot_be_is_told_before_anything_is_tried() {
+    let peer = peer(Faults::default());
+    let url = format!("ws://{}/", peer.address());
+    let tls = url.replace("ws://", "wss://");
+    let idle = ["idle", "-q", "--hold", "0s", "--url"];
+    for wrong in [
+        &["-n", "0"][..],
+        &["-n", "5", "--server-pid", "4294967295"],
+        &["-n", "5", "--json", "/nonexistent/report.json"],
+        &["-n", "5", "--html", "/nonexistent/report.html"],
+        &["-n", "5", "--channel-template", "room{i%5"],
+        &["-n", "5", "--assert", "ready"],
+    ] {
+        let line = idle.into_iter().chain([url.as_str()]).chain(wrong.iter().copied());
+        assert_eq!(main(line), NOT_RUN, "{wrong:?}");
+    }
+    assert_eq!(main(idle.into_iter().chain([tls.as_str()])), NOT_RUN);
+    assert_eq!(main(["fanout", "-q", "--url", &url].into_iter()), NOT_RUN, "no channel to publish into");
+    peer.stop();
 }
 
 #[test]

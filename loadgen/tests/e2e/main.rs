@@ -3,5 +3,6 @@
 
 mod fanout;
 mod idle;
+mod interrupt;
 mod scenarios;
 mod support;

@@ -2,6 +2,7 @@
 
 use millpond_load::app::{HELD, NOT_HELD, NOT_RUN};
 use millpond_load::peer::Faults;
+use millpond_load::report::Report;
 
 use crate::support::{figure, main, peer, run, run_with_code};
 
@@ -138,6 +139,33 @@ fn what_was_found_before_a_phase_failed_is_reported() {
     assert_eq!(code, NOT_RUN);
     assert_eq!(figure(&report.phases[0], "ready"), 10.0);
     peer.stop();
+}
+
+#[test]
+fn a_server_that_ends_in_the_middle_is_a_result_and_not_a_mistake() {
+    for publish in ["--publish-by client", "--publish-by http"] {
+        let peer = peer(Faults::default());
+        let url = format!("ws://{}/", peer.address());
+        let json = tempfile::NamedTempFile::new().unwrap();
+        let path = json.path().display().to_string();
+        let line = format!(
+            "fanout -q --allow-void -n 40 --channel-template all --publish-rate 50 --duration 30s --drain 200ms {publish} \
+             --url {url} --json {path}"
+        );
+        let end = std::thread::spawn(move || {
+            millpond_load::clock::rest(std::time::Duration::from_millis(1500));
+            peer.stop();
+        });
+        let code = main(line.split_whitespace());
+        end.join().unwrap();
+        let report = Report::load(json.path()).unwrap();
+        let [_, phase] = &report.phases[..] else { panic!("{publish}: {:?}", report.phases) };
+        assert_eq!(code, NOT_HELD, "{publish}");
+        assert!(figure(phase, "deliveries") > 0.0, "{publish}");
+        assert_eq!(figure(phase, "lost_connections"), 40.0, "{publish}");
+        let broken = phase.broken.join("; ");
+        assert!(broken.contains("ended early") && broken.contains("40 connections were lost"), "{broken}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::Goal;
 use crate::host::coefficients::{CONNECT_MICROS, PING_MICROS};
 use crate::host::facts::{HostFacts, Reading};
-use crate::host::finding::{Finding, grouped};
+use crate::host::finding::{Finding, grouped, seconds};
 
 /// Clocks that a program reads without a system call (vDSO).
 const QUICK_CLOCKS: &[&str] =
@@ -33,9 +33,10 @@ pub(super) fn at_rest(facts: &HostFacts, goal: Goal) -> Finding {
     let used = goal.connections as f64 * each / 1e6;
     let back = goal.connections as f64 * CONNECT_MICROS.value / 1e6 / cores;
     let found = format!(
-        "a second for each connection at {} s pings: {used:.2} of {cores:.1} cores{quota}; all of them take {back:.0} s \
-         to come back after a restart",
-        goal.ping_seconds
+        "a second for each connection at {} s pings: {used:.2} of {cores:.1} cores{quota}; all of them take {} to \
+         come back after a restart",
+        goal.ping_seconds,
+        seconds(back)
     );
     let fix = || {
         let slower = (goal.connections as f64 * PING_MICROS.value / (cores * 0.5 * 1e6)).ceil();

@@ -1,6 +1,6 @@
 //! Descriptors, open files, polled sockets, threads.
 
-use super::Goal;
+use super::{Goal, in_container};
 use crate::base::ids::ShardId;
 use crate::host::coefficients::SWITCH_MICROS;
 use crate::host::facts::{HostFacts, Reading};
@@ -28,24 +28,25 @@ pub(super) fn descriptor_table(facts: &HostFacts, goal: Goal) -> Finding {
     let fix = || {
         let enough = shards::table_for(goal.connections, facts.cpus);
         format!(
-            "LimitNOFILE={enough} in the unit (tuning/systemd), or `ulimit -n {enough}` in this shell; a service has \
-             its own limit: look at it with --pid"
+            "LimitNOFILE={enough} in the unit (tuning/systemd), or `ulimit -n {enough}` in a shell of root; a service has \
+             its own limit: look at it with --pid{}",
+            open_files_in_container(facts, enough)
         )
     };
     if facts.files.private_tables == Reading::Known(false) {
         // All shards share one table then, wakers and listeners of all in it.
         let finding = Finding::fine(ID, format!("all shards share one table of {}", grouped(hard)), WHY);
         return finding.bounding(shards::capacity(1, hard), goal.connections, || {
-            format!(
-                "LimitNOFILE={} in the unit, or let the shards have their own tables",
-                goal.connections + 4096
-            )
+            let enough = goal.connections + 4096;
+            let container = open_files_in_container(facts, enough);
+            format!("LimitNOFILE={enough} in the unit, or let the shards have their own tables{container}")
         });
     }
     let most = shards::most(hard);
     let Some(count) = shards::needed(goal.connections, facts.cpus, hard) else {
-        return Finding::fine(ID, format!("1024 shards with a table of {} each", grouped(hard)), WHY)
-            .bounding(most, goal.connections, fix);
+        let found =
+            format!("no number of shards (at most 1024) with a table of {} each holds more", grouped(hard));
+        return Finding::fine(ID, found, WHY).bounding(most, goal.connections, fix);
     };
     let more = count > facts.cpus;
     let extra = if more { " (more shards than cores: each turn of a core visits them all)" } else { "" };
@@ -53,6 +54,11 @@ pub(super) fn descriptor_table(facts: &HostFacts, goal: Goal) -> Finding {
         format!("{count} shards on {} cores, each with a table of {}{extra}", facts.cpus, grouped(hard));
     let finding = Finding::fine(ID, found, WHY).bounding(most, goal.connections, fix).costing(more, fix);
     if more { finding.taking(SWITCH_MICROS.value * count.div_ceil(facts.cpus) as f64) } else { finding }
+}
+
+fn open_files_in_container(facts: &HostFacts, enough: u64) -> String {
+    let docker = format!("--ulimit nofile={enough}:{enough}");
+    in_container(facts, &docker, "LimitNOFILE of the container runtime on the node (tuning/kubernetes)")
 }
 
 pub(super) fn private_tables(facts: &HostFacts, _: Goal) -> Finding {

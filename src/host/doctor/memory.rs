@@ -52,7 +52,8 @@ pub(super) fn cgroup_memory(facts: &HostFacts, goal: Goal) -> Finding {
             );
             Finding::fine(ID, found, WHY).bounding(fitting(limit.left()), goal.connections, || {
                 format!(
-                    "MemoryMax= in the unit, or resources.limits.memory of the pod: {} and what messages need",
+                    "MemoryMax= in the unit, --memory of the container or resources.limits.memory of the pod: {} and \
+                     what messages need",
                     bytes(limit.used.saturating_add(needed(goal.connections)))
                 )
             })

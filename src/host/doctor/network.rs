@@ -25,13 +25,13 @@ pub(super) fn conntrack(facts: &HostFacts, goal: Goal) -> Finding {
     };
     let enough = goal.connections + goal.connections / 4 + 65_536;
     let memory = bytes((goal.connections as f64 * CONNTRACK_BYTES.value) as u64);
-    let idle = if count == 0 { "; none tracked, so no rule may ask for it in this namespace" } else { "" };
+    let idle = if count == 0 { ", so no rule seems to ask for tracking here" } else { "" };
     let found = format!("a table of {}, {} in use{idle}", grouped(most), grouped(count));
-    let place = if facts.net.is_namespace() { "on the host (read-only here): " } else { "" };
+    let place = if facts.net.is_namespace() { "on the host (read-only here) " } else { "" };
     let fix = || {
         format!(
-            "{place}`nft -f tuning/nftables/millpond-notrack.nft` to leave the port out; else sysctl -w \
-             net.netfilter.nf_conntrack_max={enough} net.netfilter.nf_conntrack_buckets={enough} ({memory} more)"
+            "`nft -f tuning/nftables/millpond-notrack.nft` where the port is tracked, to leave it out; else {place}sysctl \
+             -w net.netfilter.nf_conntrack_max={enough} net.netfilter.nf_conntrack_buckets={enough} ({memory} more)"
         )
     };
     let finding = Finding::fine(ID, found, WHY);
@@ -189,4 +189,19 @@ pub(super) fn namespace(facts: &HostFacts, _: Goal) -> Finding {
         "this is the host's network namespace"
     };
     Finding::fine(ID, found, WHY)
+}
+
+pub(super) fn sockets_in_use(facts: &HostFacts, _: Goal) -> Finding {
+    const ID: &str = "sockets-in-use";
+    const WHY: &str = "what is open now has its memory, files and tracking already: the numbers of connections here are of what \
+        can come on top of it. proc_net(5), sockstat";
+    match facts.net.in_use {
+        Reading::Known(count) => {
+            let found =
+                format!("{} TCP sockets are open here now; what is said above comes on top", grouped(count));
+            Finding::fine(ID, found, WHY)
+        }
+        Reading::Absent => Finding::fine(ID, "not to be seen here", WHY),
+        Reading::Unreadable => Finding::unknown(ID, "/proc/net/sockstat", WHY),
+    }
 }

@@ -1,13 +1,16 @@
 //! Queues that packets and new connections pass, and who serves them.
 
-use super::Goal;
 use super::files::shards_wanted;
+use super::{Goal, in_container};
 use crate::host::coefficients::{CONNECT_MICROS, PACKET_MICROS};
 use crate::host::facts::{Device, HostFacts, Reading};
-use crate::host::finding::{Finding, grouped};
+use crate::host::finding::{Finding, grouped, seconds, since_start};
 
 /// What millpond asks for with `listen(2)`.
 const BACKLOG: u64 = 65_535;
+
+/// Packets that a CPU's queue should hold, as the profiles say.
+const DEVICE_BACKLOG: u64 = 16_384;
 
 /// A client whose SYN was dropped tries again after this (RFC 6298, initial RTO): a second.
 const RETRY_MICROS: f64 = 1e6;
@@ -24,12 +27,18 @@ pub(super) fn somaxconn(facts: &HostFacts, goal: Goal) -> Finding {
     // As if half of the connections came back at once.
     let burst = (goal.connections / shards / 2).min(BACKLOG);
     let found = format!(
-        "{} may wait at each of {shards} shards, which serve that many in {:.1} s",
+        "{} may wait at each of {shards} shards, which serve that many in {}",
         grouped(queue),
-        queue as f64 * CONNECT_MICROS.value * shards as f64 / facts.cpus as f64 / 1e6
+        seconds(queue as f64 * CONNECT_MICROS.value * shards as f64 / facts.cpus as f64 / 1e6)
     );
-    let finding = Finding::fine(ID, found, WHY)
-        .costing(queue < burst, || "sysctl -w net.core.somaxconn=65535, then restart millpond".into());
+    let finding = Finding::fine(ID, found, WHY).costing(queue < burst, || {
+        let (docker, pod) =
+            ("--sysctl net.core.somaxconn=65535", "securityContext.sysctls (tuning/kubernetes)");
+        format!(
+            "sysctl -w net.core.somaxconn=65535, then restart millpond{}",
+            in_container(facts, docker, pod)
+        )
+    });
     if queue < burst { finding.taking(RETRY_MICROS) } else { finding }
 }
 
@@ -55,10 +64,19 @@ pub(super) fn dropped_connects(facts: &HostFacts, _: Goal) -> Finding {
     const WHY: &str = "connects that found an accept queue full, since this host or namespace came up (nstat -az \
         TcpExtListenOverflows): each cost its client a second and more";
     match facts.drops.listen_overflows {
-        Reading::Known(count) => Finding::fine(ID, format!("{} so far", grouped(count)), WHY).costing(count > 0, || {
-            "if millpond's port is concerned (ss -ltn shows Recv-Q near Send-Q): raise net.core.somaxconn, or add cores"
-                .into()
-        }),
+        Reading::Known(count) => {
+            Finding::fine(ID, format!("{} so far", grouped(count)), WHY).costing(count > 0, || {
+                let is_long = matches!(facts.net.somaxconn, Reading::Known(most) if most >= BACKLOG);
+                let remedy = if is_long {
+                    "net.core.somaxconn is raised: add cores"
+                } else {
+                    "raise net.core.somaxconn"
+                };
+                format!(
+                    "look at the number again; if it grows and the port is millpond's (ss -ltn): {remedy}"
+                )
+            })
+        }
         _ => Finding::unknown(ID, "/proc/net/netstat", WHY),
     }
 }
@@ -67,13 +85,27 @@ pub(super) fn dropped_packets(facts: &HostFacts, _: Goal) -> Finding {
     const ID: &str = "dropped-packets";
     const WHY: &str = "packets dropped in front of TCP because a CPU's queue was full (second column of /proc/net/softnet_stat); \
         each is sent again after 200 ms. Documentation/admin-guide/sysctl/net.rst, netdev_max_backlog";
-    match facts.drops.backlog_drops {
-        Reading::Known(0) => Finding::fine(ID, "none so far", WHY),
-        Reading::Known(count) => Finding::fine(ID, format!("for each of the {} so far", grouped(count)), WHY)
-            .taking(200_000.0)
-            .costing(true, || "sysctl -w net.core.netdev_max_backlog=16384 on the host".into()),
-        _ => Finding::unknown(ID, "/proc/net/softnet_stat", WHY),
-    }
+    let count = match facts.drops.backlog_drops {
+        Reading::Known(0) => return Finding::fine(ID, "none so far", WHY),
+        Reading::Known(count) => count,
+        _ => return Finding::unknown(ID, "/proc/net/softnet_stat", WHY),
+    };
+    let time =
+        facts.uptime.known().map_or_else(|| "so far".into(), |time| format!("in {}", since_start(time)));
+    let (queue, is_long) = match facts.net.device_backlog {
+        Reading::Known(most) => (format!("; the queue holds {}", grouped(most)), most >= DEVICE_BACKLOG),
+        _ => (String::new(), false),
+    };
+    let found = format!("for each of the {} {time}{queue}", grouped(count));
+    Finding::fine(ID, found, WHY).taking(200_000.0).costing(true, || {
+        if is_long {
+            "the queue was raised already: look at the number again, and if it grows, spread the packets over more CPUs \
+             (receive-queues)"
+                .into()
+        } else {
+            format!("sysctl -w net.core.netdev_max_backlog={DEVICE_BACKLOG} on the host")
+        }
+    })
 }
 
 pub(super) fn receive_queues(facts: &HostFacts, _: Goal) -> Finding {

@@ -22,11 +22,7 @@ fn every_profile_is_read() {
         let settings = settings(profile).unwrap();
         assert!(settings.len() >= 10, "{}", profile.name());
         for setting in settings {
-            assert!(
-                setting.why.contains("Source: ") || setting.why.contains("As in"),
-                "{}: no source",
-                setting.name
-            );
+            assert!(setting.why.contains("Source: "), "{}: no source", setting.name);
         }
     }
 }

@@ -159,9 +159,11 @@ fn write_file(path: &Path, text: &str) -> io::Result<()> {
 fn explained(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            " (needs root, and some settings the host's own network namespace)"
+            " (it takes root of the host itself: not in a container, a user or a network namespace)"
         }
-        io::ErrorKind::ReadOnlyFilesystem => " (a container: set it on the host)",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            " (a container: set it on the host, or where the container is made: docker run --sysctl, securityContext.sysctls)"
+        }
         io::ErrorKind::InvalidInput => " (this kernel does not take the value)",
         _ => "",
     }
