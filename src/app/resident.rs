@@ -124,8 +124,8 @@ impl<'a> Map<'a> {
 
     /// An arena begins at a multiple of what it has reserved, and the part that is not used yet follows it.
     fn is_arena(&self, next: Option<&Self>) -> bool {
-        let end = self.range.start + ARENA_RESERVED;
-        let is_whole = next.map_or(self.range.end, |next| next.range.end) == end;
+        let length = next.map_or(self.range.end, |next| next.range.end).saturating_sub(self.range.start);
+        let is_whole = length == ARENA_RESERVED;
         let is_joined = next.is_none_or(|next| next.range.start == self.range.end);
         self.name.is_empty()
             && self.access == "rw-p"
@@ -149,6 +149,7 @@ mod tests {
 7f0010010000-7f0010011000 ---p 00000000 00:00 0
 7f0010011000-7f0010191000 rw-p 00000000 00:00 0
 7fff10000000-7fff10021000 rw-p 00000000 00:00 0 [stack]
+ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]
 ";
 
     #[test]
