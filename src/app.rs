@@ -16,6 +16,8 @@ mod heap;
 mod logging;
 mod memory;
 mod refusals;
+mod resident;
+pub(crate) mod restart;
 mod store;
 mod webhooks;
 
@@ -35,7 +37,7 @@ use crate::config::{Config, ErrorMode};
 use crate::control::answers::{Answers, answer_queue};
 use crate::control::gateway::{ApiAsk, Full, GatewaySettings, ShardPort};
 use crate::control::handover::HandoverReceiver;
-use crate::control::metrics::MetricsSource;
+use crate::control::metrics::{MetricsSource, ProcessMemory};
 use crate::control::server::{Control, ControlError, ControlHandle, ControlParts, Readiness};
 use crate::control::settings::{ApiSettings, ControlSettings, NodeSettings};
 use crate::hub::admission::Admission;
@@ -53,7 +55,7 @@ use crate::net::tables::take_private;
 use crate::net::wakers::Wakers;
 use crate::store::thread::Store;
 use capacity::Plan;
-use heap::ThreadCaches;
+use resident::Stacks;
 pub use store::LogError;
 use store::{OpenStore, StoreDoor};
 use webhooks::Webhooks;
@@ -66,6 +68,13 @@ const INBOX_LETTERS: std::ops::RangeInclusive<usize> = 512..=2048;
 
 /// Answers to the control plane that may wait.
 const ANSWERS: usize = 8192;
+
+/// Stack of a shard's thread, in bytes.
+const SHARD_STACK: usize = 512 * 1024;
+
+/// How much of it a shard's deepest turns have been seen to use, in bytes: it is touched at the start, so that a shard
+/// takes no memory for it in the middle of a peak.
+const SHARD_STACK_USED: usize = 16 * 1024;
 
 /// Longest wait of the control plane for a shard.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -146,6 +155,7 @@ fn start(config: &Config, lines_dropped: ErrorCounter) -> Result<Running, StartE
     let webhooks = Webhooks::new(config, store.as_ref()).map_err(ControlError::from)?;
     let figures: Arc<Vec<Mutex<ShardMetrics>>> =
         Arc::new((0..plan.shards).map(|_| Mutex::default()).collect());
+    let stacks = Arc::new(Stacks::default());
     let hasher = NameHash::new(common.secret);
     let home_common = Arc::clone(&common);
     let readiness = Readiness::default();
@@ -159,6 +169,7 @@ fn start(config: &Config, lines_dropped: ErrorCounter) -> Result<Running, StartE
         handovers: vec![HandoverReceiver::from(received)],
         metrics: Arc::new(Figures {
             shards: Arc::clone(&figures),
+            stacks: Arc::clone(&stacks),
             store: store.as_ref().map(|store| Arc::clone(&store.figures)),
             lines_dropped,
         }),
@@ -169,7 +180,6 @@ fn start(config: &Config, lines_dropped: ErrorCounter) -> Result<Running, StartE
     for address in &config.server.listen {
         probe(*address).map_err(|source| StartError::Listen { address: *address, source })?;
     }
-    let caches = Arc::new(ThreadCaches::default());
     let seed = ShardSeed {
         config,
         plan: &plan,
@@ -177,17 +187,16 @@ fn start(config: &Config, lines_dropped: ErrorCounter) -> Result<Running, StartE
         mesh: &mesh,
         wakers: &wakers,
         store: &door,
-        caches: &caches,
+        stacks: &stacks,
         clock,
     };
     let handover = Arc::new(handover);
     let shards = spawn_shards(&seed, &handover, &answers, &figures)?;
     let start = |store: OpenStore| store.start(&common, &mesh, &wakers, &answers, clock, webhooks.queues);
     let store = store.map(start).transpose()?;
-    memory::watch(&common, &caches, config.server.memory_limit)?;
+    memory::watch(&common, config.server.memory_limit)?;
     refusals::sample(&figures)?;
-    let mut caches_seen = 0;
-    let control = control.each_second(Box::new(move || caches.empty_own(&mut caches_seen))).start()?;
+    let control = control.start()?;
     report(config, &plan);
     Ok(Running { shards, store, control, mesh, wakers, common, readiness, _scratch: scratch })
 }
@@ -204,7 +213,7 @@ struct ShardSeed<'a> {
     mesh: &'a Arc<Mesh<Mail>>,
     wakers: &'a Arc<Wakers>,
     store: &'a StoreDoor,
-    caches: &'a Arc<ThreadCaches>,
+    stacks: &'a Arc<Stacks>,
     clock: Clock,
 }
 
@@ -218,9 +227,11 @@ fn spawn_shards(
     let mut threads = Vec::with_capacity(usize::from(seed.plan.shards));
     for id in (0..seed.plan.shards).map(ShardId) {
         let parts = seed.reactor_parts(id, handover, answers.clone(), Arc::clone(figures));
-        let opened = opened.clone();
-        let thread = std::thread::Builder::new().name(format!("shard-{}", id.0)).stack_size(512 * 1024);
+        let (opened, stacks) = (opened.clone(), Arc::clone(seed.stacks));
+        let thread = std::thread::Builder::new().name(format!("shard-{}", id.0)).stack_size(SHARD_STACK);
         threads.push(thread.spawn(move || {
+            touch_stack();
+            stacks.note_own();
             // Where the kernel or a sandbox forbids it, the shards share one table and its limit.
             let private = take_private();
             match Reactor::open(parts) {
@@ -239,6 +250,12 @@ fn spawn_shards(
     drop(opened);
     wait_until_open(&ready, seed)?;
     Ok(threads)
+}
+
+/// Touches as much of the calling thread's stack as a shard will use.
+#[inline(never)]
+fn touch_stack() {
+    std::hint::black_box(&mut [0_u8; SHARD_STACK_USED]);
 }
 
 fn wait_until_open(ready: &Receiver<io::Result<()>>, seed: &ShardSeed<'_>) -> Result<(), StartError> {
@@ -266,7 +283,6 @@ impl ShardSeed<'_> {
         answers: Answers,
         figures: Arc<Vec<Mutex<ShardMetrics>>>,
     ) -> ReactorParts {
-        let (caches, mut caches_seen) = (Arc::clone(self.caches), 0);
         let seed = u64::from_le_bytes(self.common.secret[..8].try_into().unwrap_or_default());
         ReactorParts {
             shard: Shard::new(id, Arc::clone(self.common), seed ^ u64::from(id.0)),
@@ -283,7 +299,6 @@ impl ShardSeed<'_> {
                 if let Some(Ok(mut place)) = figures.get(usize::from(id.0)).map(Mutex::try_lock) {
                     *place = shard.figures(shell.inbox, shell.buffer_bytes, shell.mesh_bytes);
                 }
-                caches.empty_own(&mut caches_seen);
             }),
             handover: Some(Arc::clone(handover)),
             clock: self.clock,
@@ -406,9 +421,10 @@ impl ShardPort for Port {
     }
 }
 
-/// The latest figures of every shard, and of the store.
+/// The latest figures of every shard, of the store and of the process.
 struct Figures {
     shards: Arc<Vec<Mutex<ShardMetrics>>>,
+    stacks: Arc<Stacks>,
     store: Option<Arc<Mutex<Option<StoreFigures>>>>,
     lines_dropped: ErrorCounter,
 }
@@ -424,5 +440,9 @@ impl MetricsSource for Figures {
 
     fn store(&self) -> Option<StoreFigures> {
         *self.store.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn process_memory(&self) -> ProcessMemory {
+        resident::look(&self.stacks)
     }
 }

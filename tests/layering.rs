@@ -172,7 +172,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("src/net/sockopt.rs", "socket options that socket2 does not know"),
     ("src/log/map.rs", "the one memory map"),
     ("loadgen/src/kernel.rs", "unshare(CLONE_FILES) and socket options of the load generator"),
-    ("src/app/heap.rs", "mallopt(3) and malloc_trim(3) have no safe wrapper"),
+    ("src/app/heap.rs", "mallopt(3), malloc_trim(3) and mallinfo2(3) have no safe wrapper"),
     ("tests/support/counting_allocator.rs", "a global allocator that counts is an unsafe trait"),
 ];
 

@@ -2,16 +2,16 @@
 //! the system after many connections left.
 //!
 //! What a shard frees stays with the allocator, which keeps it for the next connection. That is right while
-//! connections come and go, and wrong after a mass departure: then the shards are asked to give their pools and the
-//! caches of their threads back, and two seconds later `malloc_trim(3)` returns every free page of every arena. It
-//! holds each arena's lock meanwhile, so it is called only once the number of connections has halved and does not fall
-//! any further, or when memory runs short.
+//! connections come and go, and wrong after a mass departure: then the shards are asked to give their pools back, and two
+//! seconds later, and twice more, every free page of every arena is returned. That holds each arena's lock for
+//! milliseconds, so it is done only once the number of connections has halved and does not fall any further, or when
+//! memory runs short.
 
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::app::heap::{self, ThreadCaches};
+use crate::app::heap;
 use crate::hub::pressure::PressureLevel;
 use crate::hub::shard::Common;
 
@@ -21,31 +21,32 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Fewer connections than this hold no memory worth returning.
 const WORTH_RETURNING: u32 = 1000;
 
-/// Looks that a request to the shards is given: each of them answers within a second.
-const ANSWERED_AFTER: u32 = 2;
+/// Looks after which memory is returned, counted from the request to the shards. Each of them answers within a second; on
+/// a busy host the letters of a departure may take longer, and what they free is returned by the later ones.
+const RETURNED_AFTER: [u32; 3] = [2, 5, 10];
 
 /// Starts the watch. It ends by itself after the last shard has gone.
-pub(super) fn watch(common: &Arc<Common>, caches: &Arc<ThreadCaches>, limit: u64) -> io::Result<()> {
-    let (common, caches) = (Arc::downgrade(common), Arc::clone(caches));
+pub(super) fn watch(common: &Arc<Common>, limit: u64) -> io::Result<()> {
+    let common = Arc::downgrade(common);
     std::thread::Builder::new()
         .name("memory".into())
         .stack_size(128 * 1024)
-        .spawn(move || run(&common, &caches, limit))?;
+        .spawn(move || run(&common, limit))?;
     Ok(())
 }
 
 #[allow(clippy::disallowed_methods, reason = "this thread does nothing but wait and look")]
-fn run(common: &Weak<Common>, caches: &ThreadCaches, limit: u64) {
+fn run(common: &Weak<Common>, limit: u64) {
     let mut departures = Departures::default();
     let mut level = PressureLevel::Calm;
-    let mut looks_left = 0_u32;
+    let mut looks = u32::MAX;
     loop {
         std::thread::sleep(INTERVAL);
         let Some(common) = common.upgrade() else { return };
-        if looks_left == 1 {
-            return_memory(caches);
+        looks = looks.saturating_add(1);
+        if RETURNED_AFTER.contains(&looks) {
+            heap::trim();
         }
-        looks_left = looks_left.saturating_sub(1);
         let now = match resident_bytes() {
             Some(used) => common.admission.pressure.note(used, limit, common.shards),
             None => PressureLevel::Calm,
@@ -55,18 +56,10 @@ fn run(common: &Weak<Common>, caches: &ThreadCaches, limit: u64) {
         }
         if departures.look(common.admission.connections()) || now > level {
             common.admission.pressure.ask_to_shrink();
-            caches.ask();
-            looks_left = ANSWERED_AFTER;
+            looks = 0;
         }
         level = now;
     }
-}
-
-fn return_memory(caches: &ThreadCaches) {
-    if let Err(error) = caches.free_emptied() {
-        tracing::warn!(%error, "memory stays cached");
-    }
-    heap::trim();
 }
 
 /// Notices that many connections have left.

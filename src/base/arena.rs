@@ -159,10 +159,18 @@ impl Arena {
         };
         self.len -= usize::from(freed);
         if freed && self.len == 0 {
-            // Every chunk and every long record is gone; drop the bookkeeping that grew with them as well.
-            *self = Self::new();
+            self.forget_bookkeeping();
         }
         freed
+    }
+
+    /// Every chunk and every long record is gone: what grew with them goes as well. What an empty arena owns stays where it
+    /// is: a new one would lie among what was allocated since, and keep its page.
+    fn forget_bookkeeping(&mut self) {
+        (self.chunks, self.spare_chunks) = (Vec::new(), Vec::new());
+        (self.long, self.spare_long) = (Vec::new(), Vec::new());
+        self.roomy.fill(NO_CHUNK);
+        self.bytes = 0;
     }
 
     fn alloc_small(&mut self, record: &[u8]) -> Option<Handle> {

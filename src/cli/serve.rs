@@ -44,6 +44,8 @@ pub(super) struct ServeArgs {
 }
 
 pub(super) fn serve(args: ServeArgs) -> Result<(), CliError> {
+    // Before anything is read or said, as it happens twice.
+    crate::app::restart::without_caches();
     let layers = Layers {
         listen: args.listen,
         internal_listen: args.internal_listen,

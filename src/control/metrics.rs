@@ -36,6 +36,22 @@ pub trait MetricsSource: Send + Sync {
     fn store(&self) -> Option<StoreFigures> {
         None
     }
+
+    /// What the process holds beside.
+    fn process_memory(&self) -> ProcessMemory {
+        ProcessMemory::default()
+    }
+}
+
+/// What the process holds beside the shards' figures, in resident bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessMemory {
+    /// Pages of the program, its libraries and the log's map.
+    pub files: u64,
+    /// Stacks of the shards.
+    pub stacks: u64,
+    /// What the allocator keeps and nobody uses: holes between blocks, and memory it has not given back yet.
+    pub allocator: u64,
 }
 
 /// Content type of [`Metrics::render`].
@@ -99,8 +115,9 @@ impl Collector for Figures {
         page.clients()?;
         page.transport()?;
         page.shards()?;
-        page.memory()?;
-        if let Some(store) = self.source.store() {
+        let store = self.source.store();
+        page.memory(&self.source.process_memory(), store.as_ref().map(|store| store.index_bytes))?;
+        if let Some(store) = store {
             page.mailboxes(&store)?;
             page.log(&store)?;
         }
@@ -237,15 +254,24 @@ impl Page<'_> {
         self.per_shard("shard_memory_bytes", "Memory accounted for", Kind::Gauge, |of| of.memory.iter().sum())
     }
 
-    /// Bytes per connection are what the categories hold, shared over the sockets there are.
-    fn memory(&mut self) -> fmt::Result {
+    /// Bytes per connection are what the categories of the shards hold, shared over the sockets there are.
+    fn memory(&mut self, process: &ProcessMemory, log_index: Option<u64>) -> fmt::Result {
         let held = self.array(MemoryCategory::COUNT, |of| &of.memory);
-        let labels = || MemoryCategory::ALL.iter().map(|category| category.label().to_owned());
+        let labels = MemoryCategory::ALL.iter().map(|category| category.label().to_owned());
+        let held: Vec<_> = labels.zip(held).collect();
         let connections = self.sum(|of| of.connections);
-        let each = held.clone().into_iter().map(|bytes| bytes.checked_div(connections).unwrap_or(0));
-        self.labelled("memory_bytes", "Memory by category", Kind::Gauge, "category", labels().zip(held))?;
-        let series: Vec<_> = labels().zip(each).collect();
-        self.labelled("bytes_per_connection", "Memory over sockets", Kind::Gauge, "category", series)
+        let share = |bytes: u64| bytes.checked_div(connections).unwrap_or(0);
+        let each: Vec<_> = held.iter().map(|(label, bytes)| (label.clone(), share(*bytes))).collect();
+        let beside = [
+            ("log_index", log_index.unwrap_or(0)),
+            ("stacks", process.stacks),
+            ("allocator", process.allocator),
+            ("files", process.files),
+        ];
+        let beside = beside.map(|(label, bytes)| (label.to_owned(), bytes));
+        let all = held.into_iter().chain(beside);
+        self.labelled("memory_bytes", "Memory by category", Kind::Gauge, "category", all)?;
+        self.labelled("bytes_per_connection", "Memory over sockets", Kind::Gauge, "category", each)
     }
 
     fn mailboxes(&mut self, store: &StoreFigures) -> fmt::Result {

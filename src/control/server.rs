@@ -108,7 +108,6 @@ pub enum ControlError {
 pub struct Control {
     parts: ControlParts,
     listener: Option<TcpListener>,
-    each_second: Option<Box<dyn FnMut() + Send>>,
 }
 
 /// The running control plane.
@@ -125,20 +124,13 @@ impl Control {
     pub fn bind(parts: ControlParts) -> Result<Self, ControlError> {
         check_paths(&parts.settings)?;
         let listener = parts.settings.internal_address.map(listen).transpose()?;
-        Ok(Self { parts, listener, each_second: None })
+        Ok(Self { parts, listener })
     }
 
     /// Where the internal door really is, for a configured port 0.
     #[must_use]
     pub fn internal_address(&self) -> Option<SocketAddr> {
         self.listener.as_ref().and_then(|listener| listener.local_addr().ok())
-    }
-
-    /// Has `work` done once a second on the control plane's thread. It must not block.
-    #[must_use]
-    pub fn each_second(mut self, work: Box<dyn FnMut() + Send>) -> Self {
-        self.each_second = Some(work);
-        self
     }
 
     /// Starts the thread. Call it after every shard has taken its private descriptor table: a table taken later would
@@ -237,9 +229,6 @@ async fn run(control: Control, mut stopped: Stopped) -> io::Result<()> {
     if let Some(listener) = control.listener {
         tokio::spawn(internal.clone().accept(tokio::net::TcpListener::from_std(listener)?));
     }
-    if let Some(work) = control.each_second {
-        tokio::spawn(repeat(work));
-    }
     stopped.wait().await;
     let _ = timeout(STOP_GRACE, async {
         internal.drained().await;
@@ -254,14 +243,6 @@ async fn deliver(courier: Courier, mut stopped: Stopped) {
     tokio::select! {
         () = courier.run() => {}
         () = stopped.wait() => {}
-    }
-}
-
-async fn repeat(mut work: Box<dyn FnMut() + Send>) {
-    let mut seconds = tokio::time::interval(Duration::from_secs(1));
-    loop {
-        seconds.tick().await;
-        work();
     }
 }
 

@@ -17,9 +17,18 @@ const NOTE_TICKS: u32 = 10;
 /// Notes at most (64 KiB); beyond, every second one of the older half goes, so old times get coarser.
 const NOTES_MAX: usize = 8192;
 
+/// Notes that there is room for from the start: a minute of accepts.
+const NOTES_LEAST: usize = 60;
+
 /// Which generation was accepted when.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Accepts(Vec<(Tick, u32)>);
+
+impl Default for Accepts {
+    fn default() -> Self {
+        Self(Vec::with_capacity(NOTES_LEAST))
+    }
+}
 
 impl Accepts {
     /// A connection was accepted.

@@ -27,6 +27,9 @@ use crate::net::wakers::Wakers;
 /// Bytes read at once, and from one connection per turn (F25).
 const READ_BUFFER: usize = 64 * 1024;
 
+/// What the system gives memory in, on most hosts; only figures depend on it.
+const PAGE: usize = 4096;
+
 /// Connections accepted per turn; the backlog holds the rest (R01).
 const ACCEPTS_PER_TURN: usize = 64;
 
@@ -85,7 +88,7 @@ pub struct ReactorParts {
 pub struct ShellFigures {
     /// Letters in the inbox.
     pub inbox: usize,
-    /// Bytes of the socket table and the read buffer.
+    /// Bytes of the socket table and of the part of the read buffer that was used.
     pub buffer_bytes: usize,
     /// Bytes of this shard's share of the mesh.
     pub mesh_bytes: usize,
@@ -99,6 +102,8 @@ pub struct Reactor {
     sockets: SocketTable,
     reserve: Reserve,
     buffer: Vec<u8>,
+    /// Most bytes read at once: beyond them the system has not given the buffer any memory yet.
+    read_most: usize,
     /// Connections that were readable when their share of the turn was used up.
     unread: Vec<(u32, u32)>,
     accept_pending: bool,
@@ -130,6 +135,7 @@ impl Reactor {
             sockets,
             reserve: Reserve::open(),
             buffer: vec![0; READ_BUFFER],
+            read_most: 0,
             unread: Vec::new(),
             accept_pending: true,
             accept_again_at: None,
@@ -215,6 +221,7 @@ impl Reactor {
             match self.sockets.read(socket, &mut self.buffer) {
                 Ok(0) => return self.parts.shard.hang_up(slot),
                 Ok(count) => {
+                    self.read_most = self.read_most.max(count);
                     self.parts.shard.input(slot, &mut self.buffer[..count]);
                     share = share.saturating_sub(count);
                     if count < READ_BUFFER && !until_the_end {
@@ -380,7 +387,7 @@ impl Reactor {
         self.metrics_at = now.after(u32::try_from(1000 / TICK_MS).unwrap_or(1));
         let figures = ShellFigures {
             inbox: self.parts.mesh.len(self.parts.id),
-            buffer_bytes: self.buffer.len() + self.sockets.memory_bytes(),
+            buffer_bytes: self.read_most.next_multiple_of(PAGE) + self.sockets.memory_bytes(),
             mesh_bytes: self.parts.mesh.memory_bytes() / usize::from(self.parts.shards.max(1)),
         };
         (self.parts.publish_metrics)(&mut self.parts.shard, figures);

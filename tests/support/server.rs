@@ -149,6 +149,18 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
+    /// The environment the process was started with, each variable as `NAME=value`.
+    pub(crate) fn environment(&self) -> Vec<String> {
+        let text = std::fs::read(self.proc("environ")).unwrap();
+        let variables = text.split(|byte| *byte == 0).filter(|variable| !variable.is_empty());
+        variables.map(|variable| String::from_utf8_lossy(variable).into_owned()).collect()
+    }
+
+    /// The name under which the process is listed.
+    pub(crate) fn listed_as(&self) -> String {
+        std::fs::read_to_string(self.proc("comm")).unwrap().trim().to_owned()
+    }
+
     /// Processor time used so far, user and system.
     pub(crate) fn cpu_time(&self) -> Duration {
         let stat = std::fs::read_to_string(self.proc("stat")).unwrap();
