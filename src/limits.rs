@@ -1,7 +1,11 @@
 //! Every bound of the data plane that is not a setting, each with its reason.
 
-/// Timer expiries handled per turn; the rest comes next turn, so that a burst does not starve the sockets (R17).
+/// Deadlines at homes handled per turn; the rest comes next turn, so that a burst does not starve the sockets (R17).
 pub const EXPIRIES_PER_TURN: usize = 4096;
+
+/// Timers of connections that expire in a turn: most of them send a ping, so 64 are about 0.3 ms, which is what a
+/// publication waits for them at most.
+pub const TIMERS_PER_TURN: usize = 64;
 
 /// A gap between two turns longer than this (2 s) is our own stall: pong deadlines start anew (C02, C03).
 pub const STALL_TICKS: u32 = 20;

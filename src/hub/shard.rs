@@ -411,7 +411,7 @@ impl Shard {
     fn expire(&mut self) {
         let mut due = std::mem::take(&mut self.due);
         let expiry =
-            self.wheel.expire(self.now.tick, limits::EXPIRIES_PER_TURN, &mut self.connections, |slot| {
+            self.wheel.expire(self.now.tick, limits::TIMERS_PER_TURN, &mut self.connections, |slot| {
                 due.push(slot);
             });
         self.timers_due = expiry.more;

@@ -23,7 +23,7 @@ use crate::workspace::Workspace;
 const DEADLINE: Duration = Duration::from_secs(45 * 60);
 
 /// Signs the tokens of a bench, and opens its server API: the server lives for its length, on loopback.
-const KEY: &str = "a key for benches, on loopback only";
+pub(crate) const KEY: &str = "a key for benches, on loopback only";
 
 /// Rounds of which the median counts where servers are compared.
 const ROUNDS: usize = 3;
@@ -32,7 +32,7 @@ const ROUNDS: usize = 3;
 const SUBSCRIBERS: u32 = 18_000;
 
 /// Figures of one phase by name.
-type Figures = BTreeMap<String, f64>;
+pub(crate) type Figures = BTreeMap<String, f64>;
 
 /// `cargo xtask bench everybody`
 pub(crate) fn everybody(workspace: &Workspace, args: &[String]) -> Result<()> {
@@ -222,7 +222,7 @@ fn measure(
     Ok(phases)
 }
 
-fn build(workspace: &Workspace) -> Result<()> {
+pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let packages = ["build", "--release", "--package", "millpond", "--package", "millpond-load"];
     cargo(&workspace.root).args(packages).succeed().map(drop)
 }
@@ -243,7 +243,7 @@ fn config(workspace: &Workspace) -> Result<String> {
     Ok(path.display().to_string())
 }
 
-fn scenario_file(
+pub(crate) fn scenario_file(
     workspace: &Workspace,
     name: &str,
     load: &str,
@@ -258,7 +258,7 @@ fn scenario_file(
 }
 
 /// Runs the scenario; a void run and one with a lost or doubled message is an error.
-fn generate(
+pub(crate) fn generate(
     workspace: &Workspace,
     name: &str,
     scenario: &Path,
@@ -272,7 +272,13 @@ fn generate(
     let run =
         Run::new(load, &workspace.root, DEADLINE).args(["run", &scenario, "--server-pid", &server, "--json"]);
     run.args([&json]).args(args).succeed()?;
-    let report = bench::read_json(&json)?;
+    phases_of(&json)
+}
+
+/// The figures of each phase of a report, by its name.
+pub(crate) fn phases_of(report: &Path) -> Result<BTreeMap<String, Figures>> {
+    let json = report;
+    let report = bench::read_json(json)?;
     let phases = report.get("phases").and_then(Value::as_array).context("a report has phases")?;
     let named = phases.iter().filter_map(|phase| {
         let metrics = phase.get("metrics")?.as_object()?;
@@ -292,7 +298,7 @@ fn round(value: Option<f64>, digits: usize) -> String {
 }
 
 /// The middle one; `None` of none.
-fn median_of(values: impl Iterator<Item = f64>) -> Option<f64> {
+pub(crate) fn median_of(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
