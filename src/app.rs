@@ -280,7 +280,7 @@ impl ShardSeed<'_> {
                 caches.empty_own(&mut caches_seen);
             }),
             handover: Some(Arc::clone(handover)),
-            clock: self.clock,
+            clock: self.clock.of_shard(id, self.plan.shards),
             hasher: NameHash::new(self.common.secret),
         }
     }

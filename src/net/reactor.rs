@@ -37,6 +37,9 @@ const ACCEPTS_PER_TURN: usize = 16;
 /// Letters handled per turn.
 const MAIL_PER_TURN: usize = 2048;
 
+/// Letters between two looks at the frames under way, of which there may be many; each adds one frame at most.
+const SATURATION_EVERY: usize = 16;
+
 /// Longest sleep: metrics are refreshed once a second.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -334,7 +337,7 @@ impl Reactor {
     fn take_mail(&mut self) -> (usize, bool) {
         self.parts.mesh.begin(self.parts.id);
         for taken in 0..MAIL_PER_TURN {
-            if self.parts.shard.is_saturated() {
+            if taken % SATURATION_EVERY == 0 && self.parts.shard.is_saturated() {
                 return (taken, true);
             }
             match self.parts.mesh.pop(self.parts.id) {
