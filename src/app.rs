@@ -301,7 +301,7 @@ impl ShardSeed<'_> {
                 }
             }),
             handover: Some(Arc::clone(handover)),
-            clock: self.clock,
+            clock: self.clock.of_shard(id, self.plan.shards),
             hasher: NameHash::new(self.common.secret),
         }
     }

@@ -1,7 +1,11 @@
 //! Every bound of the data plane that is not a setting, each with its reason.
 
-/// Timer expiries handled per turn; the rest comes next turn, so that a burst does not starve the sockets (R17).
+/// Deadlines at homes handled per turn; the rest comes next turn, so that a burst does not starve the sockets (R17).
 pub const EXPIRIES_PER_TURN: usize = 4096;
+
+/// Timers of connections that expire in a turn: most of them send a ping, so 64 are about 0.3 ms, which is what a
+/// publication waits for them at most.
+pub const TIMERS_PER_TURN: usize = 64;
 
 /// A gap between two turns longer than this (2 s) is our own stall: pong deadlines start anew (C02, C03).
 pub const STALL_TICKS: u32 = 20;
@@ -23,6 +27,36 @@ pub const GATHER_BYTES: usize = 16 * 1024;
 /// Channels with at most so many subscribers here are served at once, joined with whatever else a connection gets
 /// this turn, instead of by a sweep.
 pub const FEW_SUBSCRIBERS: usize = 8;
+
+/// Channels with at most so many subscribers here come first in a turn, whole: a quarter of a turn's writes.
+pub const SMALL_SUBSCRIBERS: usize = 64;
+
+/// Writes of joins, leaves and counts a turn, beside those of publications: about 40 µs, which is what a publication
+/// to another channel waits for them at most.
+pub const ANNOUNCEMENT_WRITES_PER_TURN: usize = 8;
+
+/// Subscribers looked at for those writes: who is not told of joins costs a look, about 20 ns.
+pub const ANNOUNCEMENT_STEPS_PER_TURN: usize = 256;
+
+/// Channels with joins, leaves and counts under way that are looked at in a turn.
+pub const ANNOUNCING_PER_TURN: usize = 64;
+
+/// Writes of joins, leaves and counts of one channel in a millisecond, over all shards (of each at least one): a tenth
+/// of a core. What comes in the meantime leaves with the same write.
+pub const ANNOUNCEMENT_WRITES_PER_MS: u64 = 20;
+
+/// Such writes that a channel which was quiet may make at once, over all shards; and on each at least.
+pub const ANNOUNCEMENT_BURST: u64 = 512;
+/// See [`ANNOUNCEMENT_BURST`].
+pub const ANNOUNCEMENT_BURST_LEAST: u64 = 32;
+
+/// Bytes of joins, leaves and counts under way in a channel beyond which they go out like publications, at whatever
+/// cost to others: they must not fill the memory of sweeps.
+pub const ANNOUNCEMENT_BACKLOG_BYTES: usize = 1024 * 1024;
+
+const _: () = assert!(ANNOUNCEMENT_BACKLOG_BYTES < SWEEP_BACKLOG_BYTES);
+const _: () =
+    assert!(SMALL_SUBSCRIBERS <= SWEEP_WRITES_PER_TURN / 2, "a small channel is served in one turn");
 
 /// Bytes of frames under way in sweeps beyond which inbound mail stays in its queue and so slows its senders.
 pub const SWEEP_BACKLOG_BYTES: usize = 8 * 1024 * 1024;

@@ -3,7 +3,7 @@
 /// Length of one tick in milliseconds.
 pub const TICK_MS: u64 = 100;
 
-/// Ticks since the process started (monotonic). Wraps after 13 years.
+/// Ticks since the process started (monotonic). The clocks of two shards differ by less than one. Wraps after 13 years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tick(pub u32);
 

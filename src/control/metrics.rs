@@ -236,7 +236,9 @@ impl Page<'_> {
         )?;
         self.named("transport_messages_sent_size", "Bytes written", self.sum(|of| of.bytes_sent))?;
         self.named("transport_messages_received_size", "Bytes read", self.sum(|of| of.bytes_received))?;
-        self.counter("writes", "Write system calls", self.sum(|of| of.writes))
+        self.counter("writes", "Write system calls", self.sum(|of| of.writes))?;
+        let told = self.sum(|of| of.announcement_writes);
+        self.counter("announcement_writes", "Those that told of joins, leaves and counts only", told)
     }
 
     fn shards(&mut self) -> fmt::Result {

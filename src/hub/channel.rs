@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use crate::hub::connection::NONE;
 use crate::hub::mail::Delivery;
+use crate::hub::sweep::{Line, Spent};
 use crate::protocol::Encoding;
 
 /// Frames after which the numbers of old subscribers are moved up.
@@ -40,10 +41,10 @@ pub(crate) struct Channel {
     /// Active subscribers and the places of those who left.
     pub(crate) subscribers: Vec<Subscriber>,
     vacant: u32,
-    /// Stands in the shard's list of sweeping channels.
-    pub(crate) queued: bool,
-    /// Its sweep waits for more frames (`write_delay`); `queued` is set too.
-    pub(crate) held: bool,
+    /// Where it stands among the shard's sweeps.
+    pub(crate) line: Line,
+    /// What its announcements have used up of their pace.
+    pub(crate) spent: Spent,
     /// Its frames may wait, so they may as well be joined with those of other channels.
     pub(crate) delayed: bool,
     next_number: u32,
@@ -131,8 +132,8 @@ impl Channel {
             references,
             subscribers: Vec::new(),
             vacant: 0,
-            queued: false,
-            held: false,
+            line: Line::default(),
+            spent: Spent::default(),
             delayed: false,
             next_number: 0,
             position: 0,
@@ -249,6 +250,11 @@ impl Channel {
     /// True if joins or leaves are under way, so that not every subscriber gets everything.
     pub(crate) fn carries_join_leave(&self) -> bool {
         self.join_leave_marks > 0
+    }
+
+    /// True if only joins, leaves and counts are under way.
+    pub(crate) fn only_announces(&self) -> bool {
+        self.join_leave_marks as usize == self.marks.len()
     }
 
     /// What `subscriber` is to get now, joins and leaves included or not; `None` if nothing (it joined after all

@@ -8,16 +8,17 @@ use crate::hub::backlog::Hold;
 use crate::hub::channel::{Channel, Subscriber, frame};
 use crate::hub::cold::ColdPool;
 use crate::hub::connection::{Connection, NONE, Phase, flag, sub};
-use crate::hub::locals::{ChannelRef, many_handle};
+use crate::hub::locals::ChannelRef;
 use crate::hub::mail::Delivery;
 use crate::hub::metrics::{SentKind, ShardMetrics};
 use crate::hub::shard::Shard;
 use crate::hub::sockets::{Sockets, Written};
+use crate::hub::sweep::Line;
 use crate::limits;
 use crate::protocol::{DisconnectCode, Encoding};
 
 /// What a sweep found wrong with a subscriber; dealt with after the channel is let go.
-enum Offence {
+pub(crate) enum Offence {
     Gone,
     Overfull,
     Disconnect(DisconnectCode),
@@ -57,12 +58,11 @@ impl Shard {
         channel.push(Arc::clone(delivery));
         channel.delayed = delay_ms > 0;
         let may_wait = delay_ms > 0 && channel.backlog() < limits::GATHER_BYTES;
-        if may_wait && !channel.queued {
-            (channel.queued, channel.held) = (true, true);
+        if may_wait && channel.line == Line::Nowhere {
+            channel.line = Line::Held;
             self.gathering.channel(index, delay_ms, self.now_ms);
-        } else if !may_wait && (channel.held || !channel.queued) {
-            (channel.queued, channel.held) = (true, false);
-            self.sweeping.push_back(index);
+        } else if !may_wait || channel.line != Line::Held {
+            self.sweeps.line_up(index, channel, self.now_ms);
         }
     }
 
@@ -87,91 +87,36 @@ impl Shard {
             self.metrics.publications_conflated += u64::from(conflated);
         }
     }
-
-    /// Goes on with every sweep under way, each by its share of the turn's writes.
-    pub(crate) fn sweep(&mut self, io: &mut impl Sockets) {
-        let channels = self.sweeping.len();
-        let Some(share) = limits::SWEEP_WRITES_PER_TURN.checked_div(channels) else { return };
-        for _ in 0..channels.min(limits::SWEEP_WRITES_PER_TURN) {
-            let Some(index) = self.sweeping.pop_front() else { return };
-            if self.sweep_channel(index, share.max(1), channels > 1, io) {
-                self.sweeping.push_back(index);
-            }
-        }
-    }
-
-    /// Serves up to `share` subscribers of a channel. True while there is more to do.
-    fn sweep_channel(
-        &mut self,
-        index: u32,
-        share: usize,
-        is_one_of_many: bool,
-        io: &mut impl Sockets,
-    ) -> bool {
-        let mut offences = Vec::new();
-        let mut more = true;
-        let Self { locals, connections, cold, dirty, metrics, common, .. } = self;
-        let Some(channel) = locals.many(index) else { return false };
-        let queue_max = common.settings.client.queue_max_size;
-        let gathers = channel.delayed && is_one_of_many;
-        let mut pass = Pass {
-            handle: many_handle(index),
-            queue_max,
-            gathers,
-            connections: &mut connections.0,
-            cold,
-            dirty,
-            metrics,
-        };
-        for _ in 0..share {
-            let Some(subscriber) = channel.step() else {
-                channel.queued = false;
-                more = false;
-                break;
-            };
-            if let Err(offence) = pass.serve(channel, subscriber, io) {
-                offences.push((subscriber.slot, offence));
-            }
-        }
-        for (slot, offence) in offences {
-            match offence {
-                Offence::Gone => self.lose(slot),
-                Offence::Overfull => self.relieve_queue(slot),
-                Offence::Disconnect(code) => self.disconnect(slot, code),
-            }
-        }
-        more && self.locals.many(index).is_some()
-    }
 }
 
 /// One turn's part of a sweep over one channel: what of the shard it needs beside the channel itself.
-struct Pass<'a> {
-    handle: u32,
-    queue_max: usize,
+pub(crate) struct Pass<'a> {
+    pub(crate) handle: u32,
+    pub(crate) queue_max: usize,
     /// Output is joined with that of other channels and leaves at the end of the turn.
-    gathers: bool,
-    connections: &'a mut Slab<Connection>,
-    cold: &'a mut ColdPool,
-    dirty: &'a mut Vec<u32>,
-    metrics: &'a mut ShardMetrics,
+    pub(crate) gathers: bool,
+    pub(crate) connections: &'a mut Slab<Connection>,
+    pub(crate) cold: &'a mut ColdPool,
+    pub(crate) dirty: &'a mut Vec<u32>,
+    pub(crate) metrics: &'a mut ShardMetrics,
 }
 
 impl Pass<'_> {
-    /// One write for one subscriber: the run of frames it has not had.
-    fn serve(
+    /// One write for one subscriber: the run of frames it has not had. False if there was none.
+    pub(crate) fn serve(
         &mut self,
         channel: &Channel,
         subscriber: Subscriber,
         io: &mut impl Sockets,
-    ) -> Result<(), Offence> {
+    ) -> Result<bool, Offence> {
         let slot = subscriber.slot;
-        let Some(connection) = self.connections.get_mut(slot as usize) else { return Ok(()) };
+        let Some(connection) = self.connections.get_mut(slot as usize) else { return Ok(false) };
         if connection.phase != Phase::Live {
-            return Ok(());
+            return Ok(false);
         }
         let all = !channel.carries_join_leave() || wants_join_leave(connection, self.cold, self.handle);
         let Some(portion) = channel.portion(subscriber, connection.encoding(), all) else {
-            return Ok(());
+            return Ok(false);
         };
         if portion.unfit() {
             return Err(Offence::Disconnect(DisconnectCode::InappropriateProtocol));
@@ -193,7 +138,7 @@ impl Pass<'_> {
             self.metrics.writes += 1;
             self.metrics.bytes_sent += sent as u64;
             if sent == portion.run.len() {
-                return Ok(());
+                return Ok(true);
             }
             connection.set(flag::CORKED, true);
         } else if has_output || portion.frames().next().is_some() {
@@ -202,7 +147,7 @@ impl Pass<'_> {
                 self.dirty.push(slot);
             }
         } else {
-            return Ok(());
+            return Ok(false);
         }
         let flags = flags_of(connection, self.cold, self.handle);
         let positioned = flags.is_some_and(|flags| flags & sub::POSITIONED != 0);
@@ -220,7 +165,7 @@ impl Pass<'_> {
                 self.metrics.publications_conflated += u64::from(conflated);
             }
         }
-        if is_corked && outbox.len() > self.queue_max { Err(Offence::Overfull) } else { Ok(()) }
+        if is_corked && outbox.len() > self.queue_max { Err(Offence::Overfull) } else { Ok(true) }
     }
 }
 

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 
 use crate::hub::connection::flag;
 use crate::hub::shard::Shard;
+use crate::hub::sweep::Line as SweepLine;
 use crate::limits;
 
 /// All delays in use.
@@ -105,9 +106,10 @@ impl Shard {
             }
             let released = if is_due { line.channels.len() } else { 0 };
             for index in line.channels.drain(..released) {
-                if let Some(channel) = self.locals.many(index).filter(|channel| channel.held) {
-                    channel.held = false;
-                    self.sweeping.push_back(index);
+                if let Some(channel) =
+                    self.locals.many(index).filter(|channel| channel.line == SweepLine::Held)
+                {
+                    self.sweeps.line_up(index, channel, now_ms);
                 }
             }
             while budget > 0

@@ -1,7 +1,9 @@
 //! Joins and leaves at the home of a channel: how many are pushed, and members who were lost and may come back.
 //!
 //! * `join_leave_max_rate`: beyond so many joins and leaves a second, subscribers are told the counts of the channel
-//!   once a second instead, the last time after the rush is over.
+//!   once a second instead, the last time after the rush is over. Where a channel is so large that the pace of
+//!   announcements (`hub::sweep`) takes longer than a second to reach everybody, that is its second: so each subscriber
+//!   is told of one with one write, and what waits for it is bounded.
 //! * `presence_grace`: a member lost without goodbye stays in presence and counts, and its leave waits. Where the user
 //!   returns in time, the join of the new session comes before the leave of the lost one, so nobody sees a gap.
 //!
@@ -14,7 +16,7 @@ use std::sync::Arc;
 
 use crate::base::tick::{Now, Tick};
 use crate::hub::api::Member;
-use crate::hub::home::{Homes, Keyed, Place, encodings_of, mark};
+use crate::hub::home::{HomeChannel, Homes, Keyed, Place, encodings_of, mark};
 use crate::hub::home_shards::spread;
 use crate::hub::mail::{Delivery, KeptMember, Mail, Terms};
 use crate::hub::post::Post;
@@ -22,6 +24,7 @@ use crate::hub::publication::{deliver_membership, deliver_message};
 use crate::hub::registry::Registered;
 use crate::hub::settings::SlowConsumer;
 use crate::hub::shard::ticks_of;
+use crate::hub::sweep::Pace;
 use crate::limits;
 
 /// Ticks of a second.
@@ -89,14 +92,15 @@ impl Announcements {
         self.deadlines.pop().map(|Reverse((_, hash))| hash)
     }
 
-    /// True if one more join or leave may be pushed this second.
-    fn may_announce(&mut self, hash: u64, limit: u32, now: Tick) -> bool {
+    /// True if one more join or leave may be pushed this second, which begins with this one where there is none, and
+    /// is then so long.
+    fn may_announce(&mut self, hash: u64, limit: u32, now: Tick, second_ticks: impl FnOnce() -> u32) -> bool {
         if limit == 0 {
             return true;
         }
         let deadlines = &mut self.deadlines;
         let rate = self.rates.entry(hash).or_insert_with(|| {
-            let until = now.after(SECOND_TICKS);
+            let until = now.after(second_ticks());
             deadlines.push(Reverse((until, hash)));
             Rate { until, count: 0, owed: false }
         });
@@ -106,11 +110,11 @@ impl Announcements {
     }
 
     /// The second of a channel may be over: true if counts are owed.
-    fn second_over(&mut self, hash: u64, now: Tick) -> bool {
+    fn second_over(&mut self, hash: u64, now: Tick, second_ticks: u32) -> bool {
         let Some(rate) = self.rates.get_mut(&hash).filter(|rate| rate.until <= now) else { return false };
         let owed = rate.owed;
         if owed {
-            *rate = Rate { until: now.after(SECOND_TICKS), count: 0, owed: false };
+            *rate = Rate { until: now.after(second_ticks), count: 0, owed: false };
             self.deadlines.push(Reverse((rate.until, hash)));
         } else {
             self.rates.remove(&hash);
@@ -143,7 +147,10 @@ impl Homes {
         let hash = place.hash;
         let options = self.common.settings.channel.options.get(usize::from(place.namespace));
         let limit = options.map_or(0, |options| options.join_leave_max_rate);
-        if self.announcements.may_announce(hash, limit, now.tick) {
+        let Self { announcements, channels, common, .. } = self;
+        if announcements
+            .may_announce(hash, limit, now.tick, || second_ticks(channels.get(hash), common.shards))
+        {
             self.deliver_membership(place, member, joined, post);
         }
     }
@@ -226,11 +233,21 @@ impl Homes {
                     self.announce(&place, (&lost.member, false), now, post);
                 }
             }
-            if self.announcements.second_over(hash, now.tick) {
+            let second_ticks = second_ticks(self.channels.get(hash), self.common.shards);
+            if self.announcements.second_over(hash, now.tick, second_ticks) {
                 self.deliver_counts(hash, post);
             }
         }
     }
+}
+
+/// How long a second of announcements is: until everybody could be told at their pace.
+fn second_ticks(channel: Registered<'_, HomeChannel>, shards: u16) -> u32 {
+    let most = match channel {
+        Registered::Nothing | Registered::Single(..) => 1,
+        Registered::Record(channel) => channel.shards.iter().map(|(_, count)| *count).max().unwrap_or(0),
+    };
+    Pace::of(shards).ticks_for(most).max(SECOND_TICKS)
 }
 
 /// `{"channel":…,"num_clients":…,"num_users":…}`

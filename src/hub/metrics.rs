@@ -222,6 +222,8 @@ pub struct ShardMetrics {
     pub bytes_received: u64,
     /// Writes to sockets (system calls).
     pub writes: u64,
+    /// Those of them that told of nothing but joins, leaves and counts.
+    pub announcement_writes: u64,
     /// Disconnects by the server, at the index of [`DISCONNECT_CODES`], the last place for all others.
     pub disconnects: [u64; DISCONNECT_CODES.len() + 1],
     /// Unsubscribes by the server, at the index of [`UNSUBSCRIBE_CODES`], the last place for all others.

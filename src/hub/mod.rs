@@ -56,5 +56,6 @@ pub mod store;
 pub mod stream;
 mod subscribe;
 mod subscriptions;
+mod sweep;
 mod timers;
 mod user_presence;

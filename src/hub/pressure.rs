@@ -116,14 +116,14 @@ impl Shard {
         self.handed.shrink_to_fit();
         self.resumed.shrink_to_fit();
         self.overdue.shrink_to_fit();
-        self.sweeping.shrink_to_fit();
+        self.sweeps.shrink();
         self.deferred.shrink_to_fit();
     }
 
     /// Bytes of the lists that a turn works through.
     pub(crate) fn lists_bytes(&self) -> usize {
-        (self.dirty.capacity() + self.due.capacity() + self.resumed.capacity() + self.sweeping.capacity())
-            * size_of::<u32>()
+        (self.dirty.capacity() + self.due.capacity() + self.resumed.capacity()) * size_of::<u32>()
+            + self.sweeps.memory_bytes()
             + self.granted.capacity() * size_of::<(u32, ShardId)>()
             + self.doomed.capacity() * size_of::<(u32, bool)>()
             + self.handed.capacity() * size_of::<(u32, Vec<u8>)>()

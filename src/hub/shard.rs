@@ -31,6 +31,7 @@ use crate::hub::metrics::ShardMetrics;
 use crate::hub::post::Post;
 use crate::hub::settings::Settings;
 use crate::hub::sockets::Sockets;
+use crate::hub::sweep::Sweeps;
 use crate::limits;
 
 /// Stands for the private entry type of the slab.
@@ -115,7 +116,7 @@ pub struct Shard {
     /// Sockets that go to the control plane this turn, with what was read.
     pub(crate) handed: Vec<(u32, Vec<u8>)>,
     /// Channels with frames under way.
-    pub(crate) sweeping: VecDeque<u32>,
+    pub(crate) sweeps: Sweeps,
     /// Connections that may read again.
     pub(crate) resumed: Vec<u32>,
     /// Connections whose silence ends them unless something is found when they are read once more.
@@ -159,7 +160,7 @@ impl Links for Connections {
 pub struct Outlook {
     /// There is more to do at once: poll without waiting.
     pub busy: bool,
-    /// Otherwise wake up at this millisecond since start, for output that waits for more.
+    /// Otherwise wake up at this millisecond since start, for output that waits for more or for its pace.
     pub flush_at_ms: Option<u64>,
     /// And at this tick at the latest.
     pub wake_at: Option<Tick>,
@@ -186,7 +187,7 @@ impl Shard {
             granted: Vec::new(),
             doomed: Vec::new(),
             handed: Vec::new(),
-            sweeping: VecDeque::new(),
+            sweeps: Sweeps::new(common.shards),
             resumed: Vec::new(),
             overdue: Vec::new(),
             examined: Vec::new(),
@@ -275,9 +276,9 @@ impl Shard {
     /// True while inbound mail should stay in its queue: frames under way take too much memory.
     #[must_use]
     pub fn is_saturated(&mut self) -> bool {
-        let Self { sweeping, locals, .. } = self;
+        let Self { sweeps, locals, .. } = self;
         let backlog: usize =
-            sweeping.iter().map(|&index| locals.many(index).map_or(0, |channel| channel.backlog())).sum();
+            sweeps.channels().map(|index| locals.many(index).map_or(0, |channel| channel.backlog())).sum();
         backlog > limits::SWEEP_BACKLOG_BYTES
     }
 
@@ -338,12 +339,15 @@ impl Shard {
         self.list_connections(io);
         self.homes.housekeep(self.now);
         Outlook {
-            busy: !self.sweeping.is_empty()
+            busy: self.sweeps.is_due(self.now_ms)
                 || (!self.resumed.is_empty() || !self.overdue.is_empty()) && !self.holds_back_input()
                 || self.timers_due
                 || self.gathering.next_due_ms().is_some_and(|due| due <= self.now_ms)
                 || (!self.deferred.is_empty() && !self.post.is_congested()),
-            flush_at_ms: self.gathering.next_due_ms(),
+            flush_at_ms: [self.gathering.next_due_ms(), self.sweeps.announcements_due_ms()]
+                .into_iter()
+                .flatten()
+                .min(),
             wake_at: if self.draining.is_some() {
                 Some(self.now.tick.after(1))
             } else {
@@ -407,7 +411,7 @@ impl Shard {
     fn expire(&mut self) {
         let mut due = std::mem::take(&mut self.due);
         let expiry =
-            self.wheel.expire(self.now.tick, limits::EXPIRIES_PER_TURN, &mut self.connections, |slot| {
+            self.wheel.expire(self.now.tick, limits::TIMERS_PER_TURN, &mut self.connections, |slot| {
                 due.push(slot);
             });
         self.timers_due = expiry.more;

@@ -27,12 +27,14 @@ pub(crate) const EPOCH_MS: u64 = 1_790_000_000_000;
 #[derive(Default)]
 struct Wire {
     written: HashMap<i32, Vec<u8>>,
+    writes: Vec<i32>,
     half_closed: Vec<i32>,
     closed: Vec<i32>,
 }
 
 impl Sockets for Wire {
     fn write(&mut self, socket: Descriptor, bytes: &[u8]) -> Written {
+        self.writes.push(socket.0);
         self.written.entry(socket.0).or_default().extend_from_slice(bytes);
         Written::Bytes(bytes.len())
     }
@@ -84,6 +86,8 @@ pub(crate) struct World {
     /// What backends are told.
     pub(crate) told: Vec<ToBackend>,
     pub(crate) tick: u32,
+    /// Milliseconds of the present tick that have gone by.
+    pub(crate) fine_ms: u64,
     /// Added to the wall clock.
     pub(crate) wall_ms: u64,
     next_socket: i32,
@@ -122,6 +126,7 @@ impl World {
             answers: Vec::new(),
             told: Vec::new(),
             tick: 1000,
+            fine_ms: 0,
             wall_ms: EPOCH_MS,
             next_socket: 1,
             next_id: 1,
@@ -201,12 +206,22 @@ impl World {
     /// Asks the home of a channel.
     pub(crate) fn api_at_home(&mut self, channel: &str, command: &ApiCommand) -> Option<ApiAnswer> {
         let home = self.common.home_of_channel(&NameHash::new(self.common.secret), channel);
-        self.begin(usize::from(home.0));
-        let ask = ApiAsk { id: self.next_id, command: command.clone() };
-        self.next_id += 1;
-        self.shards[usize::from(home.0)].receive(Mail::Api(Box::new(ask)));
+        self.ask(usize::from(home.0), command);
         self.run();
         self.answers.pop().map(|(_, answer)| answer)
+    }
+
+    /// The same, but only puts the question.
+    pub(crate) fn put_at_home(&mut self, channel: &str, command: &ApiCommand) {
+        let home = self.common.home_of_channel(&NameHash::new(self.common.secret), channel);
+        self.ask(usize::from(home.0), command);
+    }
+
+    fn ask(&mut self, shard: usize, command: &ApiCommand) {
+        self.begin(shard);
+        let ask = ApiAsk { id: self.next_id, command: command.clone() };
+        self.next_id += 1;
+        self.shards[shard].receive(Mail::Api(Box::new(ask)));
     }
 
     /// Begins a drain on every shard.
@@ -249,15 +264,29 @@ impl World {
         }
     }
 
+    /// One turn of every shard and the mail after it, without what clients answer: to whom was written, write by write.
+    pub(crate) fn turn(&mut self) -> Vec<i32> {
+        self.wire.writes.clear();
+        for shard in 0..self.shards.len() {
+            self.begin(shard);
+            let _ = self.shards[shard].finish(&mut self.wire);
+        }
+        self.carry();
+        self.hear();
+        std::mem::take(&mut self.wire.writes)
+    }
+
     /// The next tick.
     pub(crate) fn step(&mut self) -> Vec<Event> {
         self.tick += 1;
+        self.fine_ms = 0;
         self.run()
     }
 
     fn begin(&mut self, shard: usize) {
         let unix_ms = self.wall_ms + u64::from(self.tick) * 100;
-        self.shards[shard].begin(Now { tick: Tick(self.tick), unix_ms });
+        let now_ms = u64::from(self.tick) * 100 + self.fine_ms;
+        self.shards[shard].begin_at(Now { tick: Tick(self.tick), unix_ms }, now_ms);
     }
 
     fn frame(&mut self, socket: i32, opcode: u8, payload: &[u8]) {

@@ -22,7 +22,7 @@ use crate::workspace::Workspace;
 const DEADLINE: Duration = Duration::from_secs(45 * 60);
 
 /// Signs the tokens of a bench, and opens its server API: the server lives for its length, on loopback.
-const KEY: &str = "a key for benches, on loopback only";
+pub(crate) const KEY: &str = "a key for benches, on loopback only";
 
 /// Connections that one publication reaches.
 const EVERYBODY: u32 = 1_000_000;
@@ -201,7 +201,13 @@ pub(crate) fn generate(
     let run =
         Run::new(load, &workspace.root, DEADLINE).args(["run", &scenario, "--server-pid", &server, "--json"]);
     run.args([&json]).args(args).succeed()?;
-    let report = bench::read_json(&json)?;
+    phases_of(&json)
+}
+
+/// The figures of each phase of a report, by its name.
+pub(crate) fn phases_of(report: &Path) -> Result<BTreeMap<String, Figures>> {
+    let json = report;
+    let report = bench::read_json(json)?;
     let phases = report.get("phases").and_then(Value::as_array).context("a report has phases")?;
     let named = phases.iter().filter_map(|phase| {
         let metrics = phase.get("metrics")?.as_object()?;

@@ -179,7 +179,7 @@ fn example(workspace: &Workspace, name: &str) -> Result<PathBuf> {
 }
 
 /// The middle one; `None` of none.
-fn median_of(values: impl Iterator<Item = f64>) -> Option<f64> {
+pub(crate) fn median_of(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()

@@ -8,6 +8,7 @@
 )]
 
 mod bench;
+mod bench_joins;
 mod bench_load;
 mod bench_peers;
 mod command;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 
 use crate::bench;
+use crate::bench_joins;
 use crate::bench_load;
 use crate::bench_peers;
 use crate::workspace::Workspace;
@@ -120,6 +121,11 @@ pub(crate) const BENCHES: &[Program] = &[
         name: "latency",
         about: "publish to socket with 100,000 connections at half of the saturating rate",
         start: Start::Recorded(bench_load::latency),
+    },
+    Program {
+        name: "joins",
+        about: "rooms beside a channel of 20,000 (--members N) that 10,000 a second (--rate N) join and leave",
+        start: Start::Recorded(bench_joins::joins),
     },
     Program {
         name: "peers",
