@@ -160,7 +160,8 @@ impl Shard {
                 Err(NameFault::UnknownChannel) => return Err(DisconnectCode::BadRequest.into()),
                 Err(NameFault::BadRequest) => continue,
             };
-            if may_subscribe(&parsed, &actor, false).is_ok() {
+            let is_foreign = self.common.is_foreign_mailbox(channel, &claims.user);
+            if !is_foreign && may_subscribe(&parsed, &actor, false).is_ok() {
                 add(Cow::Borrowed(channel));
             }
         }

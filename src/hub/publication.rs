@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use crate::hub::api::{Member, StoredPublication};
@@ -44,6 +46,24 @@ pub(crate) fn view(publication: &Publication) -> PublicationView<'_> {
         offset: publication.offset,
         tags: &publication.tags,
         ..PublicationView::default()
+    }
+}
+
+/// True if the protocol's JSON can hold the data as it is.
+pub(crate) fn fits_json(publication: &Publication) -> bool {
+    publication.data.is_empty() || is_json(&publication.data)
+}
+
+/// A stored publication whose data is no JSON, as JSON sessions get it: `{"b64data":"…"}`, as the server API has it.
+/// Stored, it would come again with every connect, so ending the session would keep its user out for good.
+pub(crate) fn wrapped(publication: &Publication) -> Publication {
+    let data = format!("{{\"b64data\":\"{}\"}}", STANDARD.encode(&publication.data));
+    Publication {
+        offset: publication.offset,
+        version: publication.version,
+        data: data.into(),
+        publisher: publication.publisher.clone(),
+        tags: publication.tags.clone(),
     }
 }
 
@@ -90,7 +110,7 @@ pub(crate) fn deliver_publication(
     encodings: Encodings,
 ) -> Delivery {
     let view = PublicationView { epoch, ..view(publication) };
-    let fits_json = publication.data.is_empty() || is_json(&publication.data);
+    let fits_json = fits_json(publication);
     Delivery {
         channel: Arc::clone(channel),
         hash,
@@ -105,6 +125,23 @@ pub(crate) fn deliver_publication(
         mailbox: None,
         terms: Terms::default(),
     }
+}
+
+/// Frames of a publication that is stored: JSON subscribers get it too, whatever its data is.
+pub(crate) fn deliver_stored(
+    channel: &Arc<str>,
+    hash: u64,
+    publication: &Publication,
+    epoch: Option<&str>,
+    encodings: Encodings,
+) -> Delivery {
+    let delivery = deliver_publication(channel, hash, publication, epoch, encodings);
+    if !delivery.not_json {
+        return delivery;
+    }
+    let only_json = Encodings { protobuf: false, ..encodings };
+    let json = deliver_publication(channel, hash, &wrapped(publication), epoch, only_json).json;
+    Delivery { json, not_json: false, ..delivery }
 }
 
 /// Frames of a join (or leave) push.

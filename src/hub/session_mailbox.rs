@@ -16,13 +16,13 @@ use crate::base::tick::Tick;
 use crate::hub::cold::Wait;
 use crate::hub::connection::{Phase, sub};
 use crate::hub::mail::{Delivery, Ticket};
-use crate::hub::publication::view;
+use crate::hub::publication::{fits_json, view, wrapped};
 use crate::hub::settings::MailboxSettings;
 use crate::hub::shard::{Common, Shard, ticks_of};
 use crate::hub::store::{AckAsk, MailboxGrant, Owner, Page, PageAsk, PageKind, StoreAsk};
 use crate::hub::stream::Publication;
 use crate::limits;
-use crate::protocol::{DisconnectCode, Encoding, ErrorCode, encode_push_publication, is_json};
+use crate::protocol::{Encoding, ErrorCode, encode_push_publication};
 
 /// What is under way between a session and its mailbox.
 #[derive(Debug, Default)]
@@ -148,6 +148,12 @@ impl Common {
         };
         rest.strip_prefix(names.user_boundary.as_str()).filter(|user| !user.is_empty())
     }
+
+    /// True for the mailbox of somebody else. What stands there is private whatever the namespace allows to clients, so
+    /// only a token or the server API lets others listen.
+    pub(crate) fn is_foreign_mailbox(&self, channel: &str, user: &str) -> bool {
+        self.mailbox_user(channel).is_some_and(|owner| owner != user)
+    }
 }
 
 impl Shard {
@@ -269,12 +275,11 @@ impl Shard {
 
     /// Messages as ordinary publications.
     pub(crate) fn send_messages(&mut self, slot: u32, channel: &str, publications: &[Arc<Publication>]) {
-        let is_json_session =
+        let speaks_json =
             self.connections.0.get(slot as usize).is_some_and(|c| c.encoding() == Encoding::Json);
         for publication in publications {
-            if is_json_session && !publication.data.is_empty() && !is_json(&publication.data) {
-                return self.disconnect(slot, DisconnectCode::InappropriateProtocol);
-            }
+            let wrapped = (speaks_json && !fits_json(publication)).then(|| wrapped(publication));
+            let publication = wrapped.as_ref().unwrap_or(publication);
             self.metrics.send(crate::hub::metrics::SentKind::PushPublication);
             self.output(slot, |outbox, encoding| {
                 outbox.message(encoding, |out| {

@@ -135,6 +135,9 @@ impl Shard {
         let claims = self.subscription_claims(slot, &parsed, user, &request.token)?;
         let actor = Actor { user, insecure: settings.client.insecure, subscribed: false };
         may_subscribe(&parsed, &actor, claims.is_some()).map_err(ErrorCode::from)?;
+        if claims.is_none() && self.common.is_foreign_mailbox(channel, user) {
+            return Err(ErrorCode::PermissionDenied.into());
+        }
         if request.filter.is_some() {
             return Err(ErrorCode::BadRequest.into());
         }
