@@ -296,7 +296,7 @@ fn a_fault_in_the_middle_of_a_batch_loses_none_of_it() {
         let mut queue = memory.0.lock().unwrap();
         (queue.readable, queue.unreadable) = (1, 3);
     }
-    let mut feed = Feed::new(Arc::new(memory.clone()), "hook".into(), 100);
+    let mut feed = Feed::new(Arc::new(memory), "hook".into(), 100);
     let mut ids = Vec::new();
     let mut faults = 0;
     for _ in 0..10 {
