@@ -2,8 +2,9 @@
 //! sizes, the recovery scan, the start after a clean stop, replay, and the index at ten million mailboxes.
 //!
 //! `cargo bench --bench log`; the summary at the start interleaves log and raw loop, so that its ratio holds on a noisy
-//! machine. `LOG_BENCH=summary` prints the summary only, `LOG_BENCH=index` measures the index only, `LOG_BENCH=criterion`
-//! leaves both out; `LOG_BENCH_DIR` is the directory to work in, `LOG_BENCH_GROUP` the only group size (KiB) to compare.
+//! machine. `LOG_BENCH=summary` prints the summary only, `LOG_BENCH=index` measures the index only, `LOG_BENCH=parts` a long
+//! history in parts, `LOG_BENCH=criterion` leaves these out; `LOG_BENCH_DIR` is the directory to work in, `LOG_BENCH_GROUP`
+//! the only group size (KiB) to compare.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
@@ -379,6 +380,41 @@ fn histories(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The first read at the old end of a long history: at once, and in the parts in which the store does it.
+fn parts() {
+    const PART: usize = 2048;
+    let data = Bytes::from(vec![b'x'; DATA_BYTES]);
+    for count in [100_000, 1_000_000] {
+        let home = directory();
+        let reader = fill_histories(home.path(), count, 1, &data).reader();
+        let read = read("channel0", 0, 100);
+        let begin = Instant::now();
+        let at_once = reader.history(&read, None).unwrap().unwrap();
+        let whole = begin.elapsed();
+        let (mut trail, mut parts) = (Trail::default(), Vec::new());
+        let mut walk = reader.history_walk(&read, Some(&mut trail)).unwrap();
+        let page = loop {
+            let (begin, mut budget) = (Instant::now(), PART);
+            walk.resume();
+            let done = walk.go_on(&mut budget, Some(&mut trail)).unwrap();
+            parts.push(begin.elapsed());
+            if let Some(page) = done {
+                break page;
+            }
+        };
+        assert_eq!(page, at_once);
+        parts.sort_unstable();
+        println!(
+            "the oldest 100 of {count} publications: {whole:?} at once; {} parts of {PART}: median {:?}, longest {:?}, \
+             sum {:?}",
+            parts.len(),
+            parts[parts.len() / 2],
+            parts[parts.len() - 1],
+            parts.iter().sum::<Duration>(),
+        );
+    }
+}
+
 /// Memory of the index from the operating system's point of view.
 fn index() {
     let resident = || {
@@ -415,6 +451,9 @@ fn main() {
     }
     if only.is_empty() || only == "summary" {
         summary();
+    }
+    if only.is_empty() || only == "parts" {
+        parts();
     }
     if !only.is_empty() && only != "criterion" {
         return;

@@ -121,7 +121,11 @@ impl Run {
         let Some(info) = self.desk.info(Class::Webhook, NAME, "") else { return Vec::new() };
         let seconds = self.now().unix_seconds() as u32;
         let after = info.cursor.max(self.after);
-        let leaf = self.desk.page(Class::Webhook, NAME, after, usize::MAX, seconds).unwrap();
+        let leaf = self
+            .desk
+            .page((Class::Webhook, NAME), after, usize::MAX, seconds, &mut usize::MAX.clone())
+            .unwrap()
+            .unwrap();
         let read = |stored: &millpond::log::reader::Stored| Read {
             offset: stored.offset,
             record: record_of(&stored.body).unwrap(),

@@ -256,3 +256,36 @@ fn a_full_mailbox_refuses_or_drops_its_oldest_as_configured() {
     );
     assert_eq!(send(&server, "ann", &"x".repeat(24_000)), Ok(6), "the longest that is allowed is taken");
 }
+
+/// A mailbox is its owner's, also where clients may subscribe to what they know the name of.
+#[test]
+fn nobody_listens_at_the_mailbox_of_somebody_else() {
+    let folder = folder();
+    let mut config = config(&folder.path().join("log"));
+    config["channel"] = json!({ "without_namespace": { "allow_subscribe_for_client": true } });
+    let server = start(&config);
+    let token = |claims: &Value| {
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        jsonwebtoken::encode(&Header::default(), claims, &key).unwrap()
+    };
+    let mut bob = Client::open(server.address, "", None).unwrap();
+    let wished = json!({ "#ann": {}, "room": {} });
+    bob.send_text(
+        &json!({ "id": 1, "connect": { "token": token(&json!({ "sub": "bob" })), "subs": wished } })
+            .to_string(),
+    );
+    let reply = bob.json();
+    let subs: Vec<_> = reply["connect"]["subs"].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(subs, ["#bob", "room"]);
+    bob.send_text(&json!({ "id": 2, "subscribe": { "channel": "#ann" } }).to_string());
+    assert_eq!(bob.json()["error"]["code"], 103);
+    assert_eq!(send(&server, "ann", "private"), Ok(1));
+    assert_eq!(send(&server, "bob", "to bob"), Ok(1));
+    assert_eq!(bob.json()["push"]["pub"]["data"], "to bob", "and nothing else");
+    // The backend may let him.
+    let token = token(&json!({ "sub": "bob", "channel": "#ann" }));
+    bob.send_text(&json!({ "id": 3, "subscribe": { "channel": "#ann", "token": token } }).to_string());
+    assert_eq!(bob.json()["subscribe"], json!({}), "without what waits there: that is ann's");
+    assert_eq!(send(&server, "ann", "told"), Ok(2));
+    assert_eq!(bob.json()["push"]["pub"]["data"], "told");
+}

@@ -90,15 +90,63 @@ pub(super) fn wait(signals: &Signals, running: Running, timeout: Duration) {
 fn tell(running: &Running, window: Duration) {
     let window_ticks = ticks_from_ms(u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
     for (shard, thread) in (0..running.common.shards).map(ShardId).zip(&running.shards) {
-        let mut mail = Mail::Drain { window_ticks };
-        // One that has ended takes nothing any more.
-        while !thread.is_finished()
-            && let Err(back) = running.mesh.push(shard, mail)
-        {
-            mail = back;
+        let wake = || {
             running.wakers.wake(shard);
             std::thread::yield_now();
-        }
+        };
+        insist(
+            Mail::Drain { window_ticks },
+            |mail| running.mesh.push(shard, mail),
+            || thread.is_finished(),
+            wake,
+        );
         running.wakers.wake(shard);
+    }
+}
+
+/// Delivers a letter however long its reader takes, unless that has ended: then nobody makes room any more.
+fn insist(
+    mut mail: Mail,
+    push: impl Fn(Mail) -> Result<(), Mail>,
+    has_ended: impl Fn() -> bool,
+    wait: impl Fn(),
+) {
+    while !has_ended()
+        && let Err(back) = push(mail)
+    {
+        mail = back;
+        wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_reader_is_waited_for_until_it_ends() {
+        let (waits, taken) = (Cell::new(0), Cell::new(0));
+        let takes_at = |turn| {
+            let (waits, taken) = (&waits, &taken);
+            move |mail| {
+                if waits.get() < turn {
+                    return Err(mail);
+                }
+                taken.set(taken.get() + 1);
+                Ok(())
+            }
+        };
+        let ends_at = |turn| {
+            let waits = &waits;
+            move || waits.get() >= turn
+        };
+        let wait = || waits.set(waits.get() + 1);
+        insist(Mail::Drain { window_ticks: 1 }, takes_at(5), ends_at(100), wait);
+        assert_eq!((waits.get(), taken.get()), (5, 1));
+        waits.set(0);
+        insist(Mail::Drain { window_ticks: 1 }, takes_at(100), ends_at(5), wait);
+        assert_eq!((waits.get(), taken.get()), (5, 1), "its inbox stays full for good");
     }
 }

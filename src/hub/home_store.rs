@@ -4,7 +4,7 @@
 use crate::hub::home::{Homes, Place};
 use crate::hub::mail::{Delivery, Mail, Origin, ReplyBody, SubscribeAsk, Subscribed};
 use crate::hub::post::Post;
-use crate::hub::publication::deliver_publication;
+use crate::hub::publication::deliver_stored;
 use crate::hub::store::{OpenAsk, Owner, StoreAsk, StoreMail, StoredMessage};
 
 impl Homes {
@@ -46,7 +46,7 @@ impl Homes {
         let epoch = (publication.offset == 1).then_some(&*message.epoch_text);
         let hash = self.hasher.of(message.channel.as_bytes());
         self.deliver_made(&message.channel, hash, post, |name, hash, encodings| {
-            let delivery = deliver_publication(name, hash, publication, epoch, encodings);
+            let delivery = deliver_stored(name, hash, publication, epoch, encodings);
             // By default terms: a message that was left out for a slow reader would be acknowledged by its next pong.
             Delivery { mailbox: Some((publication.offset, message.epoch)), ..delivery }
         });

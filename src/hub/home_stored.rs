@@ -10,11 +10,21 @@ use crate::hub::home::{Homes, Place, encodings_of};
 use crate::hub::home_shards::spread;
 use crate::hub::mail::{Answer, Delivery, HomeAsk, HomeOp, Mail, Origin, ReplyBody, Terms};
 use crate::hub::post::Post;
-use crate::hub::publication::{Encodings, deliver_publication};
+use crate::hub::publication::{Encodings, deliver_stored};
 use crate::hub::registry::Registered;
+use crate::hub::shard::Common;
 use crate::hub::store::{HistoryAnswer, HistoryMail, StoreAsk};
 use crate::hub::stream::Publication;
 use crate::protocol::ErrorCode;
+
+impl Common {
+    /// True for channels whose publications are on disk: they come again to whoever has not had them.
+    pub(crate) fn is_on_disk(&self, channel: &str) -> bool {
+        let parsed = parse(&self.settings.channel, channel);
+        self.mailbox_user(channel).is_some()
+            || parsed.is_ok_and(|of| of.options.history_durable && of.options.has_history())
+    }
+}
 
 impl Homes {
     /// True for what only the store can answer. A mailbox has its own ways, and the channels that tell of a user have no
@@ -95,7 +105,7 @@ impl Homes {
         let terms = parsed.map_or_else(|_| Terms::default(), |parsed| Terms::of(parsed.options));
         self.deliver_made(channel, hash, post, |name, hash, encodings| Delivery {
             terms,
-            ..deliver_publication(name, hash, publication, epoch, encodings)
+            ..deliver_stored(name, hash, publication, epoch, encodings)
         });
     }
 

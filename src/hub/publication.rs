@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use crate::hub::api::{Member, StoredPublication};
@@ -45,6 +47,32 @@ pub(crate) fn view(publication: &Publication) -> PublicationView<'_> {
         offset: publication.offset,
         tags: &publication.tags,
         ..PublicationView::default()
+    }
+}
+
+/// A stored publication of which a part is no JSON, as JSON sessions get it: data as `{"b64data":"…"}`, as the server API
+/// has it, and infos of its publisher left out. Stored, it would come again with every connect, so ending the session would
+/// keep its user out for good.
+pub(crate) fn wrapped(publication: &Publication) -> Publication {
+    let data = match is_part(Some(&publication.data)) {
+        true => publication.data.clone(),
+        false => format!("{{\"b64data\":\"{}\"}}", STANDARD.encode(&publication.data)).into(),
+    };
+    let publisher = publication.publisher.as_ref().map(|of| {
+        let json = |part: Option<&'_ [u8]>| part.filter(|part| is_part(Some(part))).map(<[u8]>::to_vec);
+        Publisher::new(
+            of.user(),
+            of.client(),
+            json(of.conn_info()).as_deref(),
+            json(of.chan_info()).as_deref(),
+        )
+    });
+    Publication {
+        offset: publication.offset,
+        version: publication.version,
+        data,
+        publisher,
+        tags: publication.tags.clone(),
     }
 }
 
@@ -125,6 +153,23 @@ pub(crate) fn deliver_publication(
         mailbox: None,
         terms: Terms::default(),
     }
+}
+
+/// Frames of a publication that is stored: JSON subscribers get it too, whatever its data is.
+pub(crate) fn deliver_stored(
+    channel: &Arc<str>,
+    hash: u64,
+    publication: &Publication,
+    epoch: Option<&str>,
+    encodings: Encodings,
+) -> Delivery {
+    let delivery = deliver_publication(channel, hash, publication, epoch, encodings);
+    if !delivery.not_json {
+        return delivery;
+    }
+    let only_json = Encodings { protobuf: false, ..encodings };
+    let json = deliver_publication(channel, hash, &wrapped(publication), epoch, only_json).json;
+    Delivery { json, not_json: false, ..delivery }
 }
 
 /// Frames of a join (or leave) push.

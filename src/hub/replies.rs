@@ -9,7 +9,7 @@ use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
 use crate::hub::mail::{CollectPage, Collected, CollectedPage, HomeReply, Mail, PageOf, ReplyBody};
 use crate::hub::metrics::SentKind;
-use crate::hub::publication::{client_info, fits_json, is_part, member_fits_json, view};
+use crate::hub::publication::{client_info, fits_json, is_part, member_fits_json, view, wrapped};
 use crate::hub::shard::Shard;
 use crate::hub::stream::Publication;
 use crate::protocol::{DisconnectCode, Encoding, ErrorCode};
@@ -19,13 +19,19 @@ use crate::protocol::{
 
 impl Shard {
     /// Hands an answer to the connection that waits for it; a late one is dropped.
-    pub(crate) fn home_reply(&mut self, reply: HomeReply) {
+    pub(crate) fn home_reply(&mut self, mut reply: HomeReply) {
         let key = reply.ticket.key;
         if !self.is_current(key.slot, key.generation) {
             return;
         }
         if self.is_unfit(key.slot, &reply.body) {
-            return self.disconnect(key.slot, DisconnectCode::InappropriateProtocol);
+            if !self.common.is_on_disk(&reply.channel) {
+                return self.disconnect(key.slot, DisconnectCode::InappropriateProtocol);
+            }
+            wrap_unfit(&mut reply.body);
+            if self.is_unfit(key.slot, &reply.body) {
+                return self.disconnect(key.slot, DisconnectCode::InappropriateProtocol);
+            }
         }
         let blocked = self.cold_if_any(key.slot).and_then(|cold| cold.blocked.as_ref());
         let Some(blocked) = blocked.filter(|blocked| blocked.number == reply.ticket.number) else {
@@ -182,5 +188,17 @@ impl Shard {
                 .is_some_and(|flags| flags & sub::PRESENCE != 0 && flags & sub::PENDING == 0)
         };
         slots.iter().filter(|slot| counts(slot)).map(|slot| self.member(*slot, Some(handle))).collect()
+    }
+}
+
+/// Puts publications that are no JSON into a form that is.
+fn wrap_unfit(body: &mut ReplyBody) {
+    let publications = match body {
+        ReplyBody::Subscribed(granted) => &mut granted.publications,
+        ReplyBody::History(publications, _) => publications,
+        _ => return,
+    };
+    for publication in publications.iter_mut().filter(|of| !fits_json(of)) {
+        *publication = Arc::new(wrapped(publication));
     }
 }

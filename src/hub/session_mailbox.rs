@@ -17,7 +17,7 @@ use crate::hub::cold::Wait;
 use crate::hub::connection::{Phase, sub};
 use crate::hub::mail::{Delivery, Ticket};
 use crate::hub::metrics::SentKind;
-use crate::hub::publication::{fits_json, view};
+use crate::hub::publication::{fits_json, view, wrapped};
 use crate::hub::settings::MailboxSettings;
 use crate::hub::shard::{Common, Shard, ticks_of};
 use crate::hub::store::{AckAsk, MailboxGrant, Owner, Page, PageAsk, PageKind, StoreAsk};
@@ -270,12 +270,15 @@ impl Shard {
 
     /// Messages as ordinary publications.
     pub(crate) fn send_messages(&mut self, slot: u32, channel: &str, publications: &[Arc<Publication>]) {
-        let is_json_session =
+        let speaks_json =
             self.connections.0.get(slot as usize).is_some_and(|c| c.encoding() == Encoding::Json);
         for publication in publications {
-            if is_json_session && !fits_json(publication) {
+            let is_unfit = speaks_json && !fits_json(publication);
+            if is_unfit && !self.common.is_on_disk(channel) {
                 return self.disconnect(slot, DisconnectCode::InappropriateProtocol);
             }
+            let wrapped = is_unfit.then(|| wrapped(publication));
+            let publication = wrapped.as_ref().unwrap_or(publication);
             self.say(slot, SentKind::PushPublication, |out, encoding| {
                 encode_push_publication(out, encoding, channel, &view(publication));
             });

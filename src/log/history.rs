@@ -12,6 +12,7 @@ use super::error::ReadError;
 use super::reader::{Reader, Stored};
 use super::record::{Class, HEADER_BYTES, Kind, Sequence};
 use super::segment::{Place, Segment};
+use super::shared::Shared;
 
 /// What is asked of a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,25 +63,22 @@ impl Trail {
     /// Offsets that share a place: 40 bytes for so many publications.
     const STEP: u64 = 256;
 
-    /// Where to begin a read instead of at the newest link.
-    fn start(&mut self, read: &HistoryRead<'_>, page: &HistoryPage) -> Option<Sequence> {
-        if self.epoch != page.epoch {
-            *self = Self { epoch: page.epoch, places: BTreeMap::new() };
+    /// Forgets places of another incarnation, and what is at the floor or below, which may be gone from the disk.
+    fn clean(&mut self, epoch: u32, floor: u64) {
+        if self.epoch != epoch {
+            *self = Self { epoch, places: BTreeMap::new() };
         }
-        // What is at the floor or below may be gone from the disk.
         while let Some(first) = self.places.first_entry()
-            && first.get().0 <= page.floor
+            && first.get().0 <= floor
         {
             first.remove();
         }
-        let limit = u64::try_from(read.limit).unwrap_or(u64::MAX);
-        let needed = if read.newest_first {
-            read.before.saturating_sub(1)
-        } else {
-            read.after.max(page.floor).saturating_add(limit)
-        };
-        let mut above = self.places.range(needed / Self::STEP..).map(|(_, place)| *place);
-        above.find(|(offset, _)| *offset >= needed).map(|(_, sequence)| sequence)
+    }
+
+    /// The lowest place that is known at an offset or above.
+    fn at_or_above(&self, offset: u64) -> Option<Sequence> {
+        let mut above = self.places.range(offset / Self::STEP..).map(|(_, place)| *place);
+        above.find(|(place, _)| *place >= offset).map(|(_, sequence)| sequence)
     }
 
     fn note(&mut self, offset: u64, sequence: Sequence) {
@@ -88,8 +86,42 @@ impl Trail {
     }
 }
 
+/// A page that is being read; see [`Reader::history_walk`].
+#[derive(Debug)]
+pub struct HistoryWalk {
+    shared: Arc<Shared>,
+    channel: Box<str>,
+    ends: Ends,
+    page: HistoryPage,
+    chain: Chain,
+    newest: Option<(Arc<Segment>, Place)>,
+    /// Where the walk stands.
+    link: Option<(Arc<Segment>, Place)>,
+    /// From the oldest on: it began so many offsets above the first one.
+    reach: u64,
+    /// It did not begin at the newest link.
+    is_short: bool,
+    picked: Picked,
+    is_picked: bool,
+    damaged: u64,
+}
+
+/// What belongs to a page.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    after: u64,
+    before: u64,
+    limit: usize,
+    bytes: usize,
+    newest_first: bool,
+    now: u32,
+}
+
+/// A read of everything tries so many publications first, where a [`Trail`] leads there.
+const REACH: u64 = 4096;
+
 /// Links of one page, oldest last.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Picked {
     places: VecDeque<(Arc<Segment>, Place)>,
     bytes: usize,
@@ -106,8 +138,17 @@ impl Reader {
         read: &HistoryRead<'_>,
         mut trail: Option<&mut Trail>,
     ) -> Result<Option<HistoryPage>, ReadError> {
+        let Some(mut walk) = self.history_walk(read, trail.as_deref_mut()) else { return Ok(None) };
+        let mut budget = usize::MAX;
+        walk.go_on(&mut budget, trail)
+    }
+
+    /// Begins to read a page, for who must not be held up by a long way: [`HistoryWalk::go_on`] does a bounded part of
+    /// it at a time. `None` if the log knows no such channel.
+    #[must_use]
+    pub fn history_walk(&self, read: &HistoryRead<'_>, mut trail: Option<&mut Trail>) -> Option<HistoryWalk> {
         let key = self.shared.hasher.stream(Class::History, read.channel);
-        let Some(state) = self.shared.index.get(key) else { return Ok(None) };
+        let state = self.shared.index.get(key)?;
         let mut page = HistoryPage { epoch: state.epoch, ..HistoryPage::default() };
         let mut chain = Chain::new(Arc::clone(&self.shared), key, state.epoch);
         let mut newest = chain.link(state.head);
@@ -126,81 +167,153 @@ impl Reader {
         if state.pending_at(read.now) == 0 {
             page.floor = page.top;
         }
-        let start = trail.as_mut().and_then(|trail| trail.start(read, &page));
-        let start = start.and_then(|sequence| chain.link(sequence));
-        let below = start.is_some() && !read.newest_first;
-        let mut picked = pick(read, page.floor, &mut chain, start.or_else(|| newest.clone()), &mut trail);
-        if below && !picked.more && picked.places.len() < read.limit {
-            // Some of what was to be there has expired: what lies higher belongs to the page.
-            picked = pick(read, page.floor, &mut chain, newest, &mut trail);
-            page.more = picked.more;
-        } else {
-            page.more = picked.more || below;
+        let ends = Ends::of(read, page.floor);
+        let reach = u64::try_from(read.limit).unwrap_or(u64::MAX).min(REACH);
+        let shared = Arc::clone(&self.shared);
+        let mut walk = HistoryWalk {
+            shared,
+            channel: read.channel.into(),
+            ends,
+            page,
+            chain,
+            newest,
+            link: None,
+            reach,
+            is_short: false,
+            picked: Picked::default(),
+            is_picked: false,
+            damaged: 0,
+        };
+        if let Some(trail) = trail.as_deref_mut() {
+            trail.clean(walk.page.epoch, walk.page.floor);
         }
-        page.publications = self.bodies(read, &picked)?;
-        Ok(Some(page))
-    }
-
-    fn bodies(&self, read: &HistoryRead<'_>, picked: &Picked) -> Result<Vec<Stored>, ReadError> {
-        let mut publications = Vec::with_capacity(picked.places.len());
-        let mut damaged = 0_u64;
-        for (segment, place) in &picked.places {
-            let Place { header, .. } = place;
-            match segment.body(place) {
-                // Two names that share a key of 88 bits share a chain; nobody is shown the other's publications.
-                Ok(body) if matches!(&body, Body::Publication(p) if p.channel == read.channel) => {
-                    let (sequence, offset, expires_at) = (header.sequence, header.offset, header.expires_at);
-                    publications.push(Stored { sequence, offset, expires_at, body });
-                }
-                Ok(_) => {}
-                Err(ReadError::Storage(error)) => return Err(ReadError::Storage(error)),
-                Err(_) => damaged = damaged.saturating_add(1),
-            }
-        }
-        if !read.newest_first {
-            publications.reverse();
-        }
-        self.shared.status.skipped(0, damaged);
-        Ok(publications)
+        walk.set_out(trail.as_deref());
+        Some(walk)
     }
 }
 
-/// Walks back from a link and picks what belongs to the page.
-fn pick(
-    read: &HistoryRead<'_>,
-    floor: u64,
-    chain: &mut Chain,
-    from: Option<(Arc<Segment>, Place)>,
-    trail: &mut Option<&mut Trail>,
-) -> Picked {
-    let mut picked = Picked::default();
-    let after = read.after.max(floor);
-    let mut link = from.filter(|_| read.limit > 0);
-    while let Some((segment, place)) = link.take() {
-        let header = place.header;
-        if header.offset <= after {
-            break;
+impl HistoryWalk {
+    /// Goes on until the page is made, or `budget` links and publications were looked at: `None`, go on later. `budget`
+    /// is what is left of it afterwards. What is dropped meanwhile may be missing from the page, what is published
+    /// meanwhile is not on it.
+    ///
+    /// # Errors
+    /// [`ReadError::Storage`] if the file system fails.
+    pub fn go_on(
+        &mut self,
+        budget: &mut usize,
+        mut trail: Option<&mut Trail>,
+    ) -> Result<Option<HistoryPage>, ReadError> {
+        while !self.is_picked {
+            if !self.pick(budget, trail.as_deref_mut()) {
+                return Ok(None);
+            }
+            let is_full = self.picked.more || self.picked.places.len() >= self.ends.limit;
+            if self.is_short && !is_full {
+                // Some of what was to be there has expired, or takes little room: what lies higher belongs to the page.
+                self.reach = self.reach.saturating_mul(4);
+                self.picked = Picked::default();
+                self.set_out(trail.as_deref());
+            } else {
+                self.page.more = self.picked.more || self.is_short;
+                self.is_picked = true;
+            }
         }
-        if let Some(trail) = trail {
-            trail.note(header.offset, header.sequence);
+        if !self.read_bodies(budget)? {
+            return Ok(None);
         }
-        let wanted = header.kind == Kind::Publication && header.offset < read.before;
-        if wanted && !header.has_expired(read.now) && !picked.add(read, segment, place) {
-            break;
+        if !self.ends.newest_first {
+            self.page.publications.reverse();
         }
-        // Publications follow each other without a gap: what is below the last one of interest may be gone from the disk,
-        // and looking for it would read whole segments.
-        if header.kind != Kind::Meta && header.offset <= after.saturating_add(1) {
-            break;
-        }
-        link = chain.link(Sequence(header.previous));
+        self.shared.status.skipped(0, self.damaged);
+        Ok(Some(std::mem::take(&mut self.page)))
     }
-    picked
+
+    /// Something may have been dropped since the last part of the walk: what is below the floor may be gone from the
+    /// disk, and looking for it would read whole segments.
+    pub fn resume(&mut self) {
+        let state = self.shared.index.get(self.chain.key()).filter(|state| state.epoch == self.page.epoch);
+        self.ends.after = self.ends.after.max(state.map_or(self.page.top, |state| state.floor()));
+    }
+
+    /// Chooses the link to begin with: the lowest one known that is high enough, or the newest.
+    fn set_out(&mut self, trail: Option<&Trail>) {
+        let needed = if self.ends.newest_first {
+            self.ends.before.saturating_sub(1)
+        } else {
+            self.ends.after.saturating_add(self.reach)
+        };
+        let start = trail.filter(|trail| trail.epoch == self.page.epoch);
+        let start = start.and_then(|trail| trail.at_or_above(needed));
+        let start = start.and_then(|sequence| self.chain.link(sequence));
+        self.is_short = start.is_some() && !self.ends.newest_first;
+        self.link = start.or_else(|| self.newest.clone()).filter(|_| self.ends.limit > 0);
+    }
+
+    /// Walks back from a link and picks what belongs to the page. False if the budget is used up.
+    fn pick(&mut self, budget: &mut usize, mut trail: Option<&mut Trail>) -> bool {
+        if let Some(trail) = trail.as_deref_mut() {
+            trail.clean(self.page.epoch, self.page.floor);
+        }
+        while let Some((segment, place)) = self.link.take() {
+            let (header, ends) = (place.header, &self.ends);
+            if header.offset <= ends.after {
+                break;
+            }
+            let Some(left) = budget.checked_sub(1) else {
+                self.link = Some((segment, place));
+                return false;
+            };
+            *budget = left;
+            if let Some(trail) = trail.as_deref_mut() {
+                trail.note(header.offset, header.sequence);
+            }
+            let wanted = header.kind == Kind::Publication && header.offset < ends.before;
+            if wanted && !header.has_expired(ends.now) && !self.picked.add(ends, segment, place) {
+                break;
+            }
+            // Publications follow each other without a gap: what is below the last one of interest may be gone from the
+            // disk, and looking for it would read whole segments.
+            if header.kind != Kind::Meta && header.offset <= ends.after.saturating_add(1) {
+                break;
+            }
+            self.link = self.chain.link(Sequence(header.previous));
+        }
+        true
+    }
+
+    /// Reads what was picked. False if the budget is used up.
+    fn read_bodies(&mut self, budget: &mut usize) -> Result<bool, ReadError> {
+        while let Some((segment, place)) = self.picked.places.front() {
+            let Some(left) = budget.checked_sub(1) else { return Ok(false) };
+            *budget = left;
+            let Place { header, .. } = place;
+            match segment.body(place) {
+                // Two names that share a key of 88 bits share a chain; nobody is shown the other's publications.
+                Ok(body) if matches!(&body, Body::Publication(of) if *of.channel == *self.channel) => {
+                    let (sequence, offset, expires_at) = (header.sequence, header.offset, header.expires_at);
+                    self.page.publications.push(Stored { sequence, offset, expires_at, body });
+                }
+                Ok(_) => {}
+                Err(ReadError::Storage(error)) => return Err(ReadError::Storage(error)),
+                Err(_) => self.damaged = self.damaged.saturating_add(1),
+            }
+            self.picked.places.pop_front();
+        }
+        Ok(true)
+    }
+}
+
+impl Ends {
+    fn of(read: &HistoryRead<'_>, floor: u64) -> Self {
+        let &HistoryRead { before, limit, bytes, newest_first, now, .. } = read;
+        Self { after: read.after.max(floor), before, limit, bytes, newest_first, now }
+    }
 }
 
 impl Picked {
     /// Takes a link in, the oldest so far. False if the page is full and needs no older one.
-    fn add(&mut self, read: &HistoryRead<'_>, segment: Arc<Segment>, place: Place) -> bool {
+    fn add(&mut self, read: &Ends, segment: Arc<Segment>, place: Place) -> bool {
         let length = place.header.record_bytes();
         if read.newest_first && (self.is_full(read, length) && !self.places.is_empty()) {
             self.more = true;
@@ -220,7 +333,7 @@ impl Picked {
     }
 
     /// True if one more publication of `length` bytes does not fit, or with 0 if it holds too much already.
-    fn is_full(&self, read: &HistoryRead<'_>, length: usize) -> bool {
+    fn is_full(&self, read: &Ends, length: usize) -> bool {
         let count = self.places.len().saturating_add(usize::from(length > 0));
         debug_assert!(length == 0 || length >= HEADER_BYTES);
         count > read.limit || self.bytes.saturating_add(length) > read.bytes

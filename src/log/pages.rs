@@ -34,7 +34,9 @@ pub struct StreamPage {
 }
 
 impl Pages {
-    /// At most `page` messages of a stream behind `after` that have not expired at `now` (seconds since 1970).
+    /// At most `page` messages of a stream behind `after` that have not expired at `now` (seconds since 1970). `None` if
+    /// the way there is longer than `budget` links: the same question goes on from there. `budget` is what is left of it
+    /// afterwards; the messages of the page count too.
     ///
     /// # Errors
     /// [`ReadError::Storage`] if the file system fails.
@@ -45,23 +47,34 @@ impl Pages {
         after: u64,
         page: usize,
         now: u32,
-    ) -> Result<StreamPage, ReadError> {
+        budget: &mut usize,
+    ) -> Result<Option<StreamPage>, ReadError> {
         let page = page.max(1);
         let remembered = self.resume((class, name), after, page, now);
-        let Some(mut replay) = remembered.or_else(|| reader.replay(class, name, after, page, now)) else {
-            return Ok(StreamPage { is_last: true, ..StreamPage::default() });
+        let Some(mut replay) = remembered.or_else(|| reader.begin_replay(class, name, after, page, now))
+        else {
+            return Ok(Some(StreamPage { is_last: true, ..StreamPage::default() }));
         };
+        if !replay.survey(budget) {
+            self.remember(replay);
+            return Ok(None);
+        }
         let messages = replay.next_page()?;
+        *budget = budget.saturating_sub(messages.len());
         let is_last = replay.is_finished() && !replay.is_outgrown();
         let damaged = replay.skipped_damaged();
         // A damaged stream is surveyed each time, so that the count is that of what follows.
         if !replay.is_finished() && damaged == 0 {
-            if self.replays.len() >= REMEMBERED {
-                self.replays.pop_front();
-            }
-            self.replays.push_back(replay);
+            self.remember(replay);
         }
-        Ok(StreamPage { messages, is_last, damaged })
+        Ok(Some(StreamPage { messages, is_last, damaged }))
+    }
+
+    fn remember(&mut self, replay: Replay) {
+        if self.replays.len() >= REMEMBERED {
+            self.replays.pop_front();
+        }
+        self.replays.push_back(replay);
     }
 
     /// Replays that are remembered.

@@ -67,6 +67,21 @@ pub struct Replay {
     first: Vec<(Arc<Segment>, Place)>,
     /// The waypoint of the page that was delivered last, and what was delivered before it.
     last: Option<(Sequence, u64)>,
+    /// The walk back, until it has come to the place where the replay begins.
+    survey: Option<Survey>,
+}
+
+/// How far the walk back has come.
+#[derive(Clone, Copy, Debug)]
+struct Survey {
+    /// The next link.
+    at: Sequence,
+    /// Everything from this offset on was seen, or is known to be missing.
+    below: u64,
+    /// Messages since the last waypoint.
+    in_page: usize,
+    missing: u64,
+    expired: u64,
 }
 
 impl Reader {
@@ -110,6 +125,21 @@ impl Reader {
     /// time. `None` if there is no such stream.
     #[must_use]
     pub fn replay(&self, class: Class, name: &str, after: u64, page: usize, now: u32) -> Option<Replay> {
+        let mut replay = self.begin_replay(class, name, after, page, now)?;
+        let mut budget = usize::MAX;
+        replay.survey(&mut budget);
+        Some(replay)
+    }
+
+    /// The same without the walk back: it has no page before [`Replay::survey`] is done.
+    pub(super) fn begin_replay(
+        &self,
+        class: Class,
+        name: &str,
+        after: u64,
+        page: usize,
+        now: u32,
+    ) -> Option<Replay> {
         let key = self.shared.hasher.stream(class, name);
         let position = self.shared.index.get(key)?;
         let mut replay = Replay {
@@ -126,12 +156,18 @@ impl Reader {
             skipped_damaged: 0,
             first: Vec::new(),
             last: None,
+            survey: Some(Survey {
+                at: position.head,
+                below: position.last_offset.saturating_add(1),
+                in_page: 0,
+                missing: 0,
+                expired: 0,
+            }),
         };
         if position.pending_at(now) == 0 {
             replay.after = position.last_offset;
             replay.count(u64::from(position.pending), 0);
         }
-        replay.survey();
         Some(replay)
     }
 
@@ -174,7 +210,7 @@ impl Replay {
     /// True if no page is left.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.waypoints.is_empty()
+        self.waypoints.is_empty() && self.survey.is_none()
     }
 
     /// Goes on behind `after` at a later time, without walking back again: where the last page ended, began, or between.
@@ -187,6 +223,12 @@ impl Replay {
         let after = after.max(state.floor());
         if after == self.after {
             return true;
+        }
+        if let Some(survey) = &self.survey {
+            // It may end earlier than it was to.
+            let is_ahead = (self.after..survey.below).contains(&after);
+            self.after = if is_ahead { after } else { self.after };
+            return is_ahead;
         }
         match self.last {
             Some((newest, before)) if (before..self.after).contains(&after) => {
@@ -250,41 +292,54 @@ impl Replay {
         Ok(Vec::new())
     }
 
-    /// Walks back once and notes where the pages begin.
-    fn survey(&mut self) {
-        let mut at = self.position.head;
-        let mut below = self.position.last_offset.saturating_add(1);
-        let mut in_page = 0_usize;
-        let (mut missing, mut expired) = (0_u64, 0_u64);
-        while below > self.after.saturating_add(1) {
-            let Some((segment, place)) = self.chain.link(at) else {
-                missing = missing.saturating_add(below.saturating_sub(self.after).saturating_sub(1));
-                break;
+    /// Walks back once and notes where the pages begin. False if `budget` links were looked at and the walk is to go on;
+    /// `budget` is what is left of it afterwards.
+    pub(super) fn survey(&mut self, budget: &mut usize) -> bool {
+        let Some(mut survey) = self.survey.take() else { return true };
+        while survey.below > self.after.saturating_add(1) {
+            let Some(left) = budget.checked_sub(1) else {
+                self.survey = Some(survey);
+                return false;
             };
-            let offset = place.header.offset;
-            if at != place.header.sequence {
-                missing = missing.saturating_add(below.saturating_sub(offset).saturating_sub(1));
-            }
-            at = Sequence(place.header.previous);
-            if !place.header.kind.is_message() {
-                // A stub stands for a message that had expired when it was compacted.
-                let is_stub = place.header.kind == Kind::Stub && offset > self.after;
-                expired = expired.saturating_add(u64::from(is_stub));
-                below = below.min(offset.saturating_add(u64::from(!is_stub)));
-                continue;
-            }
-            below = offset;
-            if offset <= self.after {
+            *budget = left;
+            if !self.survey_link(&mut survey) {
                 break;
             }
-            if in_page == 0 {
-                self.waypoints.push(place.header.sequence);
-                self.first.clear();
-            }
-            self.first.push((segment, place));
-            in_page = in_page.saturating_add(1).checked_rem(self.page).unwrap_or(0);
         }
-        self.count(expired, missing);
+        self.count(survey.expired, survey.missing);
+        true
+    }
+
+    /// One link further. False at the end of the way.
+    fn survey_link(&mut self, survey: &mut Survey) -> bool {
+        let Survey { at, below, in_page, missing, expired } = survey;
+        let Some((segment, place)) = self.chain.link(*at) else {
+            *missing = missing.saturating_add(below.saturating_sub(self.after).saturating_sub(1));
+            return false;
+        };
+        let offset = place.header.offset;
+        if *at != place.header.sequence {
+            *missing = missing.saturating_add(below.saturating_sub(offset).saturating_sub(1));
+        }
+        *at = Sequence(place.header.previous);
+        if !place.header.kind.is_message() {
+            // A stub stands for a message that had expired when it was compacted.
+            let is_stub = place.header.kind == Kind::Stub && offset > self.after;
+            *expired = expired.saturating_add(u64::from(is_stub));
+            *below = (*below).min(offset.saturating_add(u64::from(!is_stub)));
+            return true;
+        }
+        *below = offset;
+        if offset <= self.after {
+            return false;
+        }
+        if *in_page == 0 {
+            self.waypoints.push(place.header.sequence);
+            self.first.clear();
+        }
+        self.first.push((segment, place));
+        *in_page = in_page.saturating_add(1).checked_rem(self.page).unwrap_or(0);
+        true
     }
 
     /// The messages of the page whose newest is `newest`, newest first.

@@ -138,3 +138,31 @@ impl Sockets for SocketTable {
 pub fn descriptor_of(socket: &TcpStream) -> Descriptor {
     Descriptor(socket.as_raw_fd())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// The number of a socket that could not be polled is not given to the next one before its connection is closed.
+    #[test]
+    fn a_socket_that_cannot_be_polled_keeps_its_number_until_it_is_closed() {
+        let poll = mio::Poll::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        let descriptor = descriptor_of(&socket);
+        // What is polled already cannot be polled once more.
+        poll.registry().register(&mut SourceFd(&descriptor.0), Token(1), Interest::READABLE).unwrap();
+        let mut table = SocketTable::new(poll.registry().try_clone().unwrap(), None);
+        assert_eq!(table.add(socket, Token(2)).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert!(table.peer(descriptor).is_some(), "it is the table's");
+        peer.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let read = peer.read(&mut [0; 8]);
+        assert!(read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock), "it is open");
+        table.close(descriptor, false);
+        assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0, "now it is closed");
+        assert!(table.peer(descriptor).is_none());
+    }
+}

@@ -83,7 +83,7 @@ impl<A: Archive> Office<A> {
     /// The log has an acknowledgement.
     pub(super) fn ack_stored(&mut self, owner: &Owner, appended: Appended, ticket: Option<Ticket>) {
         self.figures.acknowledged += 1;
-        if self.redeliveries.get(owner).is_some_and(|of| of.offset <= appended.offset) {
+        if self.redeliveries.get_mut(owner).is_some_and(|of| of.acknowledge(appended.offset)) {
             self.redeliveries.remove(owner);
         }
         if let Some(ticket) = ticket {

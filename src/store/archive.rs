@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use crate::log::Appender;
 use crate::log::body::Body;
 use crate::log::error::{ReadError, RefuseError};
-use crate::log::history::{HistoryPage, HistoryRead, Trail};
+use crate::log::history::{HistoryRead, HistoryWalk, Trail};
 use crate::log::pages::{Pages, StreamPage};
 use crate::log::reader::{Reader, StreamInfo};
 use crate::log::record::Class;
@@ -22,28 +22,22 @@ pub trait Archive {
     /// Where a stream stands, and the cursor of a device.
     fn info(&self, class: Class, name: &str, device: &str) -> Option<StreamInfo>;
 
-    /// At most `limit` messages of a stream behind `after` that have not expired at `now` (seconds since 1970).
+    /// At most `limit` messages of a stream behind `after` that have not expired at `now` (seconds since 1970). `None`
+    /// once `budget` records were looked at: ask again, it goes on from there. `budget` is what is left of it afterwards.
     ///
     /// # Errors
     /// [`ReadError::Storage`] if the file system fails: nothing can be said then.
     fn page(
         &self,
-        class: Class,
-        name: &str,
+        stream: (Class, &str),
         after: u64,
         limit: usize,
         now: u32,
-    ) -> Result<StreamPage, ReadError>;
+        budget: &mut usize,
+    ) -> Result<Option<StreamPage>, ReadError>;
 
-    /// A page of a history; `None` if there is no such channel. `trail` shortens the way of the next read.
-    ///
-    /// # Errors
-    /// [`ReadError::Storage`] if the file system fails.
-    fn history(
-        &self,
-        read: &HistoryRead<'_>,
-        trail: Option<&mut Trail>,
-    ) -> Result<Option<HistoryPage>, ReadError>;
+    /// Begins to read a page of a history; `None` if there is no such channel. `trail` shortens the way of the next read.
+    fn history(&self, read: &HistoryRead<'_>, trail: Option<&mut Trail>) -> Option<HistoryWalk>;
 
     /// The newest record of a stream, `None` if there is none.
     ///
@@ -74,21 +68,17 @@ impl Archive for LogArchive {
 
     fn page(
         &self,
-        class: Class,
-        name: &str,
+        stream: (Class, &str),
         after: u64,
         limit: usize,
         now: u32,
-    ) -> Result<StreamPage, ReadError> {
-        self.pages.borrow_mut().read(&self.reader, (class, name), after, limit, now)
+        budget: &mut usize,
+    ) -> Result<Option<StreamPage>, ReadError> {
+        self.pages.borrow_mut().read(&self.reader, stream, after, limit, now, budget)
     }
 
-    fn history(
-        &self,
-        read: &HistoryRead<'_>,
-        trail: Option<&mut Trail>,
-    ) -> Result<Option<HistoryPage>, ReadError> {
-        self.reader.history(read, trail)
+    fn history(&self, read: &HistoryRead<'_>, trail: Option<&mut Trail>) -> Option<HistoryWalk> {
+        self.reader.history_walk(read, trail)
     }
 
     fn head(&self, class: Class, name: &str) -> Result<Option<Body>, ReadError> {

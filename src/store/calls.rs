@@ -3,7 +3,9 @@
 use super::archive::Archive;
 use super::office::{Office, Pending};
 use crate::base::tick::Now;
-use crate::hub::api::{ApiAnswer, ApiError, MailboxView, Position, StoredMessage};
+use crate::hub::api::{ApiAnswer, ApiCommand, ApiError, MailboxView, Position, StoredMessage};
+use crate::hub::mail::ApiAsk;
+use crate::hub::store::StoreAsk;
 use crate::limits;
 use crate::log::body::Body;
 use crate::log::reader::Stored;
@@ -26,21 +28,39 @@ impl<A: Archive> Office<A> {
         self.answer(id, ApiAnswer::MailboxInfo(view.unwrap_or_default()));
     }
 
-    pub(super) fn mailbox_list(&mut self, id: u64, user: &str, since: u64, limit: u32, now: Now) {
+    pub(super) fn mailbox_list(&mut self, id: u64, user: String, since: u64, limit: u32, now: Now) {
         let seconds = u32::try_from(now.unix_seconds()).unwrap_or(u32::MAX);
         let limit = limit.clamp(1, limits::MAILBOX_LISTED) as usize;
-        let Ok(leaf) = self.archive.page(Class::Mailbox, user, since, limit, seconds) else {
-            return self.answer(id, ApiAnswer::Error(ApiError::StorageUnavailable));
-        };
+        let stream = (Class::Mailbox, user.as_str());
+        let (mut listed, mut after) = (Vec::new(), since);
+        // Pages of the log are counted from the newest message, so the first one may be short.
+        while listed.len() < limit {
+            match self.archive.page(stream, after, limit, seconds, &mut self.reads.budget) {
+                Ok(Some(leaf)) => {
+                    after = leaf.messages.last().map_or(after, |last| last.offset);
+                    let is_over = leaf.is_last || leaf.messages.is_empty();
+                    listed.extend(leaf.messages);
+                    if is_over {
+                        break;
+                    }
+                }
+                Ok(None) => {
+                    let command = ApiCommand::MailboxList { user, since, limit: limit as u32 };
+                    return self.reads.put_off(StoreAsk::Api(Box::new(ApiAsk { id, command })));
+                }
+                Err(_) => return self.answer(id, ApiAnswer::Error(ApiError::StorageUnavailable)),
+            }
+        }
+        listed.truncate(limit);
         let mut bytes = 0_usize;
         let fits = |message: &StoredMessage| {
             bytes += message.data.len();
             bytes <= limits::MAILBOX_LISTED_BYTES || bytes == message.data.len()
         };
-        let messages = leaf.messages.into_iter().filter_map(listed).take_while(fits).collect();
+        let messages = listed.into_iter().filter_map(listed_message).take_while(fits).collect();
         let position = self
             .archive
-            .info(Class::Mailbox, user, "")
+            .info(Class::Mailbox, &user, "")
             .map(|info| Position { offset: info.state.last_offset, epoch: epoch_text(info.state.epoch) });
         self.answer(id, ApiAnswer::MailboxList { messages, position: position.unwrap_or_default() });
     }
@@ -76,7 +96,7 @@ impl<A: Archive> Office<A> {
     }
 }
 
-fn listed(stored: Stored) -> Option<StoredMessage> {
+fn listed_message(stored: Stored) -> Option<StoredMessage> {
     let Body::Message(message) = stored.body else { return None };
     Some(StoredMessage {
         offset: stored.offset,

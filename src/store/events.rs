@@ -196,7 +196,8 @@ impl<A: Archive> Office<A> {
     fn bounds_of(&self, queue: &str, now: u32) -> Option<(u64, u64)> {
         let info = self.archive.info(Class::Webhook, queue, "")?;
         let record = |after, now| {
-            let leaf = self.archive.page(Class::Webhook, queue, after, 1, now).ok()?;
+            let mut budget = usize::MAX;
+            let leaf = self.archive.page((Class::Webhook, queue), after, 1, now, &mut budget).ok()??;
             leaf.messages.into_iter().find_map(|stored| record_of(&stored.body))
         };
         // At the beginning of time nothing has expired.

@@ -25,6 +25,7 @@ mod history;
 mod inbox;
 mod letters;
 pub mod office;
+mod reads;
 mod redeliver;
 mod replay;
 mod send;

@@ -10,6 +10,7 @@ use super::archive::Archive;
 use super::events::EventQueues;
 use super::history::{Histories, PendingHistory};
 use super::letters::Letters;
+use super::reads::Reads;
 use super::redeliver::Redelivery;
 use super::send::{PendingMessage, Place, SendJob};
 use crate::base::hash::NameHash;
@@ -52,6 +53,7 @@ pub struct Office<A> {
     /// Offset and epoch of sends by user and key.
     pub(super) idempotency: Idempotency<(u64, u32)>,
     pub(super) histories: Histories,
+    pub(super) reads: Reads,
     pub(super) late_acks: HashMap<Owner, LateAck>,
     /// When the first of them is due.
     pub(super) acks_due: Option<Tick>,
@@ -99,6 +101,7 @@ impl<A: Archive> Office<A> {
             keys: HashMap::new(),
             idempotency: Idempotency::new(secret, limits::IDEMPOTENT_SENDS),
             histories: Histories::new(secret),
+            reads: Reads::default(),
             late_acks: HashMap::new(),
             acks_due: None,
             is_ending: false,
@@ -110,6 +113,10 @@ impl<A: Archive> Office<A> {
 
     /// Takes in one question.
     pub fn ask(&mut self, ask: StoreAsk, now: Now) {
+        self.take_in_turn(ask, now);
+    }
+
+    pub(super) fn take(&mut self, ask: StoreAsk, now: Now) {
         match ask {
             StoreAsk::Open(ask) => self.open(*ask, now),
             StoreAsk::More(ask) => self.more(*ask, now),
@@ -146,9 +153,10 @@ impl<A: Archive> Office<A> {
         self.flush_events(now);
         self.idempotency.sweep(now.tick, SWEPT);
         self.histories.sweep(now, SWEPT);
+        self.go_on_reading(now);
     }
 
-    /// When [`settle`](Self::settle) has something to do again, acknowledgements aside.
+    /// When [`settle`](Self::settle) has something to do again, acknowledgements and readers aside.
     #[must_use]
     pub fn wake_at(&self) -> Option<Tick> {
         self.acks_due.into_iter().chain(self.events.wake_at()).min()
@@ -157,6 +165,7 @@ impl<A: Archive> Office<A> {
     /// The end is near: nothing waits for time any more.
     pub fn hasten(&mut self, now: Now) {
         self.is_ending = true;
+        self.end_reading();
         self.late_acks.values_mut().for_each(|late| late.due = now.tick);
         self.acks_due = self.acks_due.map(|_| now.tick);
         self.events.hasten(now);
@@ -272,7 +281,7 @@ impl<A: Archive> Office<A> {
         match command {
             ApiCommand::Send(send) => self.send(id, &send, now),
             ApiCommand::MailboxInfo { user, device } => self.mailbox_info(id, &user, &device, now),
-            ApiCommand::MailboxList { user, since, limit } => self.mailbox_list(id, &user, since, limit, now),
+            ApiCommand::MailboxList { user, since, limit } => self.mailbox_list(id, user, since, limit, now),
             ApiCommand::MailboxAck { user, device, offset } => {
                 self.mailbox_ack(id, user, device, offset, now);
             }

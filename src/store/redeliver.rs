@@ -11,18 +11,48 @@ use crate::hub::api::ApiPublish;
 use crate::hub::channel_name::parse;
 use crate::hub::mail::{HomeAsk, HomeOp, Mail, Origin, PublishAsk};
 use crate::hub::shard::ticks_of;
-use crate::hub::store::{Owner, Page, PageAsk, PageKind};
+use crate::hub::store::{Owner, Page, PageAsk, PageKind, StoreAsk};
 use crate::limits;
-use crate::log::body::{Body, Message};
+use crate::log::body::Message;
 use crate::log::record::Class;
 use crate::log::request::{Append, epoch_text};
 
-/// How often the oldest message of a reader was sent to a live session.
-#[derive(Clone, Copy, Debug)]
+/// How often messages of a reader were sent to a live session.
+#[derive(Debug, Default)]
 pub(super) struct Redelivery {
-    pub(super) offset: u64,
-    deliveries: u32,
+    /// In order. What came together is sent again together: a wave for each round at most, and one ends with its last.
+    waves: Vec<Wave>,
+    /// When they were counted last.
     at: Tick,
+}
+
+/// Messages above the wave before and up to an offset.
+#[derive(Clone, Copy, Debug)]
+struct Wave {
+    through: u64,
+    deliveries: u32,
+}
+
+impl Redelivery {
+    /// Everything up to here is done with. True if nothing is left to be counted.
+    pub(super) fn acknowledge(&mut self, through: u64) -> bool {
+        self.waves.retain(|wave| wave.through > through);
+        self.waves.is_empty()
+    }
+
+    /// Messages up to `last` are sent once more. Returns the last one that was sent more than `most` times with that.
+    /// Several sessions of one reader ask each for itself, and count as one.
+    fn count(&mut self, last: u64, most: u32, pause: u32, now: Tick) -> Option<u64> {
+        if self.at == Tick(0) || now.since(self.at) >= pause {
+            self.at = now;
+            self.waves.iter_mut().for_each(|wave| wave.deliveries = wave.deliveries.saturating_add(1));
+            if self.waves.last().is_none_or(|wave| wave.through < last) {
+                // Once before, when they were new.
+                self.waves.push(Wave { through: last, deliveries: 2 });
+            }
+        }
+        self.waves.iter().rfind(|wave| wave.deliveries > most).map(|wave| wave.through)
+    }
 }
 
 /// What the dead-letter channel gets.
@@ -47,6 +77,19 @@ impl<A: Archive> Office<A> {
     /// `ack_wait` is over for a session.
     pub(super) fn redeliver(&mut self, ask: PageAsk, now: Now) {
         let PageAsk { key, channel, owner, after, epoch } = ask;
+        let info = self.archive.info(Class::Mailbox, &owner.user, &owner.device);
+        let info = info.filter(|info| info.state.epoch == epoch && info.cursor < after);
+        let read = info.as_ref().map(|info| self.messages(&owner, info.cursor, now));
+        let read = match read {
+            Some(Ok(None)) => {
+                let ask = PageAsk { key, channel, owner, after, epoch };
+                return self.reads.put_off(StoreAsk::Redeliver(Box::new(ask)));
+            }
+            // What cannot be read now is asked for again by the session's next timer.
+            Some(Err(_)) => return,
+            Some(Ok(read)) => read,
+            None => None,
+        };
         let page = |publications, through| Page {
             key,
             channel,
@@ -55,76 +98,67 @@ impl<A: Archive> Office<A> {
             epoch,
             kind: PageKind::Again { through },
         };
-        let info = self.archive.info(Class::Mailbox, &owner.user, &owner.device);
-        let info = info.filter(|info| info.state.epoch == epoch && info.cursor < after);
-        let Some(info) = info else { return self.tell_page(page(Vec::new(), after)) };
-        // What cannot be read now is asked for again by the session's next timer.
-        let Ok(read) = self.messages(&owner, info.cursor, now) else { return };
+        let Some(read) = read else { return self.tell_page(page(Vec::new(), after)) };
         let mut publications = read.publications;
         publications.retain(|publication| publication.offset <= after);
-        let Some(oldest) = publications.first().map(|publication| publication.offset) else {
+        let (Some(oldest), Some(last)) = (publications.first(), publications.last()) else {
             // It has expired, or made room for others.
             return self.tell_page(page(Vec::new(), after));
         };
-        let mut through = oldest.saturating_sub(1);
-        if self.is_exhausted(&owner, oldest, now) && self.put_aside(&owner, oldest, now) {
-            publications.remove(0);
-            through = oldest;
+        let (mut through, last) = (oldest.offset.saturating_sub(1), last.offset);
+        if let Some(exhausted) = self.exhausted(&owner, info.map_or(0, |info| info.cursor), last, now)
+            && !self.is_overloaded()
+        {
+            let count = publications.partition_point(|publication| publication.offset <= exhausted);
+            let offsets = publications.drain(..count).map(|publication| publication.offset);
+            let dead: Vec<_> = offsets.zip(&read.stored).collect();
+            through = dead.last().map_or(through, |(offset, _)| *offset);
+            self.put_aside(&owner, &dead, now);
         }
         self.figures.redelivered += publications.len() as u64;
         self.tell_page(page(publications, through));
     }
 
-    /// Counts one more delivery of a reader's oldest message. True if there were enough of them.
-    fn is_exhausted(&mut self, owner: &Owner, offset: u64, now: Now) -> bool {
-        let Some(settings) = &self.common.settings.mailbox else { return false };
+    /// Counts one more delivery of a reader's messages behind its cursor and up to `last`. Returns the last one of which
+    /// there were enough.
+    fn exhausted(&mut self, owner: &Owner, cursor: u64, last: u64, now: Now) -> Option<u64> {
+        let settings = self.common.settings.mailbox.as_ref()?;
         let (most, wait) = (settings.max_deliveries, ticks_of(settings.ack_wait));
         if most == 0 {
-            return false;
+            return None;
         }
         if self.redeliveries.len() >= limits::REDELIVERED_READERS && !self.redeliveries.contains_key(owner) {
             let fresh = now.tick.0.saturating_sub(limits::REDELIVERY_MEMORY_TICKS);
             self.redeliveries.retain(|_, of| of.at.0 > fresh);
             if self.redeliveries.len() >= limits::REDELIVERED_READERS {
-                return false;
+                return None;
             }
         }
-        let first = Redelivery { offset, deliveries: 1, at: Tick(0) };
-        let of = self.redeliveries.entry(owner.clone()).or_insert(first);
-        if of.offset != offset {
-            *of = first;
-        }
-        // Several sessions of one reader ask each for itself, and count as one.
-        if of.at == Tick(0) || now.tick.since(of.at) >= wait / 2 {
-            of.deliveries = of.deliveries.saturating_add(1);
-            of.at = now.tick;
-        }
-        of.deliveries > most
+        let of = self.redeliveries.entry(owner.clone()).or_default();
+        of.acknowledge(cursor);
+        of.count(last, most, wait / 2, now.tick)
     }
 
-    /// A message goes to the dead-letter channel, and the cursor moves past it. False if that cannot be now: it is sent
-    /// once more then, and put aside the next time.
-    fn put_aside(&mut self, owner: &Owner, offset: u64, now: Now) -> bool {
-        let seconds = u32::try_from(now.unix_seconds()).unwrap_or(u32::MAX);
-        let leaf = self.archive.page(Class::Mailbox, &owner.user, offset - 1, 1, seconds);
-        let stored = leaf.ok().and_then(|leaf| leaf.messages.into_iter().next());
-        let Some(Body::Message(message)) = stored.map(|stored| stored.body) else { return false };
-        if self.is_overloaded() {
-            return false;
-        }
-        self.figures.dead_lettered += 1;
-        self.redeliveries.remove(owner);
+    /// Messages go to the dead-letter channel, and the cursor moves past them. Not while a shard is far behind: they are
+    /// sent once more then, and put aside the next time.
+    fn put_aside(&mut self, owner: &Owner, dead: &[(u64, &Message)], now: Now) {
         let info = self.archive.info(Class::Mailbox, &owner.user, &owner.device);
         let epoch = info.map(|info| epoch_text(info.state.epoch)).unwrap_or_default();
-        self.publish_dead_letter(owner, &message, offset, &epoch);
+        for (offset, message) in dead {
+            self.figures.dead_lettered += 1;
+            self.publish_dead_letter(owner, message, *offset, &epoch);
+        }
+        let Some((through, _)) = dead.last().copied() else { return };
+        if self.redeliveries.get_mut(owner).is_some_and(|of| of.acknowledge(through)) {
+            self.redeliveries.remove(owner);
+        }
         let append = Append::Acknowledge {
             class: Class::Mailbox,
             name: owner.user.to_string(),
             device: owner.device.to_string(),
-            through: offset,
+            through,
         };
-        self.append(append, Pending::Acknowledge(Box::new(owner.clone()), offset, None), now);
-        true
+        self.append(append, Pending::Acknowledge(Box::new(owner.clone()), through, None), now);
     }
 
     fn publish_dead_letter(&mut self, owner: &Owner, message: &Message, offset: u64, epoch: &str) {

@@ -8,12 +8,12 @@ use super::send::tags_of;
 use crate::base::tick::Now;
 use crate::hub::api::Position;
 use crate::hub::mail::Subscribed;
-use crate::hub::store::{MailboxGrant, OpenAsk, Owner, Page, PageAsk, PageKind, StoreMail};
+use crate::hub::store::{MailboxGrant, OpenAsk, Owner, Page, PageAsk, PageKind, StoreAsk, StoreMail};
 use crate::hub::stream::Publication;
 use crate::limits;
-use crate::log::body::Body;
+use crate::log::body::{Body, Message};
 use crate::log::error::ReadError;
-use crate::log::reader::{Stored, StreamInfo};
+use crate::log::reader::StreamInfo;
 use crate::log::record::Class;
 use crate::log::request::{Append, epoch_text};
 use crate::protocol::ErrorCode;
@@ -21,6 +21,8 @@ use crate::protocol::ErrorCode;
 /// Messages as sessions get them.
 pub(super) struct Messages {
     pub(super) publications: Vec<Arc<Publication>>,
+    /// The same as the log has them.
+    pub(super) stored: Vec<Message>,
     /// What follows comes live.
     pub(super) is_top: bool,
     /// Some are damaged and left out.
@@ -38,14 +40,23 @@ impl<A: Archive> Office<A> {
     /// A subscriber of a mailbox.
     pub(super) fn open(&mut self, ask: OpenAsk, now: Now) {
         let info = self.archive.info(Class::Mailbox, &ask.owner.user, &ask.owner.device);
+        let mut found = None;
+        if let Some(info) = &info {
+            let start = start_of(info, ask.since.as_ref());
+            match self.messages(&ask.owner, start.after, now) {
+                Ok(None) => return self.reads.put_off(StoreAsk::Open(Box::new(ask))),
+                Ok(Some(messages)) => found = Some((info, start, Ok(messages))),
+                Err(error) => found = Some((info, start, Err(error))),
+            }
+        }
         // While the log takes nothing, the next connect or acknowledgement introduces the device.
         if !self.has_backlog() && !ask.owner.device.is_empty() && info.as_ref().is_none_or(|info| !info.known)
         {
             self.introduce(&ask.owner, info.as_ref().map_or(0, |info| info.cursor), now);
         }
-        let OpenAsk { origin, channel, owner, since, reject_unrecovered, granted } = ask;
-        let granted = match &info {
-            Some(info) => self.grant(granted, &owner, info, since.as_ref(), now),
+        let OpenAsk { origin, channel, since, reject_unrecovered, granted, .. } = ask;
+        let granted = match found {
+            Some((info, start, messages)) => grant(granted, info, &start, messages),
             None => grant_nothing(granted, since.as_ref()),
         };
         let result = if granted.recovered || !reject_unrecovered {
@@ -67,37 +78,6 @@ impl<A: Archive> Office<A> {
         self.append(append, Pending::Nobody, now);
     }
 
-    fn grant(
-        &self,
-        granted: Subscribed,
-        owner: &Owner,
-        info: &StreamInfo,
-        since: Option<&Position>,
-        now: Now,
-    ) -> Subscribed {
-        let epoch = info.state.epoch;
-        let start = start_of(info, since);
-        let read = self.messages(owner, start.after, now);
-        // A client that is told that something is missing ignores the publications of the reply: then they follow it.
-        let (publications, next, recovered) = match read {
-            Ok(read) if start.recovered && !read.damaged => {
-                (read.publications, if read.is_top { PageKind::Last } else { PageKind::More }, true)
-            }
-            Ok(read) if read.publications.is_empty() && read.is_top => (Vec::new(), PageKind::Last, false),
-            Ok(_) => (Vec::new(), PageKind::More, false),
-            Err(_) => (Vec::new(), PageKind::Failed, false),
-        };
-        let sent = publications.last().map_or(start.after, |last| last.offset);
-        Subscribed {
-            position: Position { offset: sent, epoch: epoch_text(epoch) },
-            was_recovering: true,
-            recovered,
-            publications,
-            mailbox: Some(MailboxGrant { sent, acknowledged: info.cursor, epoch, next }),
-            ..granted
-        }
-    }
-
     /// A session that catches up has room for the next page.
     pub(super) fn more(&mut self, ask: PageAsk, now: Now) {
         let PageAsk { key, channel, owner, after, epoch } = ask;
@@ -108,7 +88,11 @@ impl<A: Archive> Office<A> {
         };
         let from = if info.state.epoch == epoch { after } else { info.cursor };
         let (publications, kind) = match self.messages(&owner, from, now) {
-            Ok(read) => (read.publications, if read.is_top { PageKind::Last } else { PageKind::More }),
+            Ok(None) => {
+                let ask = PageAsk { key, channel, owner, after, epoch };
+                return self.reads.put_off(StoreAsk::More(Box::new(ask)));
+            }
+            Ok(Some(read)) => (read.publications, if read.is_top { PageKind::Last } else { PageKind::More }),
             Err(_) => (Vec::new(), PageKind::Failed),
         };
         self.tell_page(Page { key, channel, publications, after, epoch: info.state.epoch, kind });
@@ -119,27 +103,37 @@ impl<A: Archive> Office<A> {
         self.tell_home(&channel, StoreMail::Page(Box::new(page)));
     }
 
-    /// The messages behind `after`, up to a page of them and up to the last record that the office knows of.
-    pub(super) fn messages(&self, owner: &Owner, after: u64, now: Now) -> Result<Messages, ReadError> {
+    /// The messages behind `after`, up to a page of them and up to the last record that the office knows of. `None` if
+    /// the way there takes more than is left of the turn.
+    pub(super) fn messages(
+        &mut self,
+        owner: &Owner,
+        after: u64,
+        now: Now,
+    ) -> Result<Option<Messages>, ReadError> {
         let limit = self.common.settings.mailbox.as_ref().map_or(1, |settings| settings.replay_page);
+        let (stream, limit) = ((Class::Mailbox, &*owner.user), limit.max(1) as usize);
         let seconds = u32::try_from(now.unix_seconds()).unwrap_or(u32::MAX);
-        let leaf = self.archive.page(Class::Mailbox, &owner.user, after, limit.max(1) as usize, seconds)?;
+        let leaf = self.archive.page(stream, after, limit, seconds, &mut self.reads.budget)?;
+        let Some(leaf) = leaf else { return Ok(None) };
         let (mut publications, mut bytes) = (Vec::with_capacity(leaf.messages.len()), 0_usize);
-        let mut is_top = leaf.is_last;
+        let (mut is_top, mut messages) = (leaf.is_last, Vec::with_capacity(leaf.messages.len()));
         for stored in leaf.messages {
             if stored.sequence > self.processed {
                 is_top = true;
                 break;
             }
-            let Some(publication) = publication_of(stored) else { continue };
+            let Body::Message(message) = stored.body else { continue };
+            let publication = publication_of(stored.offset, &message);
             bytes += publication.memory_bytes();
             if bytes > self.page_bytes() && !publications.is_empty() {
                 is_top = false;
                 break;
             }
+            messages.push(message);
             publications.push(Arc::new(publication));
         }
-        Ok(Messages { publications, is_top, damaged: leaf.damaged > 0 })
+        Ok(Some(Messages { publications, stored: messages, is_top, damaged: leaf.damaged > 0 }))
     }
 
     /// A page must leave room in the queue of a client that reads slowly.
@@ -175,9 +169,36 @@ fn grant_nothing(granted: Subscribed, since: Option<&Position>) -> Subscribed {
     }
 }
 
+/// What a subscriber gets of a mailbox that was read from `start` on.
+fn grant(
+    granted: Subscribed,
+    info: &StreamInfo,
+    start: &Start,
+    read: Result<Messages, ReadError>,
+) -> Subscribed {
+    let epoch = info.state.epoch;
+    // A client that is told that something is missing ignores the publications of the reply: then they follow it.
+    let (publications, next, recovered) = match read {
+        Ok(read) if start.recovered && !read.damaged => {
+            (read.publications, if read.is_top { PageKind::Last } else { PageKind::More }, true)
+        }
+        Ok(read) if read.publications.is_empty() && read.is_top => (Vec::new(), PageKind::Last, false),
+        Ok(_) => (Vec::new(), PageKind::More, false),
+        Err(_) => (Vec::new(), PageKind::Failed, false),
+    };
+    let sent = publications.last().map_or(start.after, |last| last.offset);
+    Subscribed {
+        position: Position { offset: sent, epoch: epoch_text(epoch) },
+        was_recovering: true,
+        recovered,
+        publications,
+        mailbox: Some(MailboxGrant { sent, acknowledged: info.cursor, epoch, next }),
+        ..granted
+    }
+}
+
 /// A message of a mailbox as a publication of its channel.
-fn publication_of(stored: Stored) -> Option<Publication> {
-    let Body::Message(message) = stored.body else { return None };
-    let tags = tags_of(&message);
-    Some(Publication { offset: stored.offset, version: 0, data: message.data, publisher: None, tags })
+fn publication_of(offset: u64, message: &Message) -> Publication {
+    let tags = tags_of(message);
+    Publication { offset, version: 0, data: message.data.clone(), publisher: None, tags }
 }

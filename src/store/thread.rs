@@ -29,9 +29,6 @@ pub const ALLOWANCE: usize = 4096;
 /// Questions taken in one turn, so that acknowledgements and mail do not wait for a storm of clients that connect.
 const ASKS_PER_TURN: usize = 256;
 
-/// Letters that may wait for the shards before no more questions are taken.
-const LETTERS_AHEAD: usize = 1024;
-
 /// Longest sleep: figures are refreshed once a second.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -119,7 +116,7 @@ fn run(parts: StoreParts) -> Result<(), StorageError> {
             office.settle(now);
         }
         // Answers hold whole pages of messages: while the shards do not take them, questions wait where they are bounded.
-        let room = if inbox.is_stopping() || office.letters() < LETTERS_AHEAD { ASKS_PER_TURN } else { 0 };
+        let room = if inbox.is_stopping() || !office.is_behind() { ASKS_PER_TURN } else { 0 };
         let taken = (0..room).map_while(|_| inbox.next_ask()).map(|ask| office.ask(ask, now)).count();
         office.take_answers().for_each(&answers);
         office.drain_mail(&deliver);
@@ -135,7 +132,7 @@ fn run(parts: StoreParts) -> Result<(), StorageError> {
                 break;
             }
         }
-        if taken == 0 && acks == 0 {
+        if taken == 0 && acks == 0 && !office.is_reading() {
             std::thread::park_timeout(pause(&office, now));
         }
     }

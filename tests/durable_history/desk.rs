@@ -10,7 +10,7 @@ use millpond::log::body::Body;
 use millpond::log::engine::Engine;
 use millpond::log::error::{ReadError, RefuseError};
 use millpond::log::fake::{FakeDisk, Fate};
-use millpond::log::history::{HistoryPage, HistoryRead, Trail};
+use millpond::log::history::{HistoryRead, HistoryWalk, Trail};
 use millpond::log::pages::{Pages, StreamPage};
 use millpond::log::reader::{Reader, StreamInfo};
 use millpond::log::record::{Class, Sequence};
@@ -135,21 +135,17 @@ impl Archive for Desk {
 
     fn page(
         &self,
-        class: Class,
-        name: &str,
+        stream: (Class, &str),
         after: u64,
         limit: usize,
         now: u32,
-    ) -> Result<StreamPage, ReadError> {
-        Pages::default().read(&self.0.borrow().reader, (class, name), after, limit, now)
+        budget: &mut usize,
+    ) -> Result<Option<StreamPage>, ReadError> {
+        Pages::default().read(&self.0.borrow().reader, stream, after, limit, now, budget)
     }
 
-    fn history(
-        &self,
-        read: &HistoryRead<'_>,
-        trail: Option<&mut Trail>,
-    ) -> Result<Option<HistoryPage>, ReadError> {
-        self.0.borrow().reader.history(read, trail)
+    fn history(&self, read: &HistoryRead<'_>, trail: Option<&mut Trail>) -> Option<HistoryWalk> {
+        self.0.borrow().reader.history_walk(read, trail)
     }
 
     fn head(&self, class: Class, name: &str) -> Result<Option<Body>, ReadError> {

@@ -276,3 +276,76 @@ fn publications_expire_and_a_recovery_across_them_is_none() {
         assert_eq!(reply["subscribe"]["recovered"] == true, recovered, "{reply}");
     }
 }
+
+/// What is on disk comes again at every recovery: it must not cost a JSON client its connection each time.
+#[test]
+fn what_is_no_json_reaches_json_clients_in_a_form_that_is() {
+    let mut world = world();
+    let live = world.connect();
+    let epoch = subscribe(&mut world, live, None)["subscribe"]["epoch"].as_str().unwrap().to_owned();
+    let bytes = ApiPublish { data: b"\x01\xff"[..].into(), ..publish("") };
+    let ids = start(&mut world, vec![publish("a"), bytes, publish("b")]);
+    assert_eq!(offsets(&mut world, ids), [Ok(1), Ok(2), Ok(3)]);
+    let expected = [json!("a"), json!({ "b64data": "Af8=" }), json!("b")];
+    let heard = world.inbox(live);
+    assert_eq!(heard.iter().map(|of| of["push"]["pub"]["data"].clone()).collect::<Vec<_>>(), expected);
+    let mut world = world.restart(Ending::Killed);
+    let back = world.connect();
+    let data = |list: &Value| -> Vec<Value> {
+        list.as_array().into_iter().flatten().map(|of| of["data"].clone()).collect()
+    };
+    let reply = subscribe(&mut world, back, Some(&Position { offset: 0, epoch }));
+    assert_eq!(
+        (data(&reply["subscribe"]["publications"]), &reply["subscribe"]["recovered"]),
+        (expected.to_vec(), &json!(true))
+    );
+    world.send(back, &json!({ "id": 3, "history": { "channel": CHANNEL, "limit": 10 } }));
+    world.settle();
+    let reply = world.inbox(back).pop().expect("a reply");
+    assert_eq!(data(&reply["history"]["publications"]), expected);
+}
+
+/// Who reads a long history from its old end has a long way to go. It is gone in parts, between which everybody else is
+/// served, and the page shows where the stream stood when it was asked for.
+#[test]
+fn the_way_through_a_long_history_holds_nobody_up() {
+    const KEPT: usize = 9_000;
+    const SHARE: usize = 500;
+    let mut world = world();
+    for part in 0..KEPT / 60 {
+        let ids = start(&mut world, (0..60).map(|at| publish(&(part * 60 + at).to_string())).collect());
+        assert!(offsets(&mut world, ids).iter().all(Result::is_ok));
+    }
+    world.set_share(SHARE);
+    let read = |limit| ApiCommand::History { channel: CHANNEL.into(), limit, since: None, reverse: false };
+    let (first, second) = (world.call(CHANNEL, read(3)), world.call(CHANNEL, read(5)));
+    world.turn_once();
+    let late = world.call(CHANNEL, ApiCommand::Publish(Box::new(publish("late"))));
+    let other = ApiPublish { channel: "few:other".into(), ..publish("other") };
+    let other = world.call("few:other", ApiCommand::Publish(Box::new(other)));
+    let (mut turns, mut published) = (1, [None; 2]);
+    let mut pages = [None, None];
+    while pages.iter().any(Option::is_none) {
+        world.turn_once();
+        turns += 1;
+        assert!(turns < 200, "the walk does not end");
+        for (page, id) in pages.iter_mut().zip([first, second]) {
+            *page = page.take().or_else(|| world.answer(id));
+        }
+        for (at, id) in published.iter_mut().zip([late, other]) {
+            *at = at.or_else(|| world.answer(id).map(|_| turns));
+        }
+    }
+    let in_time = published.iter().all(|at| at.is_some_and(|at| at < 8));
+    assert!(in_time, "publications waited for the reader: {published:?} of {turns}");
+    assert!(turns > KEPT / SHARE, "{turns} turns for {KEPT} publications");
+    for (page, count) in pages.into_iter().zip([3, 5]) {
+        let Some(ApiAnswer::History { publications, position, .. }) = page else { panic!("{page:?}") };
+        let offsets: Vec<u64> = publications.iter().map(|of| of.offset).collect();
+        assert_eq!((offsets, position.offset), ((1..=count).collect(), KEPT as u64));
+    }
+    // The way is known now.
+    let id = world.call(CHANNEL, read(4));
+    (0..4).for_each(|_| world.turn_once());
+    assert!(world.answer(id).is_some());
+}

@@ -106,7 +106,8 @@ impl World {
             admission: Admission::default(),
         });
         let desk = Desk::open(disk, lives, seconds(tick));
-        let office = Office::new(Arc::clone(&common), desk.clone(), desk.last(), rng.next_u64());
+        let mut office = Office::new(Arc::clone(&common), desk.clone(), desk.last(), rng.next_u64());
+        office.set_reading_share(rng.between(1, 60) as usize);
         let shard = |id| Shard::new(ShardId(id), Arc::clone(&common), u64::from(id));
         Self {
             shards: (0..shards).map(shard).collect(),
@@ -238,7 +239,7 @@ impl World {
             self.end_office_turn();
             let is_empty = self.inboxes.iter().all(VecDeque::is_empty) && self.desk.waiting() == (0, 0);
             let posts = self.shards.iter_mut().all(|shard| shard.post().is_empty());
-            if is_empty && posts && self.office.is_idle() && self.office.letters() == 0 {
+            if is_empty && posts && is_done(&self.office) {
                 return;
             }
         }
@@ -254,6 +255,24 @@ impl World {
             }
             self.end_office_turn();
         }
+    }
+
+    /// How many records a turn of the office looks at for readers.
+    pub(crate) fn set_share(&mut self, records: usize) {
+        self.office.set_reading_share(records);
+    }
+
+    /// One turn of everybody.
+    pub(crate) fn turn_once(&mut self) {
+        (0..self.shards.len()).for_each(|shard| self.turn(shard));
+        while !self.questions.is_empty() {
+            self.question();
+        }
+        self.desk.commit(usize::MAX, seconds(self.tick));
+        while self.desk.waiting().1 > 0 {
+            self.acknowledge();
+        }
+        self.end_office_turn();
     }
 
     fn question(&mut self) {
@@ -338,6 +357,10 @@ impl World {
             assert!(!self.peers.contains_key(&socket), "the server closed a connection");
         }
     }
+}
+
+fn is_done(office: &Office<Desk>) -> bool {
+    office.is_idle() && !office.is_reading() && office.letters() == 0
 }
 
 fn seconds(tick: u32) -> u32 {

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use millpond::base::rng::Rng;
-use millpond::protocol::Encoding;
 use millpond::protocol::client::{self, Command, Connect, Publication, Reply, Rpc, Subscribe, Subscribed};
+use millpond::protocol::{Encoding, is_json};
+
+use serde_json::json;
 
 use crate::desk::Desk;
 use crate::frames::{self, Seen};
@@ -227,10 +231,18 @@ impl Client {
         assert_eq!(self.position.as_ref().unwrap().0, reply.offset, "the position is that of the last one");
     }
 
+    /// What a message looks like in the encoding of this client.
+    fn shown(&self, data: &[u8]) -> Vec<u8> {
+        if self.encoding == Encoding::Protobuf || is_json(data) {
+            return data.to_vec();
+        }
+        json!({ "b64data": STANDARD.encode(data) }).to_string().into_bytes()
+    }
+
     fn publication(&mut self, publication: &Publication, desk: &Desk) {
         let offset = publication.offset;
         let message = desk.durable(&self.user, offset).expect("delivered before it was durable");
-        assert_eq!(message.data, publication.data, "{} {offset}", self.user);
+        assert_eq!(self.shown(&message.data), publication.data, "{} {offset}", self.user);
         assert_eq!(publication.tags["id"], message.id);
         let session = self.session.as_mut().expect("a session");
         assert!(session.subscribed, "a publication before the reply");

@@ -9,7 +9,7 @@ use millpond::log::body::{Body, Message};
 use millpond::log::engine::Engine;
 use millpond::log::error::{ReadError, RefuseError, StorageError};
 use millpond::log::fake::FakeDisk;
-use millpond::log::history::{HistoryPage, HistoryRead, Trail};
+use millpond::log::history::{HistoryRead, HistoryWalk, Trail};
 use millpond::log::pages::{Pages, StreamPage};
 use millpond::log::reader::{Reader, StreamInfo};
 use millpond::log::record::{Class, Sequence};
@@ -142,12 +142,8 @@ impl Archive for Desk {
         Ok(())
     }
 
-    fn history(
-        &self,
-        read: &HistoryRead<'_>,
-        trail: Option<&mut Trail>,
-    ) -> Result<Option<HistoryPage>, ReadError> {
-        self.0.borrow().reader.history(read, trail)
+    fn history(&self, read: &HistoryRead<'_>, trail: Option<&mut Trail>) -> Option<HistoryWalk> {
+        self.0.borrow().reader.history_walk(read, trail)
     }
 
     fn head(&self, class: Class, name: &str) -> Result<Option<Body>, ReadError> {
@@ -160,17 +156,17 @@ impl Archive for Desk {
 
     fn page(
         &self,
-        class: Class,
-        name: &str,
+        stream: (Class, &str),
         after: u64,
         limit: usize,
         now: u32,
-    ) -> Result<StreamPage, ReadError> {
+        budget: &mut usize,
+    ) -> Result<Option<StreamPage>, ReadError> {
         let shelf = &mut *self.0.borrow_mut();
         if shelf.unreadable {
             return Err(ReadError::Storage(StorageError::Device));
         }
-        shelf.pages.read(&shelf.reader, (class, name), after, limit, now)
+        shelf.pages.read(&shelf.reader, stream, after, limit, now, budget)
     }
 }
 

@@ -25,6 +25,7 @@ mod office;
 mod play;
 mod rows;
 mod town;
+mod turns;
 #[allow(dead_code, reason = "shared with the simulation of shards")]
 #[path = "../sim/world.rs"]
 mod world;

@@ -2,7 +2,7 @@
 
 use millpond::hub::api::{ApiAnswer, ApiCommand, ApiError, ApiSend, Position};
 use millpond::hub::mail::{Mail, ReplyBody};
-use millpond::hub::store::{PageAsk, PageKind, StoreAsk};
+use millpond::hub::store::{PageAsk, PageKind, StoreAsk, StoreMail};
 use millpond::log::error::StorageError;
 use millpond::log::fake::{Fate, Fault};
 use millpond::log::settings::{LogSettings, MailboxLimits, WhenFull};
@@ -405,31 +405,39 @@ fn messages_are_sent_again_until_there_were_enough_deliveries() {
     assert_eq!(bench.page(StoreAsk::Redeliver, 2, epoch), (again(0), vec![1, 2]));
     bench.tick += 800;
     assert_eq!(bench.page(StoreAsk::Redeliver, 2, epoch), (again(0), vec![1, 2]));
+    // One that comes later is counted by itself.
+    bench.send(&["ann"], "3", "");
+    bench.run();
+    bench.mail();
     bench.tick += 1600;
     // Delivered once, and again twice: the third time is one too many.
-    let ask = PageAsk { key: KEY, channel: "#ann".into(), owner: owner(""), after: 2, epoch };
+    let ask = PageAsk { key: KEY, channel: "#ann".into(), owner: owner(""), after: 3, epoch };
     bench.office.ask(StoreAsk::Redeliver(Box::new(ask)), bench.now());
     let mail = bench.mail();
-    let letter = mail.iter().find_map(|mail| match mail {
-        Mail::Home(ask) => Some(ask),
+    let letter = |mail: &Mail| match mail {
+        Mail::Home(ask) => {
+            assert_eq!(&*ask.channel, "quiet:dead");
+            let millpond::hub::mail::HomeOp::Publish(publish) = &ask.op else { panic!("{ask:?}") };
+            Some(serde_json::from_slice::<serde_json::Value>(&publish.publish.data).unwrap())
+        }
         _ => None,
-    });
-    assert_eq!(&*letter.expect("a dead letter").channel, "quiet:dead");
-    let millpond::hub::mail::HomeOp::Publish(publish) = &letter.unwrap().op else { panic!("{letter:?}") };
-    let dead: serde_json::Value = serde_json::from_slice(&publish.publish.data).unwrap();
-    assert_eq!((&dead["user"], &dead["offset"], &dead["data"]["n"]), (&"ann".into(), &1.into(), &1.into()));
+    };
+    let dead: Vec<_> = mail.iter().filter_map(letter).collect();
+    assert_eq!(dead.iter().map(|dead| dead["offset"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
+    let dead = &dead[0];
+    assert_eq!((&dead["user"], &dead["data"]["n"]), (&"ann".into(), &1.into()));
     assert_eq!(dead["reason"], "max_deliveries");
     assert!(dead["id"].as_str().is_some_and(|id| id.len() == 16) && dead["sent_at"].as_u64() > Some(0));
     bench.run();
-    assert_eq!(bench.cursor(""), 1);
-    assert_eq!(bench.office.figures().dead_lettered, 1);
-    // The next one begins anew, and an acknowledgement ends it.
+    assert_eq!(bench.cursor(""), 2);
+    assert_eq!(bench.office.figures().dead_lettered, 2);
+    // The other one has been sent again once, and has its second time now; an acknowledgement ends it.
     bench.tick += 3200;
-    assert_eq!(bench.page(StoreAsk::Redeliver, 2, epoch), (again(1), vec![2]));
-    bench.acknowledge("", 2, false);
+    assert_eq!(bench.page(StoreAsk::Redeliver, 3, epoch), (again(2), vec![3]));
+    bench.acknowledge("", 3, false);
     bench.tick += 1;
     bench.run();
-    assert_eq!(bench.page(StoreAsk::Redeliver, 2, epoch), (again(2), vec![]));
+    assert_eq!(bench.page(StoreAsk::Redeliver, 3, epoch), (again(3), vec![]));
 }
 
 #[test]
@@ -456,6 +464,14 @@ fn the_server_api_lists_acknowledges_and_purges() {
     let ApiAnswer::MailboxList { messages, position } = call(&mut bench, list) else { panic!() };
     assert_eq!(messages.iter().map(|of| of.offset).collect::<Vec<_>>(), [2, 3]);
     assert_eq!(position.offset, 5);
+    // Every page but the last one is full, wherever it begins.
+    let mut listed = Vec::new();
+    for since in [0, 2, 4, 5] {
+        let list = ApiCommand::MailboxList { user: user(), since, limit: 2 };
+        let ApiAnswer::MailboxList { messages, .. } = call(&mut bench, list) else { panic!() };
+        listed.push(messages.iter().map(|of| of.offset).collect::<Vec<_>>());
+    }
+    assert_eq!(listed, [vec![1, 2], vec![3, 4], vec![5], vec![]]);
     let ack = ApiCommand::MailboxAck { user: user(), device: String::new(), offset: 2 };
     assert!(matches!(call(&mut bench, ack), ApiAnswer::Done));
     let ApiAnswer::MailboxInfo(view) = call(&mut bench, info.clone()) else { panic!() };
@@ -488,4 +504,50 @@ fn a_message_that_has_expired_is_not_delivered() {
     bench.tick += 601;
     let granted = bench.open("", None);
     assert_eq!((offsets(&granted), granted.recovered), (vec![1, 3], true));
+}
+
+/// The dead-letter channel is told through a shard's mail: while that is far behind, the message is sent once more
+/// instead, and nothing moves past it.
+#[test]
+fn a_dead_letter_waits_for_a_shard_that_lags_far_behind() {
+    let limits = MailboxLimits { messages: 100_000, ..MailboxLimits::default() };
+    let mut bench = Bench::with(log_settings(limits));
+    bench.send(&["ann"], "1", "");
+    bench.run();
+    bench.mail();
+    let epoch = bench.open("", None).mailbox.unwrap().epoch;
+    for _ in 0..2 {
+        assert_eq!(bench.page(StoreAsk::Redeliver, 1, epoch).1, [1]);
+        bench.tick += 1600;
+    }
+    for number in 0..16_384 {
+        bench.send(&["bob"], &number.to_string(), "");
+        if number % 1000 == 0 {
+            bench.run();
+        }
+    }
+    bench.run();
+    let pages = |bench: &mut Bench| -> Vec<(PageKind, usize)> {
+        let page = |mail| match mail {
+            Mail::Store(mail) => match *mail {
+                StoreMail::Page(page) => Some((page.kind, page.publications.len())),
+                _ => None,
+            },
+            _ => None,
+        };
+        bench.mail().into_iter().filter_map(page).collect()
+    };
+    let ask = || {
+        let ask = PageAsk { key: KEY, channel: "#ann".into(), owner: owner(""), after: 1, epoch };
+        StoreAsk::Redeliver(Box::new(ask))
+    };
+    bench.office.ask(ask(), bench.now());
+    bench.run();
+    assert_eq!((bench.office.figures().dead_lettered, bench.cursor("")), (0, 0));
+    assert_eq!(pages(&mut bench), [(PageKind::Again { through: 0 }, 1)]);
+    bench.tick += 1600;
+    bench.office.ask(ask(), bench.now());
+    bench.run();
+    assert_eq!((bench.office.figures().dead_lettered, bench.cursor("")), (1, 1));
+    assert_eq!(pages(&mut bench), [(PageKind::Again { through: 1 }, 0)]);
 }

@@ -93,6 +93,9 @@ fn play(seed: u64) -> Totals {
     if rng.below(4) == 0 {
         town.desk.set_room(rng.between(1, 5) as usize);
     }
+    if rng.below(2) == 0 {
+        town.set_share(rng.between(1, 20) as usize);
+    }
     for _ in 0..rng.between(2, 7) {
         let user = USERS[rng.below(USERS.len() as u32) as usize];
         let device = DEVICES[rng.below(DEVICES.len() as u32) as usize];

@@ -271,26 +271,50 @@ fn the_answer_to_an_older_question_is_none_to_a_newer_one() {
     assert_eq!((before.len() as u64, after), (position.0, &(position.0 + 11..=30).collect::<Vec<_>>()[..]));
 }
 
+/// A message that waits comes at every connect: one that ended the session would keep its user out for good.
 #[test]
-fn what_is_no_json_ends_a_session_that_speaks_it_and_no_other() {
-    for live in [false, true] {
-        let mut town = town(1);
+fn what_is_no_json_comes_in_a_form_that_is_and_ends_no_session() {
+    for waits in [false, true] {
+        let mut town = town(2);
         let ann = town.add(Client::new("ann", "", Encoding::Json));
         let other = town.add(Client::new("ann", "", Encoding::Protobuf));
-        if live {
+        if !waits {
             town.connect(ann, 0);
+            town.connect(other, 1);
             town.settle();
         }
-        town.send(&["ann"], "no JSON");
-        town.settle();
-        town.connect(other, 0);
-        if !live {
-            town.connect(ann, 0);
+        // On the first page, on a later one, and in between what every client reads.
+        for data in ["no JSON", "1", "{\"n\":2}", "3", "\u{1}", "\u{1}\u{2}", "6"] {
+            town.send(&["ann"], data);
         }
         town.settle();
-        assert_eq!(town.clients[ann].closed, Some(3506));
-        assert_eq!(log(&town, other), [1]);
+        if waits {
+            town.connect(ann, 0);
+            town.connect(other, 1);
+            town.settle();
+        }
+        for client in [ann, other] {
+            assert_eq!((town.clients[client].closed, log(&town, client)), (None, (1..=7).collect()));
+        }
+        town.pass(260);
+        assert_eq!((cursor(&town, ""), town.clients[ann].closed), (7, None), "a pong acknowledges it");
     }
+}
+
+#[test]
+fn what_is_no_json_is_sent_again_like_everything_else() {
+    let mut of = settings();
+    of.mailbox.as_mut().unwrap().ack_by_pong = false;
+    let mut town = Town::new(1, 2, of, log_settings(MailboxLimits::default()));
+    let ann = town.add(Client::new("ann", "", Encoding::Json));
+    town.send(&["ann"], "no JSON");
+    town.settle();
+    town.connect(ann, 1);
+    town.pass(450);
+    assert_eq!(log(&town, ann), [1, 1]);
+    town.acknowledge(ann, 1);
+    town.pass(2000);
+    assert_eq!((log(&town, ann), town.clients[ann].closed), (vec![1, 1], None));
 }
 
 #[test]
@@ -421,4 +445,39 @@ fn one_connection_a_user_may_have_does_not_disturb_its_mailbox() {
     assert_eq!(town.clients[first].closed, Some(3504));
     fill(&mut town, 1);
     assert_eq!(log(&town, second), (1..=11).collect::<Vec<_>>());
+}
+
+/// A disk that hangs answers nobody. Who waits is not read meanwhile, and must not hold its socket for ever: it is given
+/// up a minute after it would have been.
+#[test]
+fn a_store_that_hangs_holds_connections_for_a_minute_only() {
+    const HANGS: Pace = Pace { asks: 0, commits: 0, acks: 0 };
+    let mut town = town(2);
+    let (live, late) =
+        (town.add(Client::new("ann", "", Encoding::Json)), town.add(Client::new("ann", "", Encoding::Json)));
+    town.connect(live, 0);
+    town.settle();
+    fill(&mut town, 3);
+    town.connect(late, 1);
+    town.acknowledge(live, 1);
+    let mut closed = [None; 2];
+    for tick in 0..1300 {
+        town.world.tick += 1;
+        town.step(HANGS);
+        for (at, client) in closed.iter_mut().zip([live, late]) {
+            *at = at.or_else(|| town.clients[client].closed.map(|code| (code, tick)));
+        }
+    }
+    let [live_end, late_end] = closed;
+    // `stale_close_delay` is 10 s; pings come every 25 s and are answered within 8 s.
+    assert!(late_end.is_some_and(|(code, at)| code == 3502 && (700..=720).contains(&at)), "{late_end:?}");
+    assert!(live_end.is_some_and(|(code, at)| code == 3012 && (680..=950).contains(&at)), "{live_end:?}");
+    town.settle();
+    for shard in &town.world.shards {
+        assert_eq!(shard.leftovers(), [], "the store's late answers find nobody");
+    }
+    town.clients[late].position = None;
+    town.connect(late, 1);
+    town.settle();
+    assert_eq!(log(&town, late), [2, 3]);
 }

@@ -40,6 +40,8 @@ pub(crate) struct Town {
     seed: u64,
     next_call: u64,
     starts: u64,
+    /// Records that a turn of the office looks at for readers.
+    share: usize,
 }
 
 impl Town {
@@ -61,6 +63,7 @@ impl Town {
             seed,
             next_call: 0,
             starts: 1,
+            share: usize::MAX,
         }
     }
 
@@ -82,10 +85,17 @@ impl Town {
         self.starts += 1;
         let seed = self.seed ^ self.starts << 32;
         self.office = Office::new(self.world.common.clone(), self.desk.clone(), self.desk.last(), seed);
+        self.set_share(self.share);
         self.disk = after;
         for client in &mut self.clients {
             client.session = None;
         }
+    }
+
+    /// How many records a turn of the office looks at for readers.
+    pub(crate) fn set_share(&mut self, records: usize) {
+        self.share = records;
+        self.office.set_reading_share(records);
     }
 
     pub(crate) fn send(&mut self, users: &[&str], data: &str) -> u64 {
@@ -129,13 +139,13 @@ impl Town {
         clients[at].acknowledge(offset, world.pipe(shard, socket), rng);
     }
 
-    /// A turn of everybody.
     /// A WebSocket pong of a client.
     pub(crate) fn pong(&mut self, at: usize, payload: &[u8]) {
         let client = &self.clients[at];
         client.pong(payload, self.world.pipe(client.shard, client.socket), &mut self.rng);
     }
 
+    /// A turn of everybody.
     pub(crate) fn step(&mut self, pace: Pace) {
         self.world.turn();
         self.store_turn(pace);
@@ -201,6 +211,7 @@ impl Town {
             && world.shards.iter_mut().all(|shard| shard.post().is_empty())
             && desk.queued() == 0
             && office.letters() == 0
+            && !office.is_reading()
             && office.figures().in_flight == 0
             && office.figures().waiting == 0
     }

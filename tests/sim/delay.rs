@@ -153,3 +153,34 @@ fn what_happens_meanwhile() {
         assert!(stage.is_clean(), "{:?}", stage.world.shards[0].leftovers());
     }
 }
+
+/// More connections than a turn writes to: those that waited longest leave first, and who has something new waits behind
+/// those who have not had their turn.
+#[test]
+fn delayed_output_leaves_in_the_order_in_which_it_came() {
+    const PEERS: usize = 300;
+    const PER_TURN: usize = 256;
+    let mut stage = Stage::new(with_delays());
+    let peers: Vec<Peer> = (0..PEERS).map(|_| stage.live()).collect();
+    for (at, peer) in peers.iter().enumerate() {
+        stage.say(*peer, &format!(r#"{{"id":2,"subscribe":{{"channel":"ten:{at}"}}}}"#));
+        stage.texts(*peer);
+    }
+    stage.world.fine_ms = 1;
+    for at in 0..PEERS {
+        publish(&mut stage, &format!("ten:{at}"), 50);
+    }
+    turn_at(&mut stage, 10);
+    let had: Vec<usize> = (0..PEERS).filter(|at| arrived(&mut stage, peers[*at]).0 > 0).collect();
+    assert_eq!(had, (0..PER_TURN).collect::<Vec<_>>());
+    // New output for the first ones; the others are due and leave in the turns that it takes to publish that.
+    stage.world.fine_ms = 11;
+    for at in 0..20 {
+        publish(&mut stage, &format!("ten:{at}"), 50);
+    }
+    let had: Vec<usize> = (0..PEERS).filter(|at| arrived(&mut stage, peers[*at]).0 > 0).collect();
+    assert_eq!(had, (PER_TURN..PEERS).collect::<Vec<_>>());
+    turn_at(&mut stage, 20);
+    let had: Vec<usize> = (0..PEERS).filter(|at| arrived(&mut stage, peers[*at]).0 > 0).collect();
+    assert_eq!(had, (0..20).collect::<Vec<_>>());
+}

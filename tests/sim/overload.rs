@@ -1,6 +1,8 @@
 //! A shard that is behind with reading its sockets closes nobody for what it has not read (C02, C03, R14): its peers
 //! answered in time, and only those who did not end.
 
+use millpond::base::ids::ShardId;
+use millpond::hub::api::{ApiCommand, ApiPublish};
 use millpond::hub::metrics::DISCONNECT_CODES;
 
 use crate::frames::{self, Seen, TEXT};
@@ -184,4 +186,30 @@ fn a_connect_that_waits_for_a_slow_home_is_not_stale() {
     assert!(matches!(&stage.seen(peer)[..], [Seen::Data(TEXT, _)]));
     let stale = DISCONNECT_CODES.iter().position(|code| *code == 3502).unwrap();
     assert_eq!(stage.world.shards[0].figures(0, 0, 0).disconnects[stale], 0);
+}
+
+/// Publications wait while the mail for another shard has not left. The shell sends mail at the very end of a turn, so
+/// the shard must say then that it has something to do, or they would lie until somebody wakes it.
+#[test]
+fn what_was_put_off_for_mail_goes_on_once_that_has_left() {
+    const PUBLICATIONS: usize = 5000;
+    let (mut stage, peer, channel) = with_a_home_elsewhere();
+    stage.say(peer, &format!(r#"{{"id":2,"subscribe":{{"channel":"{channel}"}}}}"#));
+    let Stage { mut world } = stage;
+    world.settle();
+    world.room = 0;
+    for number in 0..PUBLICATIONS {
+        let data = number.to_string().into();
+        let publish = ApiPublish { channel: channel.clone(), data, ..ApiPublish::default() };
+        world.call(1, ApiCommand::Publish(Box::new(publish)));
+    }
+    world.turn();
+    assert!(!world.shards[1].has_put_off(), "nothing has left, so nothing can go on");
+    let mut left = 0;
+    while left < PUBLICATIONS {
+        left += world.shards[1].post().drain_to(ShardId(0), |_| Ok(()));
+        assert_eq!(world.shards[1].has_put_off(), left < PUBLICATIONS, "after {left}");
+        world.turn();
+    }
+    assert_eq!((left, world.shards[1].has_put_off()), (PUBLICATIONS, false));
 }

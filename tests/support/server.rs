@@ -38,7 +38,17 @@ impl Server {
     }
 
     /// The same at an address that the test chose.
-    pub(crate) fn start_at(address: SocketAddr, mut config: Value, args: &[&str]) -> Self {
+    pub(crate) fn start_at(address: SocketAddr, config: Value, args: &[&str]) -> Self {
+        Self::start_with(address, config, args, &[])
+    }
+
+    /// The same with variables of its environment.
+    pub(crate) fn start_with(
+        address: SocketAddr,
+        mut config: Value,
+        args: &[&str],
+        environment: &[(&str, &std::path::Path)],
+    ) -> Self {
         let internal = free_address();
         config["http_server"] =
             json!({ "internal_address": internal.ip(), "internal_port": internal.port() });
@@ -61,6 +71,7 @@ impl Server {
             .args(["--config".as_ref(), file.as_os_str()])
             .args(["--listen", &address.to_string()])
             .args(args)
+            .envs(environment.iter().copied())
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

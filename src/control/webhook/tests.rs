@@ -12,6 +12,7 @@ use memory::Memory;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::feed::{Feed, Next};
 use super::metrics::DeliveryFigures;
 use super::settings::WebhookSettings;
 use super::task::{ClientError, Courier};
@@ -300,4 +301,26 @@ fn an_address_that_is_none_is_refused_at_once() {
     let source = Arc::new(Memory::default());
     let result = Courier::new(settings("ftp://x/".into()), ("n", "v"), source, Arc::default(), 1);
     assert!(matches!(result, Err(ClientError::Address(name)) if name == "hook"));
+}
+
+/// The disk fails when a batch has been read in part: that part goes out, and what follows comes once it can be read.
+#[test]
+fn a_fault_in_the_middle_of_a_batch_loses_none_of_it() {
+    let memory = Memory::default();
+    (0..5).for_each(|_| memory.add(1, 0));
+    {
+        let mut queue = memory.0.lock().unwrap();
+        (queue.readable, queue.unreadable) = (1, 3);
+    }
+    let mut feed = Feed::new(Arc::new(memory), "hook".into(), 100);
+    let mut ids = Vec::new();
+    let mut faults = 0;
+    for _ in 0..10 {
+        match feed.next() {
+            Ok(Next::Batch(batch, _)) => ids.push((batch.first(), batch.end())),
+            Ok(other) => assert_eq!(other, Next::Nothing),
+            Err(_) => faults += 1,
+        }
+    }
+    assert_eq!((ids, faults), (vec![(1, 4), (4, 6)], 2), "one fault was hidden by the batch that it ended");
 }

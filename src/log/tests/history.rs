@@ -6,7 +6,7 @@ use super::super::body::{Body, Publication, Version};
 use super::super::engine::Engine;
 use super::super::error::{AppendError, StorageError};
 use super::super::fake::{FakeDisk, Fault};
-use super::super::history::{HistoryPage, HistoryRead, Trail};
+use super::super::history::{HistoryPage, HistoryRead, HistoryWalk, Trail};
 use super::super::record::{Class, Sequence};
 use super::super::request::{Append, AppendRequest, Appended};
 use super::super::storage::Storage;
@@ -266,4 +266,79 @@ fn a_trail_changes_nothing_but_the_way() {
         }
     }
     assert!(most > 5, "{most} places");
+}
+
+/// A page that is read in parts, and the same one read at once when it was begun.
+struct Walked {
+    way: HistoryWalk,
+    read: HistoryRead<'static>,
+    at_once: Vec<u64>,
+    floor: u64,
+    /// Passes of maintenance before it began.
+    passes: u32,
+}
+
+fn numbers(page: &HistoryPage) -> Vec<u64> {
+    page.publications.iter().map(|stored| stored.offset).collect()
+}
+
+/// Between two parts of a walk anything may happen to the channel: what was there when the walk began and still is, is on
+/// the page; nothing else is, and no part looks at more than it may.
+#[test]
+fn a_walk_in_parts_finds_what_one_at_once_finds() {
+    let mut engine = open(&FakeDisk::default());
+    let mut trail = Trail::default();
+    let mut random = 7_u64;
+    let mut below = |bound: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % bound
+    };
+    let (mut now, mut walk, mut whole, mut rest) = (NOW, None::<Walked>, 0, 0);
+    for round in 0..3000_u32 {
+        for _ in 0..below(8) {
+            let lifetime = [5, 40, 1000][usize::try_from(below(3)).unwrap()];
+            append_at(&mut engine, publication("p", 700, now + lifetime), now).unwrap();
+        }
+        if round % 900 == 899 {
+            append_at(&mut engine, position(7, Version::default()), now).unwrap();
+        }
+        if round % 50 == 49 {
+            engine.maintenance().pass(now).unwrap();
+        }
+        now += u32::try_from(below(2)).unwrap();
+        let mut going = walk.take().unwrap_or_else(|| {
+            let newest_first = below(2) == 0;
+            let limit = if below(3) == 0 { usize::MAX } else { usize::try_from(1 + below(400)).unwrap() };
+            let bytes = usize::try_from(below(90_000)).unwrap();
+            let top = page(&engine, &ALL).top;
+            let at = top.saturating_sub(below(800));
+            let (after, before) = if newest_first { (0, at) } else { (at, u64::MAX) };
+            let read = HistoryRead { after, before, limit, bytes, newest_first, now, ..ALL };
+            let at_once = page(&engine, &read);
+            let way = engine.reader().history_walk(&read, Some(&mut trail)).unwrap();
+            let floor = at_once.floor;
+            Walked { way, read, floor, at_once: numbers(&at_once), passes: round / 50 }
+        });
+        going.way.resume();
+        let given = usize::try_from(below(120)).unwrap();
+        let mut budget = given;
+        let Some(done) = going.way.go_on(&mut budget, Some(&mut trail)).unwrap() else {
+            assert_eq!(budget, 0, "given up too early");
+            walk = Some(going);
+            continue;
+        };
+        let got = numbers(&done);
+        let fresh = page(&engine, &HistoryRead { now, ..ALL });
+        if fresh.floor == going.floor && round / 50 == going.passes {
+            assert_eq!(got, going.at_once, "{:?}", going.read);
+            whole += 1;
+        } else {
+            let (floor, left) = (fresh.floor, numbers(&fresh));
+            let still_there = |offset: &&u64| **offset > floor && left.contains(offset);
+            let mut kept = going.at_once.iter().filter(still_there);
+            assert!(kept.all(|offset| got.contains(offset)), "{:?}: {got:?}", going.read);
+            rest += 1;
+        }
+    }
+    assert!(whole > 100 && rest > 100, "{whole} {rest}");
 }

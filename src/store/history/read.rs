@@ -13,26 +13,34 @@ use crate::log::body::{self, Body, Version};
 use crate::log::error::ReadError;
 use crate::log::history::{HistoryPage, HistoryRead};
 use crate::log::reader::Stored;
+use crate::log::record::HEADER_BYTES;
 use crate::log::request::{Append, epoch_text};
 use crate::store::archive::Archive;
 use crate::store::office::{Office, Pending};
-
-/// A read of a client or of the server API.
-struct Query<'a> {
-    limit: i32,
-    cap: u32,
-    since: Option<&'a Position>,
-    reverse: bool,
-    bytes: usize,
-}
+use crate::store::reads::Walk;
 
 impl<A: Archive> Office<A> {
     /// A subscriber or a reader.
-    pub(super) fn read(&mut self, ask: HomeAsk, now: Now) {
-        let answer = match self.page(&ask.channel, now) {
-            Ok(Some(page)) => self.answer_of(&ask, &page, now),
+    pub(in crate::store) fn read(&mut self, ask: HomeAsk, now: Now) {
+        let page = match self.page(&ask.channel, now) {
+            Ok(Some(page)) => page,
             Ok(None) => return self.begin(ask, now),
-            Err(error) => Err(error),
+            Err(error) => return self.tell_history(ask.channel, ask.origin, HistoryAnswer::Failed(error)),
+        };
+        let answer = match &ask.op {
+            HomeOp::Subscribe(subscribe) => {
+                let granted = self.grant_history(&ask, subscribe, &page, now);
+                granted.map(|granted| HistoryAnswer::Opened(Box::new(granted)))
+            }
+            HomeOp::History { .. } => match self.query(&ask, &page, now) {
+                Ok(read) if read.limit == 0 => Ok(HistoryAnswer::Page(Vec::new(), position_of(&page))),
+                Ok(read) if is_long(&read, page.top) && !self.reads.has_room_for_walk() => {
+                    return self.reads.queue(ask);
+                }
+                Ok(read) => return self.set_out(&ask, &read, &page),
+                Err(error) => Err(error),
+            },
+            _ => Err(ApiError::Internal),
         };
         self.tell_history(ask.channel, ask.origin, answer.unwrap_or_else(HistoryAnswer::Failed));
     }
@@ -40,21 +48,52 @@ impl<A: Archive> Office<A> {
     /// Where a history stands.
     pub(super) fn page(&mut self, channel: &str, now: Now) -> Result<Option<HistoryPage>, ApiError> {
         let read = HistoryRead { limit: 0, ..self.everything(channel, now) };
-        self.archive.history(&read, None).map_err(unavailable)
+        self.at_once(&read)
     }
 
-    /// A page of a history whose top is known.
-    fn look(&mut self, read: &HistoryRead<'_>, top: u64) -> Result<HistoryPage, ApiError> {
-        let way = if read.newest_first { top.saturating_sub(read.before) } else { top - read.after.min(top) };
-        let result = if way < limits::LONG_HISTORY {
-            self.archive.history(read, None)
-        } else {
-            let mut trail = self.histories.trails.take(read.channel);
-            let result = self.archive.history(read, Some(&mut trail));
+    /// A page that is near the top, or is bounded by what fits into one reply.
+    fn at_once(&mut self, read: &HistoryRead<'_>) -> Result<Option<HistoryPage>, ApiError> {
+        let Some(mut way) = self.archive.history(read, None) else { return Ok(None) };
+        let mut budget = usize::MAX;
+        let page = way.go_on(&mut budget, None).map_err(unavailable)?;
+        self.reads.charge(usize::MAX - budget);
+        Ok(page)
+    }
+
+    /// Begins to read for a reader.
+    fn set_out(&mut self, ask: &HomeAsk, read: &HistoryRead<'_>, page: &HistoryPage) {
+        let is_long = is_long(read, page.top);
+        let mut trail = is_long.then(|| self.histories.trails.take(read.channel));
+        let way = self.archive.history(read, trail.as_mut());
+        if let Some(trail) = trail {
             self.histories.trails.put(read.channel, trail);
-            result
+        }
+        let (channel, origin, position) = (ask.channel.clone(), ask.origin, position_of(page));
+        match way {
+            Some(way) => self.walk(Walk { channel, origin, position, is_long, way }),
+            None => self.tell_history(channel, origin, HistoryAnswer::Page(Vec::new(), position)),
+        }
+    }
+
+    /// Goes on with a read as far as the turn's share reaches.
+    pub(in crate::store) fn walk(&mut self, mut walk: Walk) {
+        let done = if walk.is_long {
+            let mut trail = self.histories.trails.take(&walk.channel);
+            let done = walk.way.go_on(&mut self.reads.budget, Some(&mut trail));
+            self.histories.trails.put(&walk.channel, trail);
+            done
+        } else {
+            let mut budget = usize::MAX;
+            let done = walk.way.go_on(&mut budget, None);
+            self.reads.charge(usize::MAX - budget);
+            done
         };
-        Ok(result.map_err(unavailable)?.unwrap_or_default())
+        let answer = match done {
+            Ok(None) => return self.reads.walk_on(walk),
+            Ok(Some(page)) => HistoryAnswer::Page(publications(page), walk.position),
+            Err(error) => HistoryAnswer::Failed(unavailable(error)),
+        };
+        self.tell_history(walk.channel, walk.origin, answer);
     }
 
     /// All that was handed out to subscribers.
@@ -100,25 +139,6 @@ impl<A: Archive> Office<A> {
         }
     }
 
-    fn answer_of(&mut self, ask: &HomeAsk, page: &HistoryPage, now: Now) -> Result<HistoryAnswer, ApiError> {
-        match &ask.op {
-            HomeOp::Subscribe(subscribe) => {
-                let granted = self.grant_history(ask, subscribe, page, now)?;
-                Ok(HistoryAnswer::Opened(Box::new(granted)))
-            }
-            HomeOp::History { limit, cap, since, reverse } => {
-                let bytes = match ask.origin {
-                    Origin::Api(_) => limits::HISTORY_PAGE_BYTES,
-                    _ => self.reply_bytes(),
-                };
-                let query =
-                    Query { limit: *limit, cap: *cap, since: since.as_ref(), reverse: *reverse, bytes };
-                self.read_page(ask, &query, page, now)
-            }
-            _ => Err(ApiError::Internal),
-        }
-    }
-
     /// What fits into one reply to a client.
     fn reply_bytes(&self) -> usize {
         self.common.settings.client.queue_max_size / 2
@@ -139,7 +159,7 @@ impl<A: Archive> Office<A> {
         let mut granted = Subscribed {
             positioned: subscribe.positioned,
             recoverable: subscribe.recoverable,
-            position: Position { offset: page.top, epoch: epoch_text(page.epoch) },
+            position: position_of(page),
             data: subscribe.data.clone(),
             ..Subscribed::default()
         };
@@ -181,10 +201,13 @@ impl<A: Archive> Office<A> {
         if missed == 0 {
             return Ok(Some(Vec::new()));
         }
+        if missed > self.reply_bytes() / HEADER_BYTES {
+            return Ok(None);
+        }
         let everything = self.everything(&ask.channel, now);
         let read =
             HistoryRead { after: asked.offset, limit: missed, bytes: self.reply_bytes(), ..everything };
-        let found = self.look(&read, page.top)?;
+        let found = self.at_once(&read)?.unwrap_or_default();
         let complete = found.publications.len() == missed && found.epoch == page.epoch;
         Ok(complete.then(|| publications(found)))
     }
@@ -201,40 +224,55 @@ impl<A: Archive> Office<A> {
             return Ok(Some(Vec::new()));
         }
         let read = HistoryRead { limit: 1, newest_first: true, ..self.everything(&ask.channel, now) };
-        let found = self.look(&read, page.top)?;
+        let found = self.at_once(&read)?.unwrap_or_default();
         Ok((!found.publications.is_empty()).then(|| publications(found)))
     }
 
-    fn read_page(
+    /// What a reader wants of a history.
+    fn query<'a>(
         &mut self,
-        ask: &HomeAsk,
-        query: &Query<'_>,
+        ask: &'a HomeAsk,
         page: &HistoryPage,
         now: Now,
-    ) -> Result<HistoryAnswer, ApiError> {
-        if let Some(since) = query.since {
-            if query.reverse && since.offset == 0 {
+    ) -> Result<HistoryRead<'a>, ApiError> {
+        let HomeOp::History { limit, cap, since, reverse } = &ask.op else { return Err(ApiError::Internal) };
+        if let Some(since) = since {
+            if *reverse && since.offset == 0 {
                 return Err(ApiError::BadRequest);
             }
             if !since.epoch.is_empty() && since.epoch != epoch_text(page.epoch) {
                 return Err(ApiError::UnrecoverablePosition);
             }
         }
-        let position = Position { offset: page.top, epoch: epoch_text(page.epoch) };
-        let allowed = if query.cap == 0 { usize::MAX } else { query.cap as usize };
-        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX).min(allowed);
-        let since = query.since.map(|since| since.offset);
-        let read = HistoryRead {
-            after: if query.reverse { 0 } else { since.unwrap_or(0) },
-            before: if query.reverse { since.unwrap_or(u64::MAX) } else { u64::MAX },
-            limit,
-            bytes: query.bytes,
-            newest_first: query.reverse,
+        let allowed = if *cap == 0 { usize::MAX } else { *cap as usize };
+        let since = since.as_ref().map(|since| since.offset);
+        Ok(HistoryRead {
+            after: if *reverse { 0 } else { since.unwrap_or(0) },
+            before: if *reverse { since.unwrap_or(u64::MAX) } else { u64::MAX },
+            limit: usize::try_from(*limit).unwrap_or(usize::MAX).min(allowed),
+            bytes: match ask.origin {
+                Origin::Api(_) => limits::HISTORY_PAGE_BYTES,
+                _ => self.reply_bytes(),
+            },
+            newest_first: *reverse,
             ..self.everything(&ask.channel, now)
-        };
-        let found = if limit == 0 { HistoryPage::default() } else { self.look(&read, page.top)? };
-        Ok(HistoryAnswer::Page(publications(found), position))
+        })
     }
+}
+
+/// True for a read that may look at so many publications that others should not wait for it.
+fn is_long(read: &HistoryRead<'_>, top: u64) -> bool {
+    let way = if read.newest_first {
+        let limit = u64::try_from(read.limit).unwrap_or(u64::MAX).min(top);
+        top.saturating_sub(read.before).saturating_add(limit)
+    } else {
+        top.saturating_sub(read.after)
+    };
+    way >= limits::LONG_HISTORY
+}
+
+fn position_of(page: &HistoryPage) -> Position {
+    Position { offset: page.top, epoch: epoch_text(page.epoch) }
 }
 
 fn unavailable(_: ReadError) -> ApiError {

@@ -17,6 +17,8 @@ pub(super) struct Queue {
     /// How often an acknowledgement finds no room.
     pub(super) full: u32,
     pub(super) unreadable: u32,
+    /// Pages that can be read before that.
+    pub(super) readable: u32,
     next: u64,
 }
 
@@ -82,10 +84,11 @@ struct Pages {
 impl EventPages for Pages {
     fn next(&mut self) -> Result<Vec<StoredEvents>, Unreadable> {
         let mut queue = self.memory.0.lock().unwrap();
-        if queue.unreadable > 0 {
+        if queue.unreadable > 0 && queue.readable == 0 {
             queue.unreadable -= 1;
             return Err(Unreadable);
         }
+        queue.readable = queue.readable.saturating_sub(1);
         let page = self.left.len().min(3);
         Ok(self.left.drain(..page).collect())
     }
