@@ -185,17 +185,12 @@ impl Reactor {
         if !self.parts.shard.is_current(slot, generation) {
             return;
         }
-        if event.is_error() {
-            // A departure causes letters as well; held back, the error comes again with the read.
-            if self.parts.shard.holds_back_input() {
-                return self.unread.push((slot, generation));
-            }
-            return self.parts.shard.lose(slot);
-        }
-        if event.is_writable() {
+        if event.is_writable() && !event.is_error() {
             self.parts.shard.writable(slot);
         }
-        if event.is_readable() || event.is_read_closed() {
+        // What came before an RST is still to be read, a goodbye say; the error comes behind it, from the read.
+        let is_over = event.is_read_closed() || event.is_error();
+        if event.is_readable() || is_over {
             if self.parts.shard.holds_back_input() {
                 self.unread.push((slot, generation));
             } else {
