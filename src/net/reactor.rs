@@ -138,7 +138,7 @@ impl Reactor {
         })
     }
 
-    /// Runs until the shard is drained.
+    /// Runs until all shards are drained.
     ///
     /// # Errors
     /// Those of `epoll_wait(2)`, which leave nothing to go on with.
@@ -164,7 +164,7 @@ impl Reactor {
             let outlook = self.parts.shard.finish(&mut self.sockets);
             self.send_mail();
             self.refresh_metrics();
-            if self.parts.shard.is_drained() {
+            if self.parts.shard.is_drained() && self.parts.mesh.len(self.parts.id) == 0 {
                 return Ok(());
             }
             let was_busy = mail > 0 || !events.is_empty();
@@ -194,7 +194,7 @@ impl Reactor {
             if self.parts.shard.holds_back_input() {
                 self.unread.push((slot, generation));
             } else {
-                self.read(slot, generation, event.is_read_closed());
+                self.read(slot, generation, is_over);
             }
         }
     }
