@@ -96,9 +96,10 @@ impl Portion<'_> {
             .filter_map(move |mark| Some((&mark.delivery, frame(&mark.delivery, encoding)?)))
     }
 
-    /// True if a publication among them cannot be put into the subscriber's encoding.
+    /// True if something among them cannot be put into the subscriber's encoding.
     pub(crate) fn unfit(&self) -> bool {
-        self.may_be_unfit && self.marks.iter().skip(self.first).any(|mark| mark.delivery.not_json)
+        let is_unfit = |of: &Delivery| of.not_json && (self.join_leave || !of.join_leave);
+        self.may_be_unfit && self.marks.iter().skip(self.first).any(|mark| is_unfit(&mark.delivery))
     }
 
     /// Number of frames.

@@ -81,6 +81,23 @@ pub(crate) fn fits_format(format: DataFormat, data: &[u8]) -> bool {
     }
 }
 
+/// True if the whole publication can stand in JSON: tokens and the server API take any bytes as data and as info.
+pub(crate) fn fits_json(publication: &Publication) -> bool {
+    let by = publication.publisher.as_ref();
+    is_json_or_none(Some(&publication.data))
+        && by.is_none_or(|by| is_json_or_none(by.conn_info()) && is_json_or_none(by.chan_info()))
+}
+
+/// True if what is told of the member can stand in JSON.
+pub(crate) fn member_fits_json(member: &Member) -> bool {
+    is_json_or_none(member.conn_info.as_deref()) && is_json_or_none(member.chan_info.as_deref())
+}
+
+/// True for what can stand in JSON, or is left out of it.
+pub(crate) fn is_json_or_none(bytes: Option<&[u8]>) -> bool {
+    bytes.is_none_or(|bytes| bytes.is_empty() || is_json(bytes))
+}
+
 /// Frames of a publication, one per encoding in use. `epoch` is told only with the first publication of a stream.
 pub(crate) fn deliver_publication(
     channel: &Arc<str>,
@@ -90,7 +107,7 @@ pub(crate) fn deliver_publication(
     encodings: Encodings,
 ) -> Delivery {
     let view = PublicationView { epoch, ..view(publication) };
-    let fits_json = publication.data.is_empty() || is_json(&publication.data);
+    let fits_json = fits_json(publication);
     Delivery {
         channel: Arc::clone(channel),
         hash,
@@ -118,13 +135,14 @@ pub(crate) fn deliver_membership(
     let info = client_info(member);
     let push = if joined { encode_push_join } else { encode_push_leave };
     let frame = |encoding| framed(encoding, |out| push(out, encoding, channel, &info));
+    let fits_json = member_fits_json(member);
     Delivery {
         channel: Arc::clone(channel),
         hash,
-        json: encodings.json.then(|| frame(Encoding::Json)),
+        json: (encodings.json && fits_json).then(|| frame(Encoding::Json)),
         protobuf: encodings.protobuf.then(|| frame(Encoding::Protobuf)),
         join_leave: true,
-        not_json: false,
+        not_json: !fits_json,
         mailbox: None,
         terms: Terms::default(),
     }
