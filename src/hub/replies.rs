@@ -8,10 +8,10 @@ use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
 use crate::hub::mail::{CollectPage, Collected, CollectedPage, HomeReply, Mail, PageOf, ReplyBody};
-use crate::hub::publication::{client_info, view};
+use crate::hub::publication::{client_info, fits_json, is_json_or_none, member_fits_json, view};
 use crate::hub::shard::Shard;
 use crate::hub::stream::Publication;
-use crate::protocol::{DisconnectCode, Encoding, ErrorCode, is_json};
+use crate::protocol::{DisconnectCode, Encoding, ErrorCode};
 use crate::protocol::{
     EmptyKind, PublicationView, encode_empty, encode_history, encode_presence, encode_presence_stats,
 };
@@ -31,7 +31,9 @@ impl Shard {
             return self.unasked_reply(key.slot, &reply);
         };
         match blocked.wait {
-            Wait::Connect(_) => return self.connect_answer(key.slot, reply.channel, reply.body),
+            Wait::Connect(_) => {
+                return self.connect_answer(key.slot, reply.ticket.number, reply.channel, reply.body);
+            }
             Wait::Users(_) => return self.users_answer(key.slot, reply.body),
             Wait::Subscribe { id, ttl } => self.subscribe_answer(key.slot, id, ttl, &reply),
             Wait::Command { id } => self.command_answer(key.slot, id, reply.body),
@@ -40,16 +42,18 @@ impl Shard {
         self.resume(key.slot);
     }
 
-    /// True for publications that cannot be put into the JSON of the connection.
+    /// True for an answer that cannot be put into the JSON of the connection.
     fn is_unfit(&self, slot: u32, body: &ReplyBody) -> bool {
-        let publications = match body {
-            ReplyBody::Subscribed(granted) => &granted.publications,
-            ReplyBody::History(publications, _) => publications,
-            _ => return false,
+        let fits = |publications: &[Arc<Publication>]| publications.iter().all(|of| fits_json(of));
+        let is_fit = match body {
+            ReplyBody::Subscribed(granted) => {
+                is_json_or_none(granted.data.as_deref()) && fits(&granted.publications)
+            }
+            ReplyBody::History(publications, _) => fits(publications),
+            ReplyBody::Presence(members) => members.iter().all(member_fits_json),
+            _ => true,
         };
-        let is_json_session =
-            self.connections.0.get(slot as usize).is_some_and(|of| of.encoding() == Encoding::Json);
-        is_json_session && publications.iter().any(|of| !of.data.is_empty() && !is_json(&of.data))
+        !is_fit && self.connections.0.get(slot as usize).is_some_and(|of| of.encoding() == Encoding::Json)
     }
 
     /// Nobody waits: a subscription made by the server API, or one that was given up.
@@ -155,7 +159,7 @@ impl Shard {
 
     fn counts_in_presence(&self, slot: u32, handle: u32) -> bool {
         let flags = self.subscription_flags(slot, handle);
-        flags.is_some_and(|flags| flags & sub::PRESENCE != 0 && flags & sub::PENDING == 0)
+        flags.is_some_and(|flags| flags & sub::PRESENCE != 0 && self.stands(slot, flags))
     }
 
     fn members(&mut self, channel: &str) -> Vec<Member> {
@@ -173,10 +177,10 @@ impl Shard {
                     .collect()
             }),
         };
-        let counts = |slot: &u32| {
-            self.subscription_flags(*slot, handle)
-                .is_some_and(|flags| flags & sub::PRESENCE != 0 && flags & sub::PENDING == 0)
-        };
-        slots.iter().filter(|slot| counts(slot)).map(|slot| self.member(*slot, Some(handle))).collect()
+        slots
+            .iter()
+            .filter(|slot| self.counts_in_presence(**slot, handle))
+            .map(|slot| self.member(*slot, Some(handle)))
+            .collect()
     }
 }

@@ -14,15 +14,15 @@ use std::sync::Arc;
 
 use crate::base::tick::Tick;
 use crate::hub::cold::Wait;
-use crate::hub::connection::{Phase, sub};
+use crate::hub::connection::Phase;
 use crate::hub::mail::{Delivery, Ticket};
-use crate::hub::publication::view;
+use crate::hub::publication::{fits_json, view};
 use crate::hub::settings::MailboxSettings;
 use crate::hub::shard::{Common, Shard, ticks_of};
 use crate::hub::store::{AckAsk, MailboxGrant, Owner, Page, PageAsk, PageKind, StoreAsk};
 use crate::hub::stream::Publication;
 use crate::limits;
-use crate::protocol::{DisconnectCode, Encoding, ErrorCode, encode_push_publication, is_json};
+use crate::protocol::{DisconnectCode, Encoding, ErrorCode, encode_push_publication};
 
 /// What is under way between a session and its mailbox.
 #[derive(Debug, Default)]
@@ -211,12 +211,24 @@ impl Shard {
         {
             return;
         }
-        let active = self.subscription_flags(slot, handle).is_some_and(|flags| flags & sub::PENDING == 0);
+        if part.is_some_and(|part| part.epoch == epoch && part.sent + 1 < offset) {
+            return self.fill_gap(slot);
+        }
+        let active = self.subscription_flags(slot, handle).is_some_and(|flags| self.stands(slot, flags));
         self.deliver_to(slot, handle, delivery);
         if active {
             self.metrics.mailbox_delivered += 1;
             self.note_hand_over(slot, offset, offset, epoch);
         }
+    }
+
+    /// A live message does not follow on what was handed over: the store knows what lies between, if anything does. To
+    /// hand it over would let its pong acknowledge what the client never got.
+    fn fill_gap(&mut self, slot: u32) {
+        if let Some(part) = self.cold_if_any(slot).and_then(|cold| cold.mailbox.as_mut()) {
+            part.replay = Replay::Due;
+        }
+        self.mailbox_drained(slot);
     }
 
     fn note_hand_over(&mut self, slot: u32, first: u64, last: u64, epoch: u32) {
@@ -272,7 +284,7 @@ impl Shard {
         let is_json_session =
             self.connections.0.get(slot as usize).is_some_and(|c| c.encoding() == Encoding::Json);
         for publication in publications {
-            if is_json_session && !publication.data.is_empty() && !is_json(&publication.data) {
+            if is_json_session && !fits_json(publication) {
                 return self.disconnect(slot, DisconnectCode::InappropriateProtocol);
             }
             self.metrics.send(crate::hub::metrics::SentKind::PushPublication);
