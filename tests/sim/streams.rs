@@ -158,6 +158,17 @@ fn neighbours(stage: &Stage) -> Vec<(String, String)> {
     personal.filter(mine).take(3).chain(common.filter(mine).take(3)).collect()
 }
 
+/// One connection for each of them, of the user who may subscribe.
+fn subscribers_of(stage: &mut Stage, channels: &[(String, String)]) -> Vec<Peer> {
+    let connect = |(user, _): &(String, String)| {
+        let peer = stage.upgraded();
+        let token = token(&format!(r#"{{"sub":"{user}"}}"#));
+        ask(stage, peer, &format!(r#"{{"id":1,"connect":{{"token":"{token}"}}}}"#));
+        peer
+    };
+    channels.iter().map(connect).collect()
+}
+
 /// One channel as its subscriber, who comes and goes, knows it.
 #[derive(Default)]
 struct Known {
@@ -178,15 +189,7 @@ fn an_epoch_stays_as_long_as_there_are_subscribers() {
         let mut rng = Rng::new(seed);
         let channels = neighbours(&stage);
         let mut known: Vec<Known> = channels.iter().map(|_| Known::default()).collect();
-        let peers: Vec<Peer> = channels
-            .iter()
-            .map(|(user, _)| {
-                let peer = stage.upgraded();
-                let token = token(&format!(r#"{{"sub":"{user}"}}"#));
-                ask(&mut stage, peer, &format!(r#"{{"id":1,"connect":{{"token":"{token}"}}}}"#));
-                peer
-            })
-            .collect();
+        let peers = subscribers_of(&mut stage, &channels);
         for id in 2..150 {
             let at = rng.below(6) as usize;
             let (peer, channel, of) = (peers[at], &channels[at].1, &mut known[at]);
