@@ -3,9 +3,9 @@
 /// Deadlines at homes handled per turn; the rest comes next turn, so that a burst does not starve the sockets (R17).
 pub const EXPIRIES_PER_TURN: usize = 4096;
 
-/// Timers of connections that expire in a turn: most of them send a ping, so 64 are about 0.3 ms, which is what a
+/// Timers of connections that expire in a turn: most of them send a ping, so 256 are about 1.5 ms, which is what a
 /// publication waits for them at most.
-pub const TIMERS_PER_TURN: usize = 64;
+pub const TIMERS_PER_TURN: usize = 256;
 
 /// A gap between two turns longer than this (2 s) is our own stall: pong deadlines start anew (C02, C03).
 pub const STALL_TICKS: u32 = 20;
@@ -98,8 +98,15 @@ pub const UNAUTHENTICATED_LEAST: u32 = 4096;
 /// Presence requests a home gathers at a time; beyond: error 111.
 pub const GATHERS: usize = 4096;
 
-/// Records a home looks at per turn for housekeeping.
-pub const HOUSEKEEPING_PER_TURN: usize = 8;
+/// Time in which a home looks at each of its records once for what has expired (60 s), and while memory is short (5 s).
+pub const HOUSEKEEPING_TICKS: u32 = 600;
+/// See [`HOUSEKEEPING_TICKS`].
+pub const HASTY_HOUSEKEEPING_TICKS: u32 = 50;
+
+/// Records a home looks at per turn at least.
+pub const HOUSEKEEPING_LEAST: usize = 8;
+/// Records a home looks at per turn at most, and results of publications that it forgets: less than 2 ms.
+pub const HOUSEKEEPING_MOST: usize = 8192;
 
 /// Results of sends with an idempotency key that the store remembers at most (about 64 bytes each): five minutes of 3,300
 /// messages a second.

@@ -14,6 +14,7 @@ use signal_hook::iterator::Signals as SignalIterator;
 
 use super::Running;
 use crate::base::ids::ShardId;
+use crate::base::mesh::Mesh;
 use crate::base::tick::ticks_from_ms;
 use crate::hub::mail::Mail;
 
@@ -63,7 +64,8 @@ pub(super) fn wait(signals: &Signals, running: Running, timeout: Duration) {
     let gentle = Duration::from_millis(u64::from(connected) * 1000 / u64::from(GENTLE_RATE));
     let mut window = timeout.min(gentle);
     tracing::info!(connected, seconds = window.as_secs_f32(), "shutting down");
-    tell(&running, window);
+    let everybody = || (0..running.common.shards).map(ShardId).collect();
+    let mut untold = tell(&running, everybody(), window);
     let mut deadline = Instant::now() + window + GRACE;
     let mut hastened = false;
     while running.shards.iter().any(|shard| !shard.is_finished()) && Instant::now() < deadline {
@@ -71,8 +73,12 @@ pub(super) fn wait(signals: &Signals, running: Running, timeout: Duration) {
         if signals.came() {
             window = if hastened { Duration::ZERO } else { window.min(HASTY) };
             hastened = true;
-            tell(&running, window);
+            untold = everybody();
             deadline = deadline.min(Instant::now() + window + GRACE);
+        }
+        if !untold.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(GRACE);
+            untold = tell(&running, untold, left);
         }
     }
     for shard in running.shards.into_iter().filter(|shard| shard.is_finished()) {
@@ -87,66 +93,37 @@ pub(super) fn wait(signals: &Signals, running: Running, timeout: Duration) {
     tracing::info!("stopped");
 }
 
-fn tell(running: &Running, window: Duration) {
-    let window_ticks = ticks_from_ms(u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
-    for (shard, thread) in (0..running.common.shards).map(ShardId).zip(&running.shards) {
-        let wake = || {
-            running.wakers.wake(shard);
-            std::thread::yield_now();
-        };
-        insist(
-            Mail::Drain { window_ticks },
-            |mail| running.mesh.push(shard, mail),
-            || thread.is_finished(),
-            wake,
-        );
+/// Tells shards to drain within what is left of the window, and those that end. Returns those whose inbox is full: they
+/// are told later, however long they stand still, and nobody waits for them.
+fn tell(running: &Running, shards: Vec<ShardId>, window: Duration) -> Vec<ShardId> {
+    let ends = |shard: &ShardId| running.shards.get(usize::from(shard.0)).is_none_or(|of| of.is_finished());
+    let shards = shards.into_iter().filter(|shard| !ends(shard)).collect();
+    let untold = send(&running.mesh, shards, window);
+    for shard in (0..running.common.shards).map(ShardId) {
         running.wakers.wake(shard);
     }
+    untold
 }
 
-/// Delivers a letter however long its reader takes, unless that has ended: then nobody makes room any more.
-fn insist(
-    mut mail: Mail,
-    push: impl Fn(Mail) -> Result<(), Mail>,
-    has_ended: impl Fn() -> bool,
-    wait: impl Fn(),
-) {
-    while !has_ended()
-        && let Err(back) = push(mail)
-    {
-        mail = back;
-        wait();
-    }
+fn send(mesh: &Mesh<Mail>, shards: Vec<ShardId>, window: Duration) -> Vec<ShardId> {
+    let window_ticks = ticks_from_ms(u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
+    shards.into_iter().filter(|shard| mesh.push(*shard, Mail::Drain { window_ticks }).is_err()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
 
     #[test]
-    fn a_reader_is_waited_for_until_it_ends() {
-        let (waits, taken) = (Cell::new(0), Cell::new(0));
-        let takes_at = |turn| {
-            let (waits, taken) = (&waits, &taken);
-            move |mail| {
-                if waits.get() < turn {
-                    return Err(mail);
-                }
-                taken.set(taken.get() + 1);
-                Ok(())
-            }
-        };
-        let ends_at = |turn| {
-            let waits = &waits;
-            move || waits.get() >= turn
-        };
-        let wait = || waits.set(waits.get() + 1);
-        insist(Mail::Drain { window_ticks: 1 }, takes_at(5), ends_at(100), wait);
-        assert_eq!((waits.get(), taken.get()), (5, 1));
-        waits.set(0);
-        insist(Mail::Drain { window_ticks: 1 }, takes_at(100), ends_at(5), wait);
-        assert_eq!((waits.get(), taken.get()), (5, 1), "its inbox stays full for good");
+    fn nobody_waits_for_a_shard_with_a_full_inbox() {
+        let mesh = Mesh::new(3, 2);
+        for _ in 0..2 {
+            mesh.push(ShardId(1), Mail::Drain { window_ticks: 7 }).expect("room");
+        }
+        let untold = send(&mesh, (0..3).map(ShardId).collect(), Duration::from_secs(3));
+        assert_eq!(untold, [ShardId(1)]);
+        assert_eq!([0, 1, 2].map(|shard| mesh.len(ShardId(shard))), [1, 2, 1]);
+        assert!(mesh.pop(ShardId(1)).is_some());
+        assert_eq!(send(&mesh, untold, Duration::ZERO), []);
     }
 }

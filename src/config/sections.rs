@@ -347,8 +347,8 @@ section! {
         /// A session lost without goodbye counts until so long after its last sign of life. More than
         /// `client.ping_interval` and `client.pong_timeout` together.
         offline_after: Span<SECOND, DAY> = Span::seconds(60),
-        /// Offline users of whom is remembered when they were last seen (about 24 bytes each); of more, the oldest
-        /// are forgotten.
+        /// Offline users of whom is remembered when they were last seen (about 32 bytes each); of more, those unheard
+        /// of for longest are forgotten.
         last_seen_users: Count<0, 100_000_000> = Count(100_000),
     }
 }

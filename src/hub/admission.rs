@@ -21,6 +21,8 @@ const COLUMNS: usize = 1 << 16;
 #[derive(Debug)]
 pub struct Admission {
     connections: AtomicU32,
+    /// Shards that a drain has emptied.
+    emptied: AtomicU32,
     /// How near the memory limit is.
     pub pressure: Pressure,
     /// Second (upper half) and number of connections in it (lower half).
@@ -33,6 +35,7 @@ impl Default for Admission {
         let sources = (0..ROWS * COLUMNS).map(|_| AtomicU32::new(0)).collect();
         Self {
             connections: AtomicU32::new(0),
+            emptied: AtomicU32::new(0),
             pressure: Pressure::default(),
             this_second: AtomicU64::new(0),
             sources,
@@ -45,6 +48,16 @@ impl Admission {
     #[must_use]
     pub fn connections(&self) -> u32 {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// A drain has emptied one more shard, and its mail has left.
+    pub(crate) fn note_emptied(&self) {
+        self.emptied.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Shards that a drain has emptied.
+    pub(crate) fn emptied(&self) -> u32 {
+        self.emptied.load(Ordering::Acquire)
     }
 
     /// Counts a new connection against the rate limit; false if the second is full.

@@ -103,6 +103,13 @@ pub(crate) enum Wait {
     Pause,
 }
 
+impl Blocked {
+    fn memory_bytes(&self) -> usize {
+        let wait = if let Wait::Connect(pending) = &self.wait { pending.memory_bytes() } else { 0 };
+        size_of::<Self>() + self.commands.capacity() + self.input.capacity() + wait
+    }
+}
+
 impl Cold {
     fn is_empty(&self) -> bool {
         self.head.is_empty()
@@ -116,6 +123,14 @@ impl Cold {
             && self.strikes == 0
             && self.control_frames == 0
             && self.mailbox.is_none()
+    }
+
+    /// The connect command that waits, if one does.
+    pub(crate) fn pending_connect(&mut self) -> Option<&mut PendingConnect> {
+        match &mut self.blocked.as_mut()?.wait {
+            Wait::Connect(pending) => Some(pending),
+            _ => None,
+        }
     }
 
     /// When something here falls due.
@@ -151,10 +166,7 @@ impl Cold {
             + self.head.capacity()
             + self.outbox.memory_bytes()
             + self.assembly.as_ref().map_or(0, |assembly| assembly.memory())
-            + self
-                .blocked
-                .as_ref()
-                .map_or(0, |b| size_of::<Blocked>() + b.commands.capacity() + b.input.capacity())
+            + self.blocked.as_ref().map_or(0, |blocked| blocked.memory_bytes())
             + self.info.as_ref().map_or(0, Bytes::len)
             + self.more.capacity() * size_of::<(Subscription, u8)>()
             + self.extras.capacity() * size_of::<SubscriptionExtra>()

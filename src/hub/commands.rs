@@ -153,17 +153,32 @@ impl Shard {
 
     /// The answer to a ping. One that nobody asked for is a violation.
     pub(crate) fn pong(&mut self, slot: u32) {
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        let is_awaited = connection.has(flag::AWAITING_PONG) && !connection.has(flag::NATIVE_PING);
+        if !is_awaited {
+            return self.disconnect(slot, DisconnectCode::BadRequest);
+        }
+        self.note_pong(slot);
+        self.mailbox_ponged(slot);
+    }
+
+    /// A WebSocket pong of a client that asked for WebSocket pings. Any of them is a sign of life, and they may come
+    /// unasked (RFC 6455, section 5.5.3).
+    pub(crate) fn ponged_natively(&mut self, slot: u32, payload: &[u8]) {
+        if self.connections.0.get(slot as usize).is_some_and(|of| of.has(flag::AWAITING_PONG)) {
+            self.note_pong(slot);
+        }
+        self.mailbox_ponged_natively(slot, payload);
+    }
+
+    fn note_pong(&mut self, slot: u32) {
         let client = &self.common.settings.client;
         let (interval, timeout) = (ticks_of(client.ping_interval), ticks_of(client.pong_timeout));
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
-        if !connection.has(flag::AWAITING_PONG) {
-            return self.disconnect(slot, DisconnectCode::BadRequest);
-        }
         connection.set(flag::AWAITING_PONG, false);
         // The timer stays armed for the pong deadline; when it fires it arms for this tick.
         connection.ping.0 = connection.ping.0.saturating_sub(timeout).saturating_add(interval);
         self.metrics.pongs += 1;
-        self.mailbox_ponged(slot);
     }
 
     /// Who a connection is to others, with the info of one of its subscriptions.

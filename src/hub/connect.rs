@@ -1,17 +1,19 @@
 //! The connect command: who is it, what is it subscribed to from the start, and the reply once every home answered.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::hub::activity::Activity;
 use crate::hub::api::{Overrides, Position};
 use crate::hub::auth::{ConnectionClaims, TokenFault, ttl_seconds};
+use crate::hub::channel::frame;
 use crate::hub::channel_name::{NameFault, ParsedChannel, parse, personal};
-use crate::hub::cold::Wait;
+use crate::hub::cold::{Cold, Wait};
 use crate::hub::connection::{NONE, Phase, flag, sub};
 use crate::hub::depart::Farewell;
-use crate::hub::mail::{Mail, Origin, ReplyBody, Subscribed, Ticket, UserAsk, UserOp};
+use crate::hub::mail::{Delivery, Mail, Origin, ReplyBody, Subscribed, Ticket, UserAsk, UserOp};
 use crate::hub::metrics::SentKind;
 use crate::hub::permission::{Actor, Wishes};
 use crate::hub::session_mailbox::device_of;
@@ -20,7 +22,7 @@ use crate::hub::subscribe::{NewSubscription, may_subscribe, subscribe_result};
 use crate::limits;
 use crate::protocol::{Connect, Subscribe};
 use crate::protocol::{ConnectResult, SubscribeResult, encode_connect};
-use crate::protocol::{DisconnectCode, ErrorCode};
+use crate::protocol::{DisconnectCode, Encoding, ErrorCode};
 
 /// A connect command whose subscriptions are under way.
 #[derive(Debug)]
@@ -34,6 +36,38 @@ pub(crate) struct PendingConnect {
     admitted: bool,
     /// Channel, and what its home granted.
     granted: Vec<(Box<str>, Subscribed)>,
+    /// Bytes of recovered publications in them.
+    recovered_bytes: usize,
+    /// Publications behind what was granted: they follow the reply.
+    held: Vec<Arc<Delivery>>,
+    /// Bytes of their frames.
+    held_bytes: usize,
+}
+
+impl PendingConnect {
+    /// Notes a grant. What is recovered in all channels together must fit into one reply of at most `reply_bytes`.
+    fn grant(&mut self, channel: Box<str>, mut granted: Subscribed, reply_bytes: usize) {
+        if granted.mailbox.is_none() && self.recovered_bytes + granted.reply_bytes() > reply_bytes {
+            granted.give_up_recovery();
+        }
+        self.recovered_bytes += granted.reply_bytes();
+        self.granted.push((channel, granted));
+    }
+
+    /// Keeps a publication for after the reply. False if that were more than `limit` bytes of them.
+    pub(crate) fn hold(&mut self, encoding: Encoding, delivery: &Arc<Delivery>, limit: usize) -> bool {
+        let bytes = frame(delivery, encoding).map_or(0, |frame| frame.len() + size_of::<Arc<Delivery>>());
+        self.held_bytes += bytes;
+        if bytes > 0 {
+            self.held.push(Arc::clone(delivery));
+        }
+        self.held_bytes <= limit
+    }
+
+    /// Bytes of memory, with what is held back for the client.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.granted.capacity() * size_of::<(Box<str>, Subscribed)>() + self.held_bytes
+    }
 }
 
 /// Why a connect command failed.
@@ -77,6 +111,9 @@ impl Shard {
             at => ttl_seconds(at, now).ok_or(Refusal::Error(ErrorCode::Expired))?,
         };
         let asks = self.initial_subscriptions(slot, &claims, &request.subs)?;
+        if asks.iter().any(NewSubscription::is_unfit) {
+            return Err(DisconnectCode::InappropriateProtocol.into());
+        }
         self.enter(slot, &claims, ttl);
         if self.common.settings.mailbox.is_some()
             && !claims.user.is_empty()
@@ -89,7 +126,17 @@ impl Shard {
             asks.into_iter().partition(|ask| ask.needs_answer(&self.common));
         let missing = waiting.len() as u32 + u32::from(admission_ticket);
         let granted = certain.iter().map(|ask| (ask.channel.clone(), ask.certain_grant())).collect();
-        let pending = PendingConnect { id, ttl, missing, admitted: !admission_ticket, granted };
+        let admitted = !admission_ticket;
+        let pending = PendingConnect {
+            id,
+            ttl,
+            missing,
+            admitted,
+            granted,
+            recovered_bytes: 0,
+            held: Vec::new(),
+            held_bytes: 0,
+        };
         if missing == 0 {
             self.announce_user(slot, &claims.user, None);
             self.ask_subscriptions(slot, Origin::Nobody, certain);
@@ -263,12 +310,18 @@ impl Shard {
         self.post.send(home, Mail::User(Box::new(ask)));
     }
 
-    /// An answer to one of the asks of a pending connect.
-    pub(crate) fn connect_answer(&mut self, slot: u32, channel: Box<str>, body: ReplyBody) {
-        let Some(blocked) = self.cold_if_any(slot).and_then(|cold| cold.blocked.as_mut()) else { return };
-        let Wait::Connect(pending) = &mut blocked.wait else { return };
+    /// An answer to one of the asks of a pending connect. What the home of a channel sends behind its grant belongs to
+    /// the subscription, so it stands from here on, whatever else the reply still waits for.
+    pub(crate) fn connect_answer(&mut self, slot: u32, number: u32, channel: Box<str>, body: ReplyBody) {
+        if matches!(body, ReplyBody::Subscribed(_))
+            && let Some(handle) = self.pending_subscription(slot, &channel, number)
+        {
+            self.enlist(slot, handle);
+        }
+        let reply_bytes = self.common.settings.client.reply_bytes();
+        let Some(pending) = self.cold_if_any(slot).and_then(Cold::pending_connect) else { return };
         match body {
-            ReplyBody::Subscribed(granted) => pending.granted.push((channel, *granted)),
+            ReplyBody::Subscribed(granted) => pending.grant(channel, *granted, reply_bytes),
             ReplyBody::Admitted(true) => pending.admitted = true,
             ReplyBody::Admitted(false) => return self.disconnect(slot, DisconnectCode::ConnectionLimit),
             ReplyBody::Failed(error) => {
@@ -281,17 +334,40 @@ impl Shard {
         if pending.missing > 0 {
             return;
         }
-        let empty = PendingConnect { id: 0, ttl: 0, missing: 0, admitted: true, granted: Vec::new() };
-        let pending = std::mem::replace(&mut **pending, empty);
-        self.finish_connect(slot, &pending);
+        let done = self.cold_if_any(slot).and_then(|cold| cold.blocked.as_mut());
+        let Some(blocked) = done else { return };
+        if let Wait::Connect(pending) = std::mem::replace(&mut blocked.wait, Wait::Pause) {
+            self.finish_connect(slot, &pending);
+        }
         self.resume(slot);
+    }
+
+    /// A publication for a subscription that stands while its connect command still waits for others.
+    pub(crate) fn hold_back(&mut self, slot: u32, encoding: Encoding, delivery: &Arc<Delivery>) {
+        let limit = self.common.settings.client.queue_max_size;
+        let pending = self.cold_if_any(slot).and_then(Cold::pending_connect);
+        if pending.is_some_and(|pending| !pending.hold(encoding, delivery, limit)) {
+            self.disconnect(slot, DisconnectCode::InsufficientState);
+        }
+    }
+
+    fn deliver_held(&mut self, slot: u32, held: &[Arc<Delivery>]) {
+        for delivery in held {
+            if let Some((handle, _)) = self.find_subscription(slot, &delivery.channel) {
+                if delivery.mailbox.is_some() {
+                    self.deliver_message(slot, handle, delivery);
+                } else {
+                    self.deliver_to(slot, handle, delivery);
+                }
+            }
+        }
     }
 
     fn finish_connect(&mut self, slot: u32, pending: &PendingConnect) {
         self.go_live(slot);
         self.note_connected(slot);
         let client = self.client_id(slot);
-        let common = std::sync::Arc::clone(&self.common);
+        let common = Arc::clone(&self.common);
         let settings = &common.settings.client;
         let native = self.connections.0.get(slot as usize).is_some_and(|c| c.has(flag::NATIVE_PING));
         let publications: Vec<_> =
@@ -322,6 +398,7 @@ impl Shard {
             self.open_granted(slot, granted);
             self.activate(slot, channel);
         }
+        self.deliver_held(slot, &pending.held);
     }
 
     fn go_live(&mut self, slot: u32) {
@@ -341,7 +418,8 @@ impl Shard {
 
     fn fail_connect(&mut self, slot: u32, id: u32, error: ErrorCode) {
         self.reply_error(slot, id, error);
-        self.leave_all(slot, Farewell::Goodbye);
+        // A user in the grace period who could not be connected was heard of just now, and may try again.
+        self.leave_all(slot, Farewell::Heard);
         if let Some(cold) = self.cold_if_any(slot) {
             cold.blocked = None;
         }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use slab::Slab;
 
 use crate::hub::backlog::Hold;
-use crate::hub::channel::{Channel, Subscriber, frame};
-use crate::hub::cold::ColdPool;
+use crate::hub::channel::{Channel, Portion, Subscriber, frame};
+use crate::hub::cold::{Cold, ColdPool};
+use crate::hub::connect::PendingConnect;
 use crate::hub::connection::{Connection, NONE, Phase, flag, sub};
 use crate::hub::locals::ChannelRef;
 use crate::hub::mail::Delivery;
@@ -74,8 +75,16 @@ impl Shard {
         }
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
         let encoding = connection.encoding();
+        let is_connecting = connection.phase == Phase::Connecting;
+        if is_connecting && delivery.join_leave {
+            // Joins and leaves are told from the reply on.
+            return;
+        }
         if delivery.not_json && encoding == Encoding::Json {
             return self.disconnect(slot, DisconnectCode::InappropriateProtocol);
+        }
+        if is_connecting {
+            return self.hold_back(slot, encoding, delivery);
         }
         if let Some(frame) = frame(delivery, encoding) {
             let hold = Hold::of(delivery.terms, flags & sub::POSITIONED != 0);
@@ -111,7 +120,7 @@ impl Pass<'_> {
     ) -> Result<bool, Offence> {
         let slot = subscriber.slot;
         let Some(connection) = self.connections.get_mut(slot as usize) else { return Ok(false) };
-        if connection.phase != Phase::Live {
+        if !matches!(connection.phase, Phase::Live | Phase::Connecting) {
             return Ok(false);
         }
         let all = !channel.carries_join_leave() || wants_join_leave(connection, self.cold, self.handle);
@@ -120,6 +129,10 @@ impl Pass<'_> {
         };
         if portion.unfit() {
             return Err(Offence::Disconnect(DisconnectCode::InappropriateProtocol));
+        }
+        if connection.phase == Phase::Connecting {
+            let pending = self.cold.get_mut(connection.cold).and_then(Cold::pending_connect);
+            return hold_back(pending, connection.encoding(), &portion, self.queue_max).map(|()| false);
         }
         if channel.carries_join_leave() {
             portion.frames().for_each(|(delivery, _)| self.metrics.send(delivery.kind));
@@ -166,6 +179,22 @@ impl Pass<'_> {
             }
         }
         if is_corked && outbox.len() > self.queue_max { Err(Offence::Overfull) } else { Ok(true) }
+    }
+}
+
+/// Keeps what a subscriber is to get behind the reply to its connect command.
+fn hold_back(
+    pending: Option<&mut PendingConnect>,
+    encoding: Encoding,
+    portion: &Portion<'_>,
+    queue_max: usize,
+) -> Result<(), Offence> {
+    let Some(pending) = pending else { return Ok(()) };
+    let mut publications = portion.frames().filter(|(delivery, _)| !delivery.join_leave);
+    if publications.all(|(delivery, _)| pending.hold(encoding, delivery, queue_max)) {
+        Ok(())
+    } else {
+        Err(Offence::Disconnect(DisconnectCode::InsufficientState))
     }
 }
 

@@ -7,7 +7,7 @@ use crate::hub::shard::Shard;
 use crate::protocol::DisconnectCode;
 use crate::wire::reject::Reject;
 
-/// Connections a shard may let go in one tick without spreading (1,000 a second and node is always fine).
+/// Connections a node may let go in one tick without spreading: 1,000 a second are always fine.
 const LEAST_PER_TICK: usize = 100;
 
 /// A drain under way.
@@ -17,6 +17,8 @@ pub(crate) struct Drain {
     /// The next slot to look at.
     cursor: usize,
     last: Tick,
+    /// Nobody is left, and the other shards know.
+    pub(crate) emptied: bool,
 }
 
 impl Shard {
@@ -24,8 +26,8 @@ impl Shard {
     /// `window_ticks`.
     pub(crate) fn drain(&mut self, window_ticks: u32) {
         let until = self.now.tick.after(window_ticks);
-        let cursor = self.draining.map_or(0, |drain| drain.cursor);
-        self.draining = Some(Drain { until, cursor, last: Tick(0) });
+        let (cursor, emptied) = self.draining.map_or((0, false), |drain| (drain.cursor, drain.emptied));
+        self.draining = Some(Drain { until, cursor, last: Tick(0), emptied });
         self.homes.presence.stop();
     }
 
@@ -37,8 +39,9 @@ impl Shard {
             return;
         }
         drain.last = now;
+        let least = LEAST_PER_TICK.div_ceil(usize::from(self.common.shards.max(1)));
         let ticks_left = drain.until.since(now) as usize + 1;
-        let mut share = self.connections.0.len().div_ceil(ticks_left).max(LEAST_PER_TICK);
+        let mut share = self.connections.0.len().div_ceil(ticks_left).max(least);
         while share > 0 && drain.cursor < self.connections.0.capacity() {
             let slot = drain.cursor as u32;
             drain.cursor += 1;

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::base::hash::NameHash;
 use crate::base::ids::ShardId;
-use crate::base::tick::Now;
+use crate::base::tick::{Now, Tick};
 use crate::hub::api::{ApiAnswer, ApiError, ApiPublish, Member, Position};
 use crate::hub::epoch::Epochs;
 use crate::hub::home_announce::Announcements;
@@ -20,25 +20,28 @@ use crate::hub::home_users::HomeUser;
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
     Answer, Collect, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk,
-    Subscribed, Terms, UnsubscribeAsk,
+    Terms, UnsubscribeAsk,
 };
 use crate::hub::post::Post;
+use crate::hub::pressure::PressureLevel;
 use crate::hub::publication::{Encodings, deliver_publication, publisher, stored};
 use crate::hub::registry::{Registered, Registry};
 use crate::hub::shard::Common;
 use crate::hub::stream::{
-    Appended, Draft, Epoch, HistoryQuery, Publication, RecoveryMode, Retention, Since, Stream, StreamPosition,
+    Appended, Draft, Epoch, HistoryQuery, Publication, Retention, Since, Stream, StreamPosition,
 };
 use crate::hub::user_presence::UserPresence;
 use crate::limits;
 use crate::protocol::ErrorCode;
 
-/// Marks of a single registration.
+/// Marks of a single registration. The bits above them are the end of the generation of its epoch.
 pub(crate) mod mark {
     /// The subscriber speaks Protobuf.
-    pub(crate) const PROTOBUF: u8 = 1;
+    pub(crate) const PROTOBUF: u16 = 1;
     /// The subscriber counts in presence.
-    pub(crate) const PRESENCE: u8 = 1 << 1;
+    pub(crate) const PRESENCE: u16 = 1 << 1;
+    /// Where the generation begins.
+    pub(crate) const GENERATION_SHIFT: u32 = 2;
 }
 
 /// Keyed hashes need no second hashing.
@@ -70,6 +73,8 @@ pub(crate) struct HomeChannel {
     pub(crate) users: HashMap<u64, u32, BuildHasherDefault<Keyed>>,
     pub(crate) clients: u32,
     pub(crate) encodings: Encodings,
+    /// Of the epoch that subscribers were told, and that the stream gets, until there is a stream.
+    generation: u32,
     pub(crate) stream: Option<Box<Stream>>,
 }
 
@@ -97,6 +102,7 @@ pub(crate) struct Homes {
     /// Results of publications by idempotency key.
     idempotency: Idempotency<Option<StreamPosition>>,
     housekeeping: usize,
+    housekept: Tick,
     /// Channels that are known for their history only.
     vacant: usize,
     pub(crate) publications: u64,
@@ -120,6 +126,7 @@ impl Homes {
             epochs,
             idempotency: Idempotency::new(secret, limits::IDEMPOTENT_RESULTS),
             housekeeping: 0,
+            housekept: Tick(0),
             vacant: 0,
             publications: 0,
             recovered: 0,
@@ -183,7 +190,11 @@ impl Homes {
             HomeOp::Publish(ask) => return self.publish(place, *ask, origin, now, post),
             HomeOp::History { limit, cap, since, reverse } => {
                 let since = since.as_ref().map(|since| Since { offset: since.offset, epoch: &since.epoch });
-                self.history(&place, &HistoryQuery { limit, since, reverse, max: cap }, now)
+                let bytes = match origin {
+                    Origin::Api(_) => limits::HISTORY_PAGE_BYTES,
+                    _ => self.common.settings.client.reply_bytes(),
+                };
+                self.history(&place, &HistoryQuery { limit, since, reverse, max: cap }, bytes, now)
             }
             HomeOp::HistoryRemove => {
                 self.history_remove(&place, now);
@@ -210,10 +221,18 @@ impl Homes {
         }
     }
 
-    /// Looks at a few records and drops what has expired. O(1) a turn.
+    /// Looks at a share of the records and drops what has expired: all of them are seen once in
+    /// [`limits::HOUSEKEEPING_TICKS`] (while memory is short in [`limits::HASTY_HOUSEKEEPING_TICKS`]), whether turns are
+    /// many or one a second.
     pub(crate) fn housekeep(&mut self, now: Now) {
-        self.idempotency.sweep(now.tick, limits::HOUSEKEEPING_PER_TURN);
-        for _ in 0..limits::HOUSEKEEPING_PER_TURN {
+        let calm = self.common.admission.pressure.level() == PressureLevel::Calm;
+        let round = if calm { limits::HOUSEKEEPING_TICKS } else { limits::HASTY_HOUSEKEEPING_TICKS };
+        let passed = now.tick.since(self.housekept).min(round) as usize;
+        self.housekept = now.tick;
+        let share = (self.channels.places() * passed).div_ceil(round as usize);
+        let budget = share.clamp(limits::HOUSEKEEPING_LEAST, limits::HOUSEKEEPING_MOST);
+        self.idempotency.sweep(now.tick, limits::HOUSEKEEPING_MOST);
+        for _ in 0..budget {
             let Some(record) = self.channels.record_at(self.housekeeping) else {
                 self.housekeeping = 0;
                 return;
@@ -262,9 +281,10 @@ impl Homes {
         {
             let marks =
                 if ask.protobuf { mark::PROTOBUF } else { 0 } | if ask.presence { mark::PRESENCE } else { 0 };
-            return self.channels.insert_single(place.hash, ask.shard, marks);
+            let generation = (self.epochs.generation(place.hash) << mark::GENERATION_SHIFT) as u16;
+            return self.channels.insert_single(place.hash, ask.shard, marks | generation);
         }
-        let channel = record(&mut self.channels, &self.common, &self.hasher, place);
+        let channel = record(&mut self.channels, &self.common, &self.hasher, &self.epochs, place);
         self.vacant -= usize::from(channel.shards.is_empty() && channel.stream.is_some());
         add(&mut channel.shards, ask.shard);
         channel.encodings.json |= !ask.protobuf;
@@ -273,45 +293,6 @@ impl Homes {
             channel.clients += 1;
             *channel.users.entry(ask.user_hash).or_insert(0) += 1;
         }
-    }
-
-    /// Position and recovery for a new subscriber.
-    fn grant(&mut self, place: &Place, ask: &SubscribeAsk, now: Now) -> Result<Subscribed, ErrorCode> {
-        let mut granted = Subscribed {
-            positioned: ask.positioned,
-            recoverable: ask.recoverable,
-            data: ask.data.clone(),
-            ..Subscribed::default()
-        };
-        if !ask.positioned {
-            return Ok(granted);
-        }
-        let options = &self.common.settings.channel.options[place.namespace as usize];
-        let limit = self.common.settings.client.recovery_max_publication_limit;
-        let mode = if options.recovery_mode_cache { RecoveryMode::Cache } else { RecoveryMode::Stream };
-        let unasked = ask.recoverable && mode == RecoveryMode::Cache && options.auto_cache_recover;
-        let asked = ask.recover.clone().or_else(|| unasked.then(Position::default));
-        let retention = Retention::of(options);
-        let epoch = self.epochs.current(place.hash);
-        let mut none = None;
-        let stream = stream_of(&mut self.channels, place.hash, &mut none, epoch, &retention, now);
-        let access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
-        granted.position = position(access.position());
-        let Some(asked) = asked else { return Ok(granted) };
-        granted.was_recovering = true;
-        let recovery = access.recover(Since { offset: asked.offset, epoch: &asked.epoch }, mode, limit);
-        granted.recovered = recovery.recovered;
-        granted.position.offset = recovery.offset;
-        granted.publications = recovery.publications.cloned().collect();
-        if granted.recovered {
-            self.recovered += 1;
-        } else {
-            self.not_recovered += 1;
-        }
-        if !granted.recovered && ask.reject_unrecovered {
-            return Err(ErrorCode::UnrecoverablePosition);
-        }
-        Ok(granted)
     }
 
     fn unsubscribe(&mut self, place: &Place, ask: &UnsubscribeAsk, now: Now, post: &mut Post) {
@@ -386,8 +367,8 @@ impl Homes {
             self.deliver_unnumbered(place, &publication, post);
             return None;
         }
-        let epoch = self.epochs.current(place.hash);
-        let channel = record(&mut self.channels, &self.common, &self.hasher, place);
+        let epoch = epoch_of(&mut self.channels, &self.epochs, place.hash);
+        let channel = record(&mut self.channels, &self.common, &self.hasher, &self.epochs, place);
         self.vacant += usize::from(channel.shards.is_empty() && channel.stream.is_none());
         let stream = channel.stream.get_or_insert_with(|| Box::new(Stream::new(epoch, &retention, now.tick)));
         if !channel.shards.is_empty() {
@@ -489,13 +470,25 @@ pub(crate) struct Place {
 }
 
 /// Encodings of a single subscriber.
-pub(crate) fn encodings_of(marks: u8) -> Encodings {
+pub(crate) fn encodings_of(marks: u16) -> Encodings {
     let protobuf = marks & mark::PROTOBUF != 0;
     Encodings { json: !protobuf, protobuf }
 }
 
 pub(crate) fn position(position: StreamPosition) -> Position {
     Position { offset: position.offset, epoch: position.epoch.as_str().to_owned() }
+}
+
+/// The epoch that a channel without a stream tells, and that its stream gets: it stays as long as there are subscribers,
+/// whatever else is forgotten meanwhile.
+pub(crate) fn epoch_of(channels: &mut Registry<HomeChannel>, epochs: &Epochs, hash: u64) -> Epoch {
+    match channels.get(hash) {
+        Registered::Nothing => epochs.current(hash),
+        Registered::Single(_, marks) => {
+            epochs.of(hash, epochs.generation_of(hash, marks >> mark::GENERATION_SHIFT))
+        }
+        Registered::Record(channel) => epochs.of(hash, channel.generation),
+    }
 }
 
 /// The stream of a channel, or an empty one in `none` for a channel that has none: nothing is stored for a question.
@@ -523,6 +516,7 @@ fn record<'a>(
     channels: &'a mut Registry<HomeChannel>,
     common: &Common,
     hasher: &NameHash,
+    epochs: &Epochs,
     place: &Place,
 ) -> &'a mut HomeChannel {
     let user = common.personal_user(&place.channel).map(|user| hasher.of(user.as_bytes()));
@@ -534,9 +528,11 @@ fn record<'a>(
             users: HashMap::default(),
             clients: 0,
             encodings: Encodings::default(),
+            generation: epochs.generation(place.hash),
             stream: None,
         };
         if let Some((shard, marks)) = single {
+            channel.generation = epochs.generation_of(place.hash, marks >> mark::GENERATION_SHIFT);
             channel.shards.push((shard, 1));
             channel.encodings = encodings_of(marks);
             if let Some(user) = user.filter(|_| marks & mark::PRESENCE != 0) {

@@ -12,7 +12,7 @@ use crate::hub::post::Post;
 use crate::hub::registry::Registered;
 
 /// Mark of a user's only session: it is quiet.
-pub(crate) const QUIET: u8 = 1;
+pub(crate) const QUIET: u16 = 1;
 
 /// Lost sessions of a user that are kept at most; of more, those that expire last.
 const LOST_MAX: usize = 8;
@@ -52,7 +52,7 @@ pub(crate) struct Lost {
 const _: () = assert!(size_of::<HomeUser>() <= 104, "docs/PRESENCE.md tells about 100 bytes");
 
 impl HomeUser {
-    pub(crate) fn of_single(single: Option<(ShardId, u8)>) -> Self {
+    pub(crate) fn of_single(single: Option<(ShardId, u16)>) -> Self {
         let quiet = single.is_some_and(|(_, mark)| mark & QUIET != 0);
         let shards = single.into_iter().map(|(shard, _)| (shard, 1)).collect();
         Self { shards, quiet: u32::from(quiet), ..Self::default() }

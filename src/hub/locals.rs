@@ -20,6 +20,7 @@ use crate::base::table::Table;
 use crate::hub::activity::Activity;
 use crate::hub::channel::{Channel, Subscriber};
 use crate::hub::connection::NONE;
+use crate::hub::sessions::Sessions;
 
 /// Top bit of a channel handle.
 const MANY: u32 = 1 << 31;
@@ -37,7 +38,7 @@ pub(crate) struct Locals {
     channels: Table,
     many: Slab<Box<Channel>>,
     /// All connections of users with more than one here.
-    sessions: HashMap<u32, Vec<(u32, Activity)>>,
+    sessions: HashMap<u32, Sessions>,
 }
 
 /// A channel as its handle tells.
@@ -72,10 +73,12 @@ impl Locals {
             let only = self.user_head(handle);
             let sessions = self.sessions.entry(handle).or_default();
             if only.0 != NONE {
-                sessions.push(only);
+                sessions.add(only.0, only.1);
+            }
+            sessions.add(slot, activity);
+            if only.0 != NONE {
                 self.set_user_head(handle, NONE, Activity(0));
             }
-            self.sessions.entry(handle).or_default().push((slot, activity));
             return handle;
         }
         let mut record = Vec::with_capacity(USER_HEAD + user.len());
@@ -91,8 +94,8 @@ impl Locals {
     /// Removes a connection of a user.
     pub(crate) fn remove_session(&mut self, handle: u32, slot: u32) {
         if let Some(sessions) = self.sessions.get_mut(&handle) {
-            sessions.retain(|(other, _)| *other != slot);
-            if let [(only, activity)] = sessions[..] {
+            sessions.remove(slot);
+            if let Some((only, activity)) = sessions.only() {
                 self.sessions.remove(&handle);
                 if self.sessions.is_empty() {
                     self.sessions = HashMap::new();
@@ -113,8 +116,7 @@ impl Locals {
         if only != NONE {
             return activity;
         }
-        let sessions = self.sessions.get(&handle).map(Vec::as_slice).unwrap_or_default();
-        sessions.iter().find(|(other, _)| *other == slot).map_or(activity, |(_, activity)| *activity)
+        self.sessions.get(&handle).and_then(|sessions| sessions.activity(slot)).unwrap_or(activity)
     }
 
     /// Notes what a connection of a user last did.
@@ -122,9 +124,8 @@ impl Locals {
         if self.user_head(handle).0 != NONE {
             return self.set_user_head(handle, slot, activity);
         }
-        let sessions = self.sessions.get_mut(&handle).into_iter().flatten();
-        for session in sessions.filter(|(other, _)| *other == slot) {
-            session.1 = activity;
+        if let Some(sessions) = self.sessions.get_mut(&handle) {
+            sessions.set_activity(slot, activity);
         }
     }
 
@@ -137,7 +138,7 @@ impl Locals {
     pub(crate) fn sessions_of(&self, user: &str) -> Vec<u32> {
         let Some(handle) = self.find_user(self.hasher.of(user.as_bytes()), user) else { return Vec::new() };
         match self.sessions.get(&handle) {
-            Some(sessions) => sessions.iter().map(|(slot, _)| *slot).collect(),
+            Some(sessions) => sessions.slots().collect(),
             None => vec![self.user_head(handle).0],
         }
     }
@@ -260,7 +261,7 @@ impl Locals {
     /// Bytes of memory: users and channels, with their names.
     pub(crate) fn memory_bytes(&self) -> usize {
         let many: usize = self.many.iter().map(|(_, channel)| channel.memory_bytes() + 16).sum();
-        let sessions: usize = self.sessions.values().map(|slots| slots.capacity() * 8 + 40).sum();
+        let sessions: usize = self.sessions.values().map(|of| of.memory_bytes() + 90).sum();
         self.arena.memory_bytes() + self.users.memory_bytes() + self.channels.memory_bytes() + many + sessions
     }
 

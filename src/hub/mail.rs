@@ -331,6 +331,23 @@ pub struct Subscribed {
     pub mailbox: Option<MailboxGrant>,
 }
 
+impl Subscribed {
+    /// About the bytes that the recovered publications take in a reply.
+    #[must_use]
+    pub fn reply_bytes(&self) -> usize {
+        self.publications.iter().map(|publication| publication.reply_bytes()).sum()
+    }
+
+    /// Takes a recovery back that is too much for one reply: the client stands at the top and knows that it missed
+    /// something. What has no offset is no recovery.
+    pub fn give_up_recovery(&mut self) {
+        if let Some(last) = self.publications.last().filter(|last| last.offset > 0) {
+            (self.recovered, self.position.offset) = (false, last.offset);
+            self.publications = Vec::new();
+        }
+    }
+}
+
 /// To the home of a user.
 #[derive(Debug)]
 pub struct UserAsk {

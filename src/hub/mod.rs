@@ -49,6 +49,7 @@ mod replies;
 mod session;
 mod session_mailbox;
 mod session_presence;
+mod sessions;
 pub mod settings;
 pub mod shard;
 pub mod sockets;

@@ -22,7 +22,7 @@ struct Entry {
     record: u32,
     /// Shard number plus one. Not zero, which gives the slab its mark of a free place for nothing.
     shard: NonZeroU16,
-    mark: u8,
+    mark: u16,
 }
 
 /// Stands for the private entry type of the slab.
@@ -38,7 +38,7 @@ pub(crate) enum Registered<'a, R> {
     /// Nothing.
     Nothing,
     /// One thing, on this shard, with a mark.
-    Single(ShardId, u8),
+    Single(ShardId, u16),
     /// A boxed record.
     Record(&'a mut R),
 }
@@ -67,12 +67,12 @@ impl<R> Registry<R> {
     }
 
     /// Registers one thing on one shard under a name that has nothing.
-    pub(crate) fn insert_single(&mut self, hash: u64, shard: ShardId, mark: u8) {
+    pub(crate) fn insert_single(&mut self, hash: u64, shard: ShardId, mark: u16) {
         self.insert(hash, shard, mark, NO_RECORD);
     }
 
     /// The record under `hash`, made by `make` from the single thing that stood there, if any.
-    pub(crate) fn record(&mut self, hash: u64, make: impl FnOnce(Option<(ShardId, u8)>) -> R) -> &mut R {
+    pub(crate) fn record(&mut self, hash: u64, make: impl FnOnce(Option<(ShardId, u16)>) -> R) -> &mut R {
         let index = match self.find(hash) {
             Some(place) => {
                 let entry = &mut self.entries[place as usize];
@@ -92,7 +92,7 @@ impl<R> Registry<R> {
     }
 
     /// Gives the record of a name back: it stands for one thing on one shard from here on.
-    pub(crate) fn shrink(&mut self, hash: u64, shard: ShardId, mark: u8) {
+    pub(crate) fn shrink(&mut self, hash: u64, shard: ShardId, mark: u16) {
         let Some(place) = self.find(hash) else { return };
         let entry = &mut self.entries[place as usize];
         let record = std::mem::replace(&mut entry.record, NO_RECORD);
@@ -104,7 +104,7 @@ impl<R> Registry<R> {
     }
 
     /// Changes the mark of a single thing.
-    pub(crate) fn set_mark(&mut self, hash: u64, mark: u8) {
+    pub(crate) fn set_mark(&mut self, hash: u64, mark: u16) {
         if let Some(place) = self.find(hash) {
             self.entries[place as usize].mark = mark;
         }
@@ -133,6 +133,11 @@ impl<R> Registry<R> {
         self.entries.len()
     }
 
+    /// Places for records, those that are free included.
+    pub(crate) fn places(&self) -> usize {
+        self.records.capacity()
+    }
+
     /// Looks at the record in place `cursor` (a place may be empty) for a housekeeping round; `None` past the end.
     pub(crate) fn record_at(&mut self, cursor: usize) -> Option<Option<&mut R>> {
         (cursor < self.records.capacity()).then(|| self.records.get_mut(cursor).map(|record| &mut **record))
@@ -149,7 +154,7 @@ impl<R> Registry<R> {
         self.table.find(hash, |place| self.entries[place as usize].hash == hash)
     }
 
-    fn insert(&mut self, hash: u64, shard: ShardId, mark: u8, record: u32) {
+    fn insert(&mut self, hash: u64, shard: ShardId, mark: u16, record: u32) {
         let shard = NonZeroU16::MIN.saturating_add(shard.0);
         let place = self.entries.insert(Entry { hash, record, shard, mark }) as u32;
         let entries = &self.entries;

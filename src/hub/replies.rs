@@ -38,7 +38,9 @@ impl Shard {
             return self.unasked_reply(key.slot, &reply);
         };
         match blocked.wait {
-            Wait::Connect(_) => return self.connect_answer(key.slot, reply.channel, reply.body),
+            Wait::Connect(_) => {
+                return self.connect_answer(key.slot, reply.ticket.number, reply.channel, reply.body);
+            }
             Wait::Users(_) => return self.users_answer(key.slot, reply.body),
             Wait::Subscribe { id, ttl } => self.subscribe_answer(key.slot, id, ttl, &reply),
             Wait::Command { id } => self.command_answer(key.slot, id, reply.body),
@@ -165,7 +167,7 @@ impl Shard {
 
     fn counts_in_presence(&self, slot: u32, handle: u32) -> bool {
         let flags = self.subscription_flags(slot, handle);
-        flags.is_some_and(|flags| flags & sub::PRESENCE != 0 && flags & sub::PENDING == 0)
+        flags.is_some_and(|flags| flags & sub::PRESENCE != 0 && self.stands(slot, flags))
     }
 
     fn members(&mut self, channel: &str) -> Vec<Member> {
@@ -183,11 +185,11 @@ impl Shard {
                     .collect()
             }),
         };
-        let counts = |slot: &u32| {
-            self.subscription_flags(*slot, handle)
-                .is_some_and(|flags| flags & sub::PRESENCE != 0 && flags & sub::PENDING == 0)
-        };
-        slots.iter().filter(|slot| counts(slot)).map(|slot| self.member(*slot, Some(handle))).collect()
+        slots
+            .iter()
+            .filter(|slot| self.counts_in_presence(**slot, handle))
+            .map(|slot| self.member(*slot, Some(handle)))
+            .collect()
     }
 }
 

@@ -113,7 +113,7 @@ impl Shard {
                 if self.control_frame(slot)
                     && self.connections.0.get(slot as usize).is_some_and(|of| of.has(flag::NATIVE_PING))
                 {
-                    self.mailbox_ponged_natively(slot, payload);
+                    self.ponged_natively(slot, payload);
                 }
             }
             Item::Close(code) => self.peer_closes(slot, code.map(|(code, _)| code)),

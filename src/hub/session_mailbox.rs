@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::base::tick::Tick;
 use crate::hub::cold::Wait;
-use crate::hub::connection::{Phase, sub};
+use crate::hub::connection::Phase;
 use crate::hub::mail::{Delivery, Ticket};
 use crate::hub::metrics::SentKind;
 use crate::hub::publication::{fits_json, view, wrapped};
@@ -212,12 +212,24 @@ impl Shard {
         {
             return;
         }
-        let active = self.subscription_flags(slot, handle).is_some_and(|flags| flags & sub::PENDING == 0);
+        if part.is_some_and(|part| part.epoch == epoch && part.sent + 1 < offset) {
+            return self.fill_gap(slot);
+        }
+        let active = self.subscription_flags(slot, handle).is_some_and(|flags| self.stands(slot, flags));
         self.deliver_to(slot, handle, delivery);
         if active {
             self.metrics.mailbox_delivered += 1;
             self.note_hand_over(slot, offset, offset, epoch);
         }
+    }
+
+    /// A live message does not follow on what was handed over: the store knows what lies between, if anything does. To
+    /// hand it over would let its pong acknowledge what the client never got.
+    fn fill_gap(&mut self, slot: u32) {
+        if let Some(part) = self.cold_if_any(slot).and_then(|cold| cold.mailbox.as_mut()) {
+            part.replay = Replay::Due;
+        }
+        self.mailbox_drained(slot);
     }
 
     fn note_hand_over(&mut self, slot: u32, first: u64, last: u64, epoch: u32) {

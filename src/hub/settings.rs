@@ -77,6 +77,14 @@ pub struct ClientSettings {
     pub subscription_token: Option<TokenSettings>,
 }
 
+impl ClientSettings {
+    /// Bytes of publications that one reply to a client may hold.
+    #[must_use]
+    pub fn reply_bytes(&self) -> usize {
+        self.queue_max_size / 2
+    }
+}
+
 /// Section `user_presence`.
 #[derive(Clone, Debug)]
 pub struct UserPresenceSettings {

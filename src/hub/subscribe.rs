@@ -10,7 +10,6 @@ use crate::hub::cold::{SubscriptionExtra, Wait};
 use crate::hub::connect::{position_of, wishes_of};
 use crate::hub::connection::{NONE, sub};
 use crate::hub::events::EndedBy;
-use crate::hub::locals::ChannelRef;
 use crate::hub::mail::{
     HomeAsk, HomeOp, KeptMember, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
 };
@@ -50,14 +49,14 @@ impl NewSubscription {
         self.flags & sub::POSITIONED != 0 || common.watched_user(&self.channel).is_some()
     }
 
+    /// True if the data that goes with it cannot be put into the JSON of its connection.
+    pub(crate) fn is_unfit(&self) -> bool {
+        self.encoding == Encoding::Json && !is_part(self.data.as_deref())
+    }
+
     /// What is granted without asking.
     pub(crate) fn certain_grant(&self) -> Subscribed {
         Subscribed { data: self.data.clone(), ..Subscribed::default() }
-    }
-
-    /// True if the custom data cannot be put into the JSON of the connection.
-    pub(crate) fn is_unfit(&self) -> bool {
-        self.encoding == Encoding::Json && !is_part(self.data.as_deref())
     }
 
     /// A session's own mailbox has a position and is recovered, whatever the namespace says.
@@ -100,6 +99,7 @@ impl From<ErrorCode> for Refusal {
 impl Shard {
     pub(crate) fn subscribe(&mut self, slot: u32, id: u32, request: &Subscribe<'_>) {
         match self.check_subscribe(slot, request) {
+            Ok((ask, _)) if ask.is_unfit() => self.disconnect(slot, DisconnectCode::InappropriateProtocol),
             Ok((ask, ttl)) if ask.needs_answer(&self.common) => {
                 let number = self.block(slot, Wait::Subscribe { id, ttl });
                 let origin = Origin::Connection(Ticket { key: self.key(slot), number });
@@ -298,7 +298,7 @@ impl Shard {
         }
     }
 
-    /// From here on publications are delivered to this subscriber.
+    /// From here on a subscription stands: the reply or push that says so is on its way.
     pub(crate) fn activate(&mut self, slot: u32, channel: &str) {
         if let Some((handle, _)) = self.find_subscription(slot, channel) {
             self.activate_handle(slot, handle);
@@ -306,18 +306,9 @@ impl Shard {
     }
 
     fn activate_handle(&mut self, slot: u32, handle: u32) {
+        self.enlist(slot, handle);
         let Some(flags) = self.subscription_flags(slot, handle) else { return };
-        if flags & sub::PENDING == 0 {
-            return;
-        }
-        self.set_subscription_flags(slot, handle, flags & !(sub::PENDING | sub::REVOKED));
-        let mut place = NONE;
-        if let ChannelRef::Many(index) = self.locals.channel(handle)
-            && let Some(channel) = self.locals.many(index)
-        {
-            place = channel.add(slot);
-        }
-        self.set_subscription_place(slot, handle, place);
+        self.set_subscription_flags(slot, handle, flags & !sub::REVOKED);
         self.metrics.subscriptions += 1;
         self.metrics.subscriptions_accepted += 1;
         self.note_subscribed(slot, handle);
@@ -375,7 +366,7 @@ impl Shard {
     /// The same, and tells the home whether the connection was `lost` without goodbye.
     pub(crate) fn leave_as(&mut self, slot: u32, handle: u32, lost: bool) {
         let Some(flags) = self.subscription_flags(slot, handle) else { return };
-        let active = flags & sub::PENDING == 0;
+        let active = self.stands(slot, flags);
         let announced = active && flags & sub::ANNOUNCED != 0;
         let channel: Box<str> = self.locals.channel_name(handle).into();
         let hash = self.locals.hash(&channel);

@@ -3,7 +3,7 @@
 
 use crate::base::tick::Tick;
 use crate::hub::cold::SubscriptionExtra;
-use crate::hub::connection::{INLINE_SUBSCRIPTIONS, NONE, Subscription, sub};
+use crate::hub::connection::{INLINE_SUBSCRIPTIONS, NONE, Phase, Subscription, sub};
 use crate::hub::locals::ChannelRef;
 use crate::hub::shard::Shard;
 
@@ -14,9 +14,32 @@ impl Shard {
         Some((handle, self.subscription_flags(slot, handle)?))
     }
 
-    /// True if the subscription exists and its home granted it.
+    /// True if the subscription exists, its home granted it and the client was told.
     pub(crate) fn is_subscribed(&self, slot: u32, channel: &str) -> bool {
-        self.find_subscription(slot, channel).is_some_and(|(_, flags)| flags & sub::PENDING == 0)
+        self.find_subscription(slot, channel).is_some_and(|(_, flags)| self.stands(slot, flags))
+    }
+
+    /// True for a subscription with these flags if its home granted it and the client was told: while a connect command
+    /// waits for some homes, others may have granted already.
+    pub(crate) fn stands(&self, slot: u32, flags: u8) -> bool {
+        let connection = self.connections.0.get(slot as usize);
+        flags & sub::PENDING == 0 && connection.is_some_and(|connection| connection.phase == Phase::Live)
+    }
+
+    /// From here on publications of the channel are for this subscriber too: its home granted the subscription.
+    pub(crate) fn enlist(&mut self, slot: u32, handle: u32) {
+        let Some(flags) = self.subscription_flags(slot, handle).filter(|flags| flags & sub::PENDING != 0)
+        else {
+            return;
+        };
+        self.set_subscription_flags(slot, handle, flags & !sub::PENDING);
+        let mut place = NONE;
+        if let ChannelRef::Many(index) = self.locals.channel(handle)
+            && let Some(channel) = self.locals.many(index)
+        {
+            place = channel.add(slot);
+        }
+        self.with_subscription(slot, handle, |subscription, _| subscription.index = place);
     }
 
     /// Flags of the connection's subscription to the channel behind `handle`.

@@ -145,7 +145,7 @@ impl Shard {
         let now = self.now.tick;
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
         let native = connection.has(flag::NATIVE_PING);
-        if timeout > 0 && !native {
+        if timeout > 0 {
             connection.set(flag::AWAITING_PONG, true);
             connection.ping = now.after(timeout);
         } else {

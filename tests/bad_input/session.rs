@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::peer::{BINARY, CLOSE, FIN, PING, PONG, Peer, TEXT, assert_close, frame, masked, text, upgrade};
@@ -31,6 +32,7 @@ pub(crate) const ROWS: &[Row] = &[
         what: "half-close with output that the kernel does not take",
         run: Now(half_close_unread),
     },
+    Row { id: "P07c", what: "a publication and a close, then RST", run: Now(reset_behind_words) },
     Row { id: "P08", what: "empty messages", run: Now(empty_messages) },
     Row {
         id: "P08b",
@@ -134,6 +136,21 @@ fn no_pong(_: &Server) {
     assert_eq!(answering.ask(r#"{"id":2,"unsubscribe":{"channel":"x"}}"#)["id"], 2);
     drop((silent, answering));
     server.wait_until_empty();
+}
+
+/// The server sees words and RST at once, as a busy one does. The server is one of its own: it is stopped.
+fn reset_behind_words(_: &Server) {
+    let server = Server::start(json!({ "client": { "insecure": true } }), &["--shards", "1"]);
+    let mut reader = Peer::connected(server.address);
+    assert_eq!(reader.ask(r#"{"id":2,"subscribe":{"channel":"x"}}"#)["id"], 2);
+    let mut peer = Peer::connected(server.address);
+    server.signal(Signal::STOP);
+    let publish = text(r#"{"id":2,"publish":{"channel":"x","data":{"last":"words"}}}"#);
+    peer.send(&[publish, frame(CLOSE, &GOODBYE)].concat());
+    peer.reset();
+    std::thread::sleep(Duration::from_millis(100));
+    server.signal(Signal::CONT);
+    assert_eq!(reader.json()["push"]["pub"]["data"]["last"], "words");
 }
 
 fn unasked_pong(server: &Server) {

@@ -31,6 +31,8 @@ pub(crate) struct Client {
     pub(crate) closed: Option<u16>,
     /// Reads and answers.
     pub(crate) awake: bool,
+    /// Other channels that it asks for when it connects.
+    pub(crate) wishes: Vec<String>,
     /// Asks for WebSocket pings, and keeps what they carried; the test answers them.
     pub(crate) native: bool,
     pub(crate) pings: Vec<Vec<u8>>,
@@ -66,6 +68,7 @@ impl Client {
             socket: -1,
             closed: None,
             awake: true,
+            wishes: Vec::new(),
             native: false,
             pings: Vec::new(),
         }
@@ -94,6 +97,7 @@ impl Client {
         let subs = self.position.clone().map(|(offset, epoch)| {
             (self.channel(), Subscribe { recover: true, offset, epoch, ..Subscribe::default() })
         });
+        let wishes = self.wishes.iter().map(|channel| (channel.clone(), Subscribe::default()));
         let data = match self.device.as_str() {
             "" => Vec::new(),
             device => format!("{{\"device\":\"{device}\"}}").into_bytes(),
@@ -101,7 +105,7 @@ impl Client {
         let connect = Connect {
             token: token(&format!("{{\"sub\":\"{}\"}}", self.user)),
             data,
-            subs: subs.into_iter().collect(),
+            subs: subs.into_iter().chain(wishes).collect(),
             ..Connect::default()
         };
         self.send(pipe, rng, &Command::connect(1, connect));

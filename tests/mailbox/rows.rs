@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use millpond::hub::api::{ApiCommand, ApiSubscribe, Position, Target};
+use millpond::hub::api::{ApiAnswer, ApiCommand, ApiSubscribe, Position, Target, UserState};
 use millpond::hub::mail::Mail;
-use millpond::hub::store::StoreAsk;
+use millpond::hub::settings::UserPresenceSettings;
+use millpond::hub::store::{StoreAsk, StoreMail};
 use millpond::log::settings::MailboxLimits;
-use millpond::protocol::Encoding;
+use millpond::protocol::{Encoding, ErrorCode};
 
 use crate::bench::settings;
 use crate::client::Client;
@@ -102,10 +103,13 @@ fn of_websocket_pongs_only_the_echo_of_the_last_ping_acknowledges() {
     let ann = town.add(Client { native: true, ..Client::new("ann", "", Encoding::Json) });
     town.connect(ann, 0);
     town.settle();
-    fill(&mut town, 1);
-    town.pass(260);
-    fill(&mut town, 1);
-    town.pass(260);
+    for _ in 0..2 {
+        fill(&mut town, 1);
+        for _ in 0..6 {
+            town.pass(45);
+            town.pong(ann, b"alive");
+        }
+    }
     let pings = town.clients[ann].pings.clone();
     assert!(pings.len() >= 2 && pings.first() != pings.last(), "{pings:?}");
     for early in [pings[0].as_slice(), b"", b"unasked"] {
@@ -480,4 +484,108 @@ fn a_store_that_hangs_holds_connections_for_a_minute_only() {
     town.connect(late, 1);
     town.settle();
     assert_eq!(log(&town, late), [2, 3]);
+}
+
+/// What is stored behind the grant of a mailbox while the connect command still waits for another home goes out behind
+/// the reply: skipped, it would be acknowledged by the pong to the next message.
+#[test]
+fn nothing_is_skipped_while_another_home_has_yet_to_answer() {
+    for sessions in [1, 3] {
+        let mut town = town(3);
+        let home = town.world.home("#ann");
+        let (held_up, here) = ((home + 1) % 3, (home + 2) % 3);
+        let late = (0..).map(|n| format!("hist:{n}")).find(|name| town.world.home(name) == held_up).unwrap();
+        let others: Vec<usize> =
+            (1..sessions).map(|_| town.add(Client::new("ann", "", Encoding::Json))).collect();
+        let ann = town.add(Client { wishes: vec![late], ..Client::new("ann", "", Encoding::Json) });
+        fill(&mut town, 2);
+        for other in &others {
+            town.connect(*other, here);
+        }
+        town.settle();
+        town.world.busy[held_up] = u32::MAX;
+        town.connect(ann, here);
+        for number in 0..40 {
+            if number >= 20 {
+                town.send(&["ann"], "{}");
+            }
+            town.step(Pace::FAST);
+        }
+        (0..10).for_each(|_| town.step(Pace::FAST));
+        assert!(log(&town, ann).is_empty(), "no reply yet");
+        town.world.busy[held_up] = 0;
+        town.settle();
+        assert_eq!(log(&town, ann), (1..=22).collect::<Vec<_>>());
+        fill(&mut town, 1);
+        town.pass(260);
+        assert_eq!((log(&town, ann).len(), cursor(&town, "")), (23, 23));
+        assert!(others.iter().all(|other| log(&town, *other).len() == 23));
+    }
+}
+
+/// A live message that does not follow on the last one leads to a look into the store.
+#[test]
+fn a_gap_between_live_messages_is_filled_and_never_acknowledged() {
+    let mut town = town(2);
+    let home = town.world.home("#ann");
+    let ann = town.add(Client::new("ann", "phone", Encoding::Json));
+    fill(&mut town, 1);
+    town.connect(ann, 1 - home);
+    town.settle();
+    town.send(&["ann"], "{}");
+    let delivery = |mail: &Mail| matches!(mail, Mail::Deliver(_));
+    while !town.world.inboxes[1 - home].iter().any(delivery) {
+        town.world.busy[1 - home] = 1;
+        town.step(Pace::FAST);
+    }
+    town.world.inboxes[1 - home].retain(|mail| !delivery(mail));
+    town.world.busy[1 - home] = 0;
+    fill(&mut town, 2);
+    assert_eq!(log(&town, ann), [1, 2, 3, 4]);
+    town.pass(260);
+    assert_eq!(cursor(&town, "phone"), 4);
+}
+
+/// A user in the grace period who cannot be connected for a fault of ours does not go offline for having tried.
+#[test]
+fn a_connect_command_that_fails_does_not_end_the_grace_period() {
+    let state = |town: &mut Town| {
+        let users = ApiCommand::UserPresence { users: vec!["ann".into()] };
+        match town.world.ask(0, users) {
+            ApiAnswer::UserPresence(views) => views[0].1.state,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut of = settings();
+    of.user_presence = Some(UserPresenceSettings {
+        namespace: "quiet".into(),
+        away_after: Duration::ZERO,
+        offline_after: Duration::from_secs(40),
+        last_seen_users: 10,
+    });
+    let mut town = Town::new(1, 1, of, log_settings(MailboxLimits::default()));
+    let ann = town.add(Client::new("ann", "", Encoding::Json));
+    town.connect(ann, 0);
+    town.settle();
+    town.drop(ann);
+    town.pass(50);
+    town.connect(ann, 0);
+    town.clients[ann].awake = false;
+    let open = loop {
+        town.world.turn();
+        if let Some(StoreAsk::Open(open)) = town.world.store.pop_front() {
+            break open;
+        }
+    };
+    let result = Err(ErrorCode::Internal);
+    let answer = StoreMail::Opened { origin: open.origin, channel: open.channel, result };
+    town.world.tell(0, Mail::Store(Box::new(answer)));
+    town.settle();
+    town.drop(ann);
+    town.settle();
+    assert_eq!(state(&mut town), UserState::Away, "seen just now");
+    town.pass(390);
+    assert_eq!(state(&mut town), UserState::Away, "the attempt was a sign of life");
+    town.pass(20);
+    assert_eq!(state(&mut town), UserState::Offline);
 }

@@ -13,6 +13,7 @@ use millpond::protocol::client::Publication;
 #[derive(Debug)]
 struct Sent {
     channel: String,
+    bytes: usize,
     /// The publisher was told that it succeeded.
     accepted: bool,
 }
@@ -58,9 +59,10 @@ impl Ledger {
     /// A new publication on its way into `channel`: its number and data, with `padding` bytes of filling.
     pub(crate) fn publish(&mut self, channel: &str, padding: usize) -> (u64, Vec<u8>) {
         let number = self.sent.len() as u64;
-        self.sent.push(Sent { channel: channel.to_owned(), accepted: false });
         let filling = "x".repeat(padding);
-        (number, format!(r#"{{"n":{number},"filling":"{filling}"}}"#).into_bytes())
+        let data = format!(r#"{{"n":{number},"filling":"{filling}"}}"#).into_bytes();
+        self.sent.push(Sent { channel: channel.to_owned(), bytes: data.len(), accepted: false });
+        (number, data)
     }
 
     /// Number of the next publication.
@@ -79,6 +81,15 @@ impl Ledger {
         let stream = self.streams.entry((channel.to_owned(), epoch.to_owned())).or_default();
         let known = *stream.entry(publication.offset).or_insert(number);
         assert_eq!(known, number, "{channel} {epoch}: two publications at offset {}", publication.offset);
+    }
+
+    /// True if everything between two offsets of a stream was seen and takes no more than `bytes`, with what stands
+    /// around it.
+    pub(crate) fn fits(&self, channel: &str, epoch: &str, between: (u64, u64), bytes: usize) -> bool {
+        let stream = self.streams.get(&(channel.to_owned(), epoch.to_owned()));
+        let bytes_at = |offset| Some(self.sent[*stream?.get(&offset)? as usize].bytes + 300);
+        let sum: Option<usize> = (between.0 + 1..=between.1).map(bytes_at).sum();
+        sum.is_some_and(|sum| sum <= bytes)
     }
 
     /// Number of a publication that came through `channel`.

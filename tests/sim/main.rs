@@ -10,7 +10,9 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod binary;
 mod client;
+mod connect;
 mod delay;
 mod frames;
 #[path = "../support/hub.rs"]
@@ -21,4 +23,5 @@ mod overload;
 mod rows;
 mod script;
 mod slow;
+mod streams;
 mod world;

@@ -71,10 +71,9 @@ impl Pipe {
         self.read_edge = true;
     }
 
-    /// The client resets.
+    /// The client resets. What had arrived before can still be read.
     pub(crate) fn reset(&mut self) {
         self.client_reset = true;
-        self.inbound.clear();
         self.outbound.clear();
     }
 }

@@ -1,6 +1,7 @@
 //! Rows of bad-input.md that are about time and order, in virtual time: one shard, raw connections.
 
 use millpond::hub::api::{ApiAnswer, ApiCommand, ApiPublish, ApiSubscribe, Target};
+use millpond::hub::mail::Mail;
 use millpond::hub::metrics::DISCONNECT_CODES;
 use millpond::hub::settings::Settings;
 
@@ -454,4 +455,113 @@ fn a_request_of_the_control_plane() {
     assert!(request.as_bytes().starts_with(&handed[0].1));
     assert_eq!(stage.pipe(peer).outbound, b"");
     assert!(stage.is_clean());
+}
+
+/// What was sent before a reset is read: a publication is not lost, and a goodbye is one.
+#[test]
+fn what_came_before_a_reset_counts() {
+    let mut stage = Stage::new(settings());
+    let (reader, peer) = (stage.live(), stage.live());
+    stage.say(reader, r#"{"id":2,"subscribe":{"channel":"quiet:a"}}"#);
+    stage.texts(reader);
+    let publish = br#"{"id":2,"publish":{"channel":"quiet:a","data":{"last":"word"}}}"#;
+    let mut out = Vec::new();
+    frames::frame(&mut out, &mut stage.world.rng, TEXT, true, publish);
+    frames::frame(&mut out, &mut stage.world.rng, CLOSE, true, &1000_u16.to_be_bytes());
+    stage.pipe(peer).send(&out);
+    stage.pipe(peer).reset();
+    stage.world.pass(1);
+    let (texts, _) = stage.texts(reader);
+    assert!(texts.len() == 1 && texts[0].contains("word"), "{texts:?}");
+    assert!(stage.pipe(peer).closed.is_some());
+}
+
+/// A client that asked for WebSocket pings is told from a dead one as any other: by the pong, whatever it carries.
+#[test]
+fn who_answers_no_websocket_ping_goes() {
+    let mut stage = Stage::new(settings());
+    let native = |stage: &mut Stage| {
+        let peer = stage.dial();
+        let upgrade = UPGRADE.replace("websocket HTTP", "websocket?cf_ws_frame_ping_pong=true HTTP");
+        stage.pipe(peer).send(upgrade.as_bytes());
+        stage.world.turn();
+        stage.pipe(peer).outbound.clear();
+        stage.say(peer, r#"{"id":1,"connect":{}}"#);
+        stage.texts(peer);
+        peer
+    };
+    let (dead, alive) = (native(&mut stage), native(&mut stage));
+    let mut pings = 0;
+    for _ in 0..120 {
+        stage.world.pass(10);
+        for seen in stage.seen(alive) {
+            let Seen::Ping(payload) = seen else { panic!("{seen:?}") };
+            stage.frame(alive, frames::PONG, true, &payload);
+            pings += 1;
+        }
+        stage.frame(alive, frames::PONG, true, b"unasked");
+    }
+    assert!((4..=10).contains(&pings), "{pings} pings in two minutes");
+    assert!(matches!(stage.seen(dead)[..], [Seen::Ping(_), Seen::Close(3012, _)]));
+    assert_eq!((stage.pipe(alive).closed, stage.disconnects(3012)), (None, 1));
+}
+
+/// A small node is emptied at 1,000 a second, however many shards it has.
+#[test]
+fn a_drain_is_as_gentle_on_many_shards_as_on_one() {
+    for shards in [1, 4, 7] {
+        let mut world = World::new(1, shards, settings());
+        for number in 0..2000 {
+            let shard = number % usize::from(shards);
+            let socket = world.dial(shard);
+            world.pipe(shard, socket).send(UPGRADE.as_bytes());
+        }
+        world.settle();
+        for shard in 0..usize::from(shards) {
+            world.tell(shard, Mail::Drain { window_ticks: 300 });
+        }
+        let closed = |world: &mut World| -> u64 {
+            world.shards.iter_mut().map(|shard| shard.figures(0, 0, 0).disconnects.iter().sum::<u64>()).sum()
+        };
+        let mut before = 0;
+        for tick in 1..40 {
+            world.tick += 1;
+            world.settle();
+            let now = closed(&mut world);
+            let most = 100 + u64::from(shards);
+            assert!(now - before <= most, "{} in one tick on {shards} shards", now - before);
+            before = now;
+            if now == 2000 {
+                assert!(tick >= 19, "{tick} ticks");
+                break;
+            }
+        }
+        assert_eq!(before, 2000);
+    }
+}
+
+/// A shard that is empty first is still the home of what others are about to leave.
+#[test]
+fn a_drained_shard_stays_until_all_are() {
+    let mut world = World::new(1, 3, settings());
+    let socket = world.dial(2);
+    world.pipe(2, socket).send(UPGRADE.as_bytes());
+    world.settle();
+    let mut out = Vec::new();
+    frames::frame(&mut out, &mut world.rng, TEXT, true, br#"{"id":1,"connect":{}}"#);
+    world.pipe(2, socket).send(&out);
+    world.settle();
+    for shard in 0..3 {
+        world.tell(shard, Mail::Drain { window_ticks: 300 });
+    }
+    world.settle();
+    for _ in 0..3 {
+        let drained: Vec<bool> = world.shards.iter_mut().map(|shard| shard.is_drained()).collect();
+        assert_eq!(drained, [false; 3], "a client on the third shard has yet to close");
+        world.turn();
+    }
+    world.pipe(2, socket).finish();
+    world.turn();
+    world.turn();
+    assert!((0..6).map(|at| world.shards[at % 3].is_drained()).skip(3).all(|drained| drained));
 }

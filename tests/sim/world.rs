@@ -224,9 +224,7 @@ impl World {
         if pipe.closed.is_some() || !shard.is_current(slot, generation) {
             return;
         }
-        if pipe.client_reset {
-            return shard.lose(slot);
-        }
+        pipe.read_edge |= pipe.client_reset;
         if pipe.write_edge && pipe.outbound.len() < pipe.room {
             pipe.write_edge = false;
             shard.writable(slot);
@@ -239,7 +237,9 @@ impl World {
         while let Some(read_from) = shard.readable_socket(slot, generation) {
             assert_eq!(read_from.0, socket);
             if pipe.inbound.is_empty() {
-                if pipe.client_fin {
+                if pipe.client_reset {
+                    shard.lose(slot);
+                } else if pipe.client_fin {
                     shard.hang_up(slot);
                 }
                 return;

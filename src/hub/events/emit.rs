@@ -3,7 +3,7 @@
 use super::{EndedBy, Event, EventKind, EventKinds};
 use crate::base::tick::Now;
 use crate::hub::api::UserState;
-use crate::hub::connection::{Phase, sub};
+use crate::hub::connection::Phase;
 use crate::hub::home::Homes;
 use crate::hub::home_users::QUIET;
 use crate::hub::mail::{HomeAsk, HomeOp};
@@ -42,7 +42,7 @@ impl Shard {
     /// A subscription is about to end; nothing to tell if it never became active.
     pub(crate) fn note_unsubscribed(&mut self, slot: u32, handle: u32, by: EndedBy, code: u32, reason: &str) {
         if !self.common.settings.events.has(EventKind::Unsubscribed)
-            || self.subscription_flags(slot, handle).is_none_or(|flags| flags & sub::PENDING != 0)
+            || self.subscription_flags(slot, handle).is_none_or(|flags| !self.stands(slot, flags))
         {
             return;
         }

@@ -91,6 +91,13 @@ pub struct Publication {
 }
 
 impl Publication {
+    /// About the bytes that it takes in a reply.
+    #[must_use]
+    pub fn reply_bytes(&self) -> usize {
+        let tags: usize = self.tags.iter().map(|(name, value)| name.len() + value.len()).sum();
+        REPLY_OVERHEAD + self.data.len() + tags + self.publisher.as_ref().map_or(0, |by| by.0.len())
+    }
+
     /// Bytes on the heap, the counts of the `Arc` around it included.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
@@ -120,6 +127,8 @@ impl From<&Publication> for StoredPublication {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publisher(Box<[u8]>);
 
+/// Bytes of names, offset and brackets around the content of a publication in a reply.
+const REPLY_OVERHEAD: usize = 64;
 /// Bytes of the lengths.
 const HEADER: usize = FIELDS * size_of::<u32>();
 /// Fields of a publisher.

@@ -141,7 +141,7 @@ impl<A: Archive> Office<A> {
 
     /// What fits into one reply to a client.
     fn reply_bytes(&self) -> usize {
-        self.common.settings.client.queue_max_size / 2
+        self.common.settings.client.reply_bytes()
     }
 
     /// Position and recovery for a new subscriber: client-protocol.md section 4.
