@@ -35,6 +35,11 @@ impl Shard {
     pub(crate) fn drain_step(&mut self) {
         let now = self.now.tick;
         let Some(mut drain) = self.draining else { return };
+        if !drain.emptied && self.is_emptied() {
+            drain.emptied = true;
+            self.draining = Some(drain);
+            self.common.admission.note_emptied();
+        }
         if drain.last == now {
             return;
         }

@@ -388,14 +388,15 @@ impl Shard {
     /// True once a drain has disconnected everybody, on all shards: until then this one is still the home of names of
     /// the others. Whatever they sent before stands in its inbox.
     #[must_use]
-    pub fn is_drained(&mut self) -> bool {
-        let is_empty = self.connections.0.is_empty() && self.post.is_empty();
-        let Some(drain) = self.draining.as_mut().filter(|_| is_empty) else { return false };
-        if !drain.emptied {
-            drain.emptied = true;
-            self.common.admission.note_emptied();
-        }
-        self.common.admission.emptied() >= u32::from(self.common.shards)
+    pub fn is_drained(&self) -> bool {
+        self.draining.is_some_and(|drain| drain.emptied)
+            && self.is_emptied()
+            && self.common.admission.emptied() >= u32::from(self.common.shards)
+    }
+
+    /// True while nobody is connected here and no mail waits to leave.
+    pub(crate) fn is_emptied(&self) -> bool {
+        self.connections.0.is_empty() && self.post.is_empty()
     }
 
     /// True once a drain has begun: the shell stops accepting.
