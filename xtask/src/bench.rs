@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::command::Run;
@@ -23,6 +23,9 @@ const DEADLINE: Duration = Duration::from_secs(45 * 60);
 /// After the last connection left, memory is given back within so long: the sockets linger for a second, the watch
 /// waits until the number stands still, and the threads have two seconds to give back what they keep.
 const AFTERMATH: Duration = Duration::from_secs(20);
+
+/// A million connections leave within so many seconds, even on a busy machine.
+const DEPARTURE_SECONDS: u32 = 180;
 
 /// Signs the tokens of a bench: the server lives for its length, on loopback.
 const TOKEN_KEY: &str = "a key for benches, on loopback only";
@@ -101,6 +104,7 @@ fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
     let watch = Watch::start(internal, server.id());
     run.succeed()?;
     let accounted = watch.stop()?.ratio(&at_start);
+    wait_until_empty(internal, server.id())?;
     thread::sleep(AFTERMATH);
     let rss_after = server.rss()?;
     server.stop()?;
@@ -126,6 +130,17 @@ fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
             ],
         },
     )
+}
+
+/// Waits for the departure of the last client: the end of the generator is the beginning of it.
+fn wait_until_empty(internal: SocketAddr, id: u32) -> Result<()> {
+    for _ in 0..DEPARTURE_SECONDS {
+        if Look::at(internal, id)?.is_empty() {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
+    bail!("clients are still counted {DEPARTURE_SECONDS} s after the load generator has ended")
 }
 
 /// Every connection has a token, a user, presence, a personal channel and pings: nothing that a real one has is off.

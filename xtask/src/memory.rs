@@ -36,6 +36,11 @@ impl Look {
         })
     }
 
+    /// True if no client is counted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.connections == 0
+    }
+
     /// Growth accounted for ÷ growth of RSS, since `start`.
     pub(crate) fn ratio(&self, start: &Self) -> f64 {
         (self.accounted as f64 - start.accounted as f64) / (self.rss as f64 - start.rss as f64)
