@@ -17,6 +17,7 @@ mod logging;
 mod memory;
 mod refusals;
 mod store;
+mod watchdog;
 mod webhooks;
 
 use std::io;
@@ -27,6 +28,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::hash::NameHash;
+use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::ShardId;
 use crate::base::mesh::Mesh;
 use crate::config::{Config, ErrorMode};
@@ -143,6 +145,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
     let webhooks = Webhooks::new(config, store.as_ref()).map_err(ControlError::from)?;
     let figures: Arc<Vec<Mutex<ShardMetrics>>> =
         Arc::new((0..plan.shards).map(|_| Mutex::default()).collect());
+    let hearts = Arc::new(Heartbeats::new(plan.shards));
     let hasher = NameHash::new(common.secret);
     let home_common = Arc::clone(&common);
     let control = Control::bind(ControlParts {
@@ -155,6 +158,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
         handovers: vec![HandoverReceiver::from(received)],
         metrics: Arc::new(Figures {
             shards: Arc::clone(&figures),
+            hearts: Arc::clone(&hearts),
             store: store.as_ref().map(|store| Arc::clone(&store.figures)),
         }),
         webhooks: webhooks.couriers,
@@ -170,6 +174,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
         common: &common,
         mesh: &mesh,
         wakers: &wakers,
+        hearts: &hearts,
         store: &door,
         caches: &caches,
         clock,
@@ -179,7 +184,7 @@ fn start(config: &Config) -> Result<Running, StartError> {
     let start = |store: OpenStore| store.start(&common, &mesh, &wakers, &answers, clock, webhooks.queues);
     let store = store.map(start).transpose()?;
     memory::watch(&common, &caches, config.server.memory_limit)?;
-    refusals::sample(&figures)?;
+    refusals::sample(&figures, &hearts, plan.shards)?;
     let mut caches_seen = 0;
     let control = control.each_second(Box::new(move || caches.empty_own(&mut caches_seen))).start()?;
     report(config, &plan);
@@ -197,6 +202,7 @@ struct ShardSeed<'a> {
     common: &'a Arc<Common>,
     mesh: &'a Arc<Mesh<Mail>>,
     wakers: &'a Arc<Wakers>,
+    hearts: &'a Arc<Heartbeats>,
     store: &'a StoreDoor,
     caches: &'a Arc<ThreadCaches>,
     clock: Clock,
@@ -269,6 +275,7 @@ impl ShardSeed<'_> {
             keepalive: self.config.server.keepalive,
             mesh: Arc::clone(self.mesh),
             wakers: Arc::clone(self.wakers),
+            hearts: Arc::clone(self.hearts),
             shards: self.plan.shards,
             capacity: self.plan.sockets_per_shard,
             answers: Box::new(move |answer| answers.deliver(answer.id, answer.shard, answer.answer)),
@@ -388,12 +395,18 @@ impl ShardPort for Port {
 /// The latest figures of every shard, and of the store.
 struct Figures {
     shards: Arc<Vec<Mutex<ShardMetrics>>>,
+    hearts: Arc<Heartbeats>,
     store: Option<Arc<Mutex<Option<StoreFigures>>>>,
 }
 
 impl MetricsSource for Figures {
     fn shards(&self) -> Vec<ShardMetrics> {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+        let latest =
+            self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        (0..)
+            .zip(latest)
+            .map(|(id, of)| ShardMetrics { standstills: self.hearts.stalls(ShardId(id)), ..of })
+            .collect()
     }
 
     fn store(&self) -> Option<StoreFigures> {

@@ -30,6 +30,10 @@ pub const SWEEP_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
 /// Publications held back for a congested destination before client input is held back too.
 pub const DEFERRED_PUBLICATIONS: usize = 1024;
 
+/// Output of one connection beyond which its next commands wait until the kernel has taken it: so a frame of thousands of
+/// `history` commands is answered as fast as its peer reads, and a turn holds this much and one reply of it, not all.
+pub const OUTPUT_AHEAD_BYTES: usize = 64 * 1024;
+
 /// How long a closing socket waits for the peer's FIN before RST (1 s).
 pub const LINGER_TICKS: u32 = 10;
 

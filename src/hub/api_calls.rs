@@ -11,6 +11,7 @@ use crate::hub::channel_name::{NameFault, ParsedChannel, parse};
 use crate::hub::connection::{NONE, Phase, sub};
 use crate::hub::home_pages::Cursor;
 use crate::hub::mail::{Answer, ApiAsk, HomeOp, Origin, PublishAsk, Ticket};
+use crate::hub::metrics::SentKind;
 use crate::hub::permission::{Actor, Wishes};
 use crate::hub::publication::fits_format;
 use crate::hub::shard::Shard;
@@ -177,7 +178,7 @@ impl Shard {
             NewSubscription::features_of(&self.common, &parsed, &actor, Wishes::default(), overrides);
         let expires = match call.expire_at {
             0 => None,
-            at => Some(self.now.tick.after(ttl_seconds(at, self.now.unix_seconds())?.saturating_mul(10))),
+            at => Some(self.subscription_deadline(ttl_seconds(at, self.now.unix_seconds())?)),
         };
         Some(NewSubscription {
             channel: parsed.name.into(),
@@ -244,6 +245,7 @@ impl Shard {
                 cold.info = Some(info.clone());
             }
             self.set_expiry(slot, ttl);
+            self.metrics.send(SentKind::PushRefresh);
             self.output(slot, |outbox, encoding| {
                 outbox.message(encoding, |out| encode_push_refresh(out, encoding, ttl > 0, ttl));
             });

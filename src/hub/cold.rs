@@ -32,7 +32,8 @@ pub(crate) struct Cold {
     pub(crate) assembly_deadline: Option<Tick>,
     /// Output that is not in the kernel yet.
     pub(crate) outbox: Outbox,
-    /// The peer has sent its FIN: once the output is out, nothing is left to wait for.
+    /// The peer has sent its FIN: while it is not read, commands before it wait for no output that the kernel does not
+    /// take; later, once the output is out, nothing is left to wait for.
     pub(crate) has_hung_up: bool,
     /// The command that waits for another shard, and the input behind it.
     pub(crate) blocked: Option<Box<Blocked>>,
@@ -75,9 +76,53 @@ pub(crate) struct Blocked {
     /// What waits.
     pub(crate) wait: Wait,
     /// The rest of the frame the command stood in.
-    pub(crate) commands: Vec<u8>,
+    pub(crate) commands: Rest,
     /// Bytes that were read behind that frame.
-    pub(crate) input: Vec<u8>,
+    pub(crate) input: Rest,
+}
+
+/// Bytes that wait, looked at where they stand: whatever blocks again takes the buffer along, so that what waits behind
+/// a thousand commands is not copied a thousand times.
+#[derive(Debug, Default)]
+pub(crate) struct Rest {
+    bytes: Vec<u8>,
+    from: usize,
+}
+
+impl Rest {
+    /// A copy of `bytes`.
+    pub(crate) fn copy_of(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), from: 0 }
+    }
+
+    /// Adds bytes at the end.
+    pub(crate) fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// What waits.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.get(self.from..).unwrap_or_default()
+    }
+
+    /// What waits, to be unmasked in place.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.from..).unwrap_or_default()
+    }
+
+    /// Only the last `count` bytes wait any longer.
+    pub(crate) fn keep_last(&mut self, count: usize) {
+        self.from = self.bytes.len().saturating_sub(count);
+    }
+
+    /// True if nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.from == self.bytes.len()
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
 }
 
 /// What waits.
@@ -101,6 +146,11 @@ pub(crate) enum Wait {
     },
     /// Nothing: too many commands came, and the rest of them waits for the end of the pause.
     Pause,
+    /// Nothing: so much output waits that the next commands wait for it.
+    Output {
+        /// Bytes that have yet to leave.
+        left: usize,
+    },
 }
 
 impl Cold {
@@ -116,6 +166,7 @@ impl Cold {
             && self.strikes == 0
             && self.control_frames == 0
             && self.mailbox.is_none()
+            && !self.has_hung_up
     }
 
     /// When something here falls due.
@@ -140,6 +191,14 @@ impl Cold {
         }
     }
 
+    /// So many bytes of the output went into the kernel.
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.outbox.advance(count);
+        if let Some(Wait::Output { left }) = self.blocked.as_mut().map(|blocked| &mut blocked.wait) {
+            *left = left.saturating_sub(count);
+        }
+    }
+
     /// Drops everything but what is still to be written.
     pub(crate) fn keep_output_only(&mut self) {
         let outbox = std::mem::take(&mut self.outbox);
@@ -154,7 +213,7 @@ impl Cold {
             + self
                 .blocked
                 .as_ref()
-                .map_or(0, |b| size_of::<Blocked>() + b.commands.capacity() + b.input.capacity())
+                .map_or(0, |b| size_of::<Blocked>() + b.commands.memory_bytes() + b.input.memory_bytes())
             + self.info.as_ref().map_or(0, Bytes::len)
             + self.more.capacity() * size_of::<(Subscription, u8)>()
             + self.extras.capacity() * size_of::<SubscriptionExtra>()

@@ -6,6 +6,7 @@ use crate::hub::channel_name::{ParsedChannel, parse};
 use crate::hub::cold::Wait;
 use crate::hub::connection::{flag, sub};
 use crate::hub::mail::{HomeOp, Origin, PublishAsk, Ticket};
+use crate::hub::metrics::SentKind;
 use crate::hub::permission::{self, Actor, may_history, may_presence, may_publish};
 use crate::hub::publication::fits_format;
 use crate::hub::settings::DataFormat;
@@ -83,6 +84,7 @@ impl Shard {
                 let client = self.client_id(slot);
                 let version = self.common.settings.version.clone();
                 let result = RefreshResult { client: &client, version: &version, expires: ttl > 0, ttl };
+                self.metrics.send(SentKind::Refresh);
                 self.output(slot, |outbox, encoding| {
                     outbox.message(encoding, |out| encode_refresh(out, encoding, id, &result));
                 });

@@ -10,7 +10,7 @@ use crate::hub::cold::ColdPool;
 use crate::hub::connection::{Connection, NONE, Phase, flag, sub};
 use crate::hub::locals::{ChannelRef, many_handle};
 use crate::hub::mail::Delivery;
-use crate::hub::metrics::{SentKind, ShardMetrics};
+use crate::hub::metrics::ShardMetrics;
 use crate::hub::shard::Shard;
 use crate::hub::sockets::{Sockets, Written};
 use crate::limits;
@@ -80,7 +80,7 @@ impl Shard {
         if let Some(frame) = frame(delivery, encoding) {
             let hold = Hold::of(delivery.terms, flags & sub::POSITIONED != 0);
             let (corked, mut conflated) = (connection.has(flag::CORKED), false);
-            self.metrics.send(SentKind::PushPublication);
+            self.metrics.send(delivery.kind);
             self.output_within(slot, delivery.terms.write_delay_ms, |outbox, encoding| {
                 conflated = outbox.publication(encoding, frame, delivery, hold, corked);
             });
@@ -176,7 +176,8 @@ impl Pass<'_> {
         if portion.unfit() {
             return Err(Offence::Disconnect(DisconnectCode::InappropriateProtocol));
         }
-        self.metrics.sent[SentKind::PushPublication as usize] += portion.count() as u64;
+        let sent_kinds = &mut self.metrics.sent;
+        portion.count(|kind, count| sent_kinds[kind as usize] += count);
         let has_output = connection.cold != NONE
             && self.cold.get(connection.cold).is_some_and(|cold| !cold.outbox.is_empty());
         let waiting = has_output || self.gathers;

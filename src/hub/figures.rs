@@ -15,12 +15,13 @@ impl Shard {
         figures.channels = self.homes.occupied() as u64;
         figures.mail_queue = inbox as u64;
         figures.publications = self.homes.publications;
+        (figures.mail_out, figures.mail_full) = (self.post.sent, self.post.refused);
         figures.recovered = self.homes.recovered;
         figures.not_recovered = self.homes.not_recovered;
         let (cold, out_queues) = self.cold.memory_bytes();
         figures.out_queue_bytes = out_queues as u64;
         let (home_channels, home_users, history) = self.homes.memory_bytes();
-        let locals = self.locals.memory_bytes();
+        let (locals, presence) = (self.locals.memory_bytes(), self.homes.presence.memory_bytes());
         let (post, lists) = (self.post.memory_bytes(), self.lists_bytes());
         let mut set =
             |category: MemoryCategory, bytes: usize| figures.memory[category as usize] = bytes as u64;
@@ -28,6 +29,7 @@ impl Shard {
         set(MemoryCategory::ConnectionsCold, cold);
         set(MemoryCategory::OutQueues, out_queues + self.scratch.capacity());
         set(MemoryCategory::Users, home_users);
+        set(MemoryCategory::Presence, presence);
         set(MemoryCategory::Channels, home_channels);
         set(MemoryCategory::Subscriptions, locals);
         set(MemoryCategory::History, history);

@@ -147,8 +147,7 @@ impl Homes {
             extra += channel.name.len() + 16 + channel.users.capacity() * 17;
             history += channel.stream.as_ref().map_or(0, |stream| stream.memory_bytes());
         }
-        let users = self.users.memory_bytes() + self.presence.memory_bytes();
-        (self.channels.memory_bytes() + extra, users, history)
+        (self.channels.memory_bytes() + extra, self.users.memory_bytes(), history)
     }
 
     /// Answers one ask.

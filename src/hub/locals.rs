@@ -18,7 +18,7 @@ use crate::base::arena::{Arena, Handle};
 use crate::base::hash::NameHash;
 use crate::base::table::Table;
 use crate::hub::activity::Activity;
-use crate::hub::channel::{Channel, Subscriber};
+use crate::hub::channel::{Channel, Subscriber, UnderWay};
 use crate::hub::connection::NONE;
 
 /// Top bit of a channel handle.
@@ -36,6 +36,8 @@ pub(crate) struct Locals {
     users: Table,
     channels: Table,
     many: Slab<Box<Channel>>,
+    /// Bytes of frames under way in `many`, those included that wait for their delay.
+    pub(crate) under_way: UnderWay,
     /// All connections of users with more than one here.
     sessions: HashMap<u32, Vec<(u32, Activity)>>,
 }
@@ -56,6 +58,7 @@ impl Locals {
             users: Table::new(),
             channels: Table::new(),
             many: Slab::new(),
+            under_way: UnderWay::default(),
             sessions: HashMap::new(),
         }
     }
@@ -189,7 +192,7 @@ impl Locals {
             return (handle, None);
         }
         let first = u32_at(self.arena.get(Handle(handle)), 0);
-        let channel = Channel::new(name, hash, 2);
+        let channel = Channel::new(name, hash, 2, self.under_way.clone());
         self.remove_channel(hash, handle);
         self.arena.free(Handle(handle));
         let many = self.many.insert(Box::new(channel)) as u32 | MANY;

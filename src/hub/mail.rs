@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::base::ids::{ConnKey, ShardId};
 use crate::base::tick::Tick;
 use crate::hub::api::{ApiAnswer, ApiCommand, ApiPublish, Member, Position, UserView};
+use crate::hub::metrics::SentKind;
 use crate::hub::settings::{ChannelOptions, SlowConsumer};
 use crate::hub::store::{MailboxGrant, Owner, Page, StoreMail};
 use crate::hub::stream::Publication;
@@ -388,6 +389,8 @@ pub struct Delivery {
     pub json: Option<Bytes>,
     /// The complete WebSocket frame for Protobuf subscribers; `None` if none was expected.
     pub protobuf: Option<Bytes>,
+    /// What it counts as.
+    pub kind: SentKind,
     /// Only for subscribers with join and leave pushes.
     pub join_leave: bool,
     /// The data cannot be put into JSON: JSON subscribers are disconnected with 3506.

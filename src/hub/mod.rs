@@ -37,6 +37,7 @@ mod last_seen;
 mod locals;
 pub mod mail;
 pub mod metrics;
+mod object;
 mod outbox;
 mod output;
 pub mod permission;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::hub::api::{Member, StoredPublication};
 use crate::hub::mail::{Delivery, Terms};
+use crate::hub::metrics::SentKind;
 use crate::hub::settings::DataFormat;
 use crate::hub::stream::{Publication, Publisher};
 use crate::protocol::{
@@ -100,6 +101,7 @@ pub(crate) fn deliver_publication(
         protobuf: encodings.protobuf.then(|| {
             framed(Encoding::Protobuf, |out| encode_push_publication(out, Encoding::Protobuf, channel, &view))
         }),
+        kind: SentKind::PushPublication,
         join_leave: false,
         not_json: !fits_json,
         mailbox: None,
@@ -123,6 +125,7 @@ pub(crate) fn deliver_membership(
         hash,
         json: encodings.json.then(|| frame(Encoding::Json)),
         protobuf: encodings.protobuf.then(|| frame(Encoding::Protobuf)),
+        kind: if joined { SentKind::PushJoin } else { SentKind::PushLeave },
         join_leave: true,
         not_json: false,
         mailbox: None,
@@ -138,6 +141,7 @@ pub(crate) fn deliver_message(channel: &Arc<str>, hash: u64, data: &[u8], encodi
         hash,
         json: encodings.json.then(|| frame(Encoding::Json)),
         protobuf: encodings.protobuf.then(|| frame(Encoding::Protobuf)),
+        kind: SentKind::PushMessage,
         join_leave: true,
         not_json: false,
         mailbox: None,

@@ -8,6 +8,7 @@ use crate::hub::cold::Wait;
 use crate::hub::connection::{NONE, sub};
 use crate::hub::locals::ChannelRef;
 use crate::hub::mail::{CollectPage, Collected, CollectedPage, HomeReply, Mail, PageOf, ReplyBody};
+use crate::hub::metrics::SentKind;
 use crate::hub::publication::{client_info, view};
 use crate::hub::shard::Shard;
 use crate::hub::stream::Publication;
@@ -35,7 +36,7 @@ impl Shard {
             Wait::Users(_) => return self.users_answer(key.slot, reply.body),
             Wait::Subscribe { id, ttl } => self.subscribe_answer(key.slot, id, ttl, &reply),
             Wait::Command { id } => self.command_answer(key.slot, id, reply.body),
-            Wait::Pause => return,
+            Wait::Pause | Wait::Output { .. } => return,
         }
         self.resume(key.slot);
     }
@@ -81,20 +82,29 @@ impl Shard {
 
     fn command_answer(&mut self, slot: u32, id: u32, body: ReplyBody) {
         match body {
-            ReplyBody::Published => self.output(slot, |outbox, encoding| {
-                outbox.message(encoding, |out| encode_empty(out, encoding, id, EmptyKind::Publish));
-            }),
+            ReplyBody::Published => {
+                self.metrics.send(SentKind::Publish);
+                self.output(slot, |outbox, encoding| {
+                    outbox.message(encoding, |out| encode_empty(out, encoding, id, EmptyKind::Publish));
+                });
+            }
             ReplyBody::History(publications, position) => {
                 self.history_reply(slot, id, &publications, &position);
             }
-            ReplyBody::PresenceStats(clients, users) => self.output(slot, |outbox, encoding| {
-                outbox.message(encoding, |out| encode_presence_stats(out, encoding, id, clients, users));
-            }),
-            ReplyBody::Presence(members) => self.output(slot, |outbox, encoding| {
-                outbox.message(encoding, |out| {
-                    encode_presence(out, encoding, id, members.iter().map(client_info));
+            ReplyBody::PresenceStats(clients, users) => {
+                self.metrics.send(SentKind::PresenceStats);
+                self.output(slot, |outbox, encoding| {
+                    outbox.message(encoding, |out| encode_presence_stats(out, encoding, id, clients, users));
                 });
-            }),
+            }
+            ReplyBody::Presence(members) => {
+                self.metrics.send(SentKind::Presence);
+                self.output(slot, |outbox, encoding| {
+                    outbox.message(encoding, |out| {
+                        encode_presence(out, encoding, id, members.iter().map(client_info));
+                    });
+                });
+            }
             ReplyBody::Failed(error) => self.reply_error(slot, id, error),
             ReplyBody::Acknowledged(through) => self.mailbox_acknowledged(slot, id, through),
             ReplyBody::Subscribed(_) | ReplyBody::Admitted(_) | ReplyBody::Users(_) => {
@@ -106,6 +116,7 @@ impl Shard {
     fn history_reply(&mut self, slot: u32, id: u32, publications: &[Arc<Publication>], top: &Position) {
         let views: Vec<PublicationView<'_>> =
             publications.iter().map(|publication| view(publication)).collect();
+        self.metrics.send(SentKind::History);
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_history(out, encoding, id, &views, top.offset, &top.epoch));
         });

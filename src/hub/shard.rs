@@ -27,7 +27,7 @@ use crate::hub::gather::Gathering;
 use crate::hub::home::Homes;
 use crate::hub::locals::Locals;
 use crate::hub::mail::{HomeAsk, Mail};
-use crate::hub::metrics::ShardMetrics;
+use crate::hub::metrics::{Refusal, ShardMetrics};
 use crate::hub::post::Post;
 use crate::hub::settings::Settings;
 use crate::hub::sockets::Sockets;
@@ -265,20 +265,33 @@ impl Shard {
     }
 
     /// Connections whose reading was held back and may go on; the shell reads them as if they had become readable.
-    pub fn take_resumed(&mut self) -> impl Iterator<Item = (u32, u32)> {
-        let resumed = std::mem::take(&mut self.resumed);
-        resumed.into_iter().filter_map(|slot| {
-            self.connections.0.get(slot as usize).map(|connection| (slot, connection.generation))
-        })
+    /// Commands that waited for output which has left run first.
+    pub fn take_resumed(&mut self) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let mut resumed = Vec::with_capacity(self.resumed.len());
+        for slot in std::mem::take(&mut self.resumed) {
+            let Some(connection) = self.connection(slot) else { continue };
+            connection.set(flag::RESUMED, false);
+            let key = (slot, connection.generation);
+            if self.may_resume(slot) {
+                self.resume(slot);
+            } else {
+                resumed.push(key);
+            }
+        }
+        resumed.into_iter()
+    }
+
+    /// A connection that was readable when its share of the turn was used up, or while input is held back.
+    pub fn unread(&mut self, slot: u32, generation: u32) {
+        if self.is_current(slot, generation) {
+            self.read_later(slot);
+        }
     }
 
     /// True while inbound mail should stay in its queue: frames under way take too much memory.
     #[must_use]
-    pub fn is_saturated(&mut self) -> bool {
-        let Self { sweeping, locals, .. } = self;
-        let backlog: usize =
-            sweeping.iter().map(|&index| locals.many(index).map_or(0, |channel| channel.backlog())).sum();
-        backlog > limits::SWEEP_BACKLOG_BYTES
+    pub fn is_saturated(&self) -> bool {
+        self.locals.under_way.bytes() > limits::SWEEP_BACKLOG_BYTES
     }
 
     /// True while client input should stay in the kernel: mail to other shards does not get away.
@@ -296,6 +309,10 @@ impl Shard {
     /// Takes a letter from another shard, the control plane or the application.
     pub fn receive(&mut self, mail: Mail) {
         self.metrics.mail_in += 1;
+        self.letter(mail);
+    }
+
+    fn letter(&mut self, mail: Mail) {
         match mail {
             Mail::Home(ask) => self.home_ask(*ask),
             Mail::User(ask) => self.homes.user(*ask, self.now, &mut self.post),
@@ -371,8 +388,14 @@ impl Shard {
     }
 
     /// The shell refused a connection itself.
-    pub fn refused(&mut self, reason: crate::hub::metrics::Refusal) {
+    pub fn refused(&mut self, reason: Refusal) {
         self.metrics.refuse(reason);
+    }
+
+    /// The control plane did not take so many of the sockets that were passed to it: they were answered 503.
+    pub fn handovers_refused(&mut self, count: u64) {
+        self.metrics.handed_over -= count;
+        self.metrics.refusals[Refusal::HandOver as usize] += count;
     }
 
     /// Number of connections, in whatever phase.
@@ -400,7 +423,7 @@ impl Shard {
             self.homes.ask_noting(ask, self.now, &mut self.post);
         }
         while let Some(mail) = self.post.pop_own(self.id) {
-            self.receive(mail);
+            self.letter(mail);
         }
     }
 

@@ -14,6 +14,7 @@ use crate::hub::locals::ChannelRef;
 use crate::hub::mail::{
     HomeAsk, HomeOp, KeptMember, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
 };
+use crate::hub::metrics::SentKind;
 use crate::hub::permission::{Actor, Features, Wishes, features, may_subscribe};
 use crate::hub::shard::{Common, Shard, ticks_of};
 use crate::protocol::{DisconnectCode, ErrorCode, UnsubscribeCode};
@@ -174,7 +175,8 @@ impl Shard {
         Ok((ask, ttl))
     }
 
-    fn subscription_deadline(&self, ttl: u32) -> Tick {
+    /// When a subscription with so many seconds to live ends, grace included.
+    pub(crate) fn subscription_deadline(&self, ttl: u32) -> Tick {
         let grace = ticks_of(self.common.settings.client.expired_sub_close_delay);
         self.now.tick.after(ttl.saturating_mul(10)).after(grace)
     }
@@ -254,6 +256,7 @@ impl Shard {
     ) {
         let views = subscribe_result::views(granted);
         let result = subscribe_result::of(granted, &views, ttl);
+        self.metrics.send(SentKind::Subscribe);
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_subscribe(out, encoding, id, &result));
         });
@@ -273,6 +276,7 @@ impl Shard {
         // This push has no place for publications: those of a mailbox follow it.
         let follow = if granted.mailbox.is_some() { granted.publications.as_slice() } else { &[] };
         result.offset = follow.first().map_or(result.offset, |first| first.offset.saturating_sub(1));
+        self.metrics.send(SentKind::PushSubscribe);
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_push_subscribe(out, encoding, channel, &result));
         });
@@ -340,6 +344,7 @@ impl Shard {
             self.note_unsubscribed(slot, handle, EndedBy::Client, 0, "");
             self.leave(slot, handle);
         }
+        self.metrics.send(SentKind::Unsubscribe);
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| encode_empty(out, encoding, id, EmptyKind::Unsubscribe));
         });
@@ -352,6 +357,7 @@ impl Shard {
             self.leave(slot, handle);
         }
         self.metrics.unsubscribe(code.code() as u16);
+        self.metrics.send(SentKind::PushUnsubscribe);
         self.output(slot, |outbox, encoding| {
             outbox.message(encoding, |out| {
                 encode_push_unsubscribe(out, encoding, channel, code.code(), code.reason());
@@ -399,11 +405,14 @@ impl Shard {
 
     pub(crate) fn sub_refresh(&mut self, slot: u32, id: u32, request: &SubRefresh<'_>) {
         match self.check_sub_refresh(slot, request) {
-            Ok(ttl) => self.output(slot, |outbox, encoding| {
-                outbox.message(encoding, |out| {
-                    encode_sub_refresh(out, encoding, id, ttl.is_some(), ttl.unwrap_or(0));
+            Ok(ttl) => {
+                self.metrics.send(SentKind::SubRefresh);
+                self.output(slot, |outbox, encoding| {
+                    outbox.message(encoding, |out| {
+                        encode_sub_refresh(out, encoding, id, ttl.is_some(), ttl.unwrap_or(0));
+                    });
                 });
-            }),
+            }
             Err(Refusal::Error(error)) => self.reply_error(slot, id, error),
             Err(Refusal::Disconnect(code)) => self.disconnect(slot, code),
         }

@@ -9,7 +9,7 @@
 use crate::base::tick::Tick;
 use crate::hub::cold::Cold;
 use crate::hub::connection::{Connection, NONE, Phase, flag, sub};
-use crate::hub::metrics::Refusal;
+use crate::hub::metrics::{Refusal, SentKind};
 use crate::hub::shard::{Shard, ticks_of};
 use crate::limits;
 use crate::protocol::{DisconnectCode, UnsubscribeCode, encode_ping};
@@ -152,6 +152,7 @@ impl Shard {
             connection.ping = now.after(interval);
         }
         self.metrics.pings += 1;
+        self.metrics.send(SentKind::Ping);
         self.mailbox_pinged(slot);
         let payload = if native { self.mailbox_ping_payload(slot) } else { Vec::new() };
         self.output(slot, |outbox, encoding| {

@@ -9,6 +9,10 @@ use super::json;
 use super::protobuf::Wire;
 use super::schema::Message;
 
+/// Entries of a map at most, several for each channel that a connection could have: an empty one takes two bytes of
+/// Protobuf and a hundred times as much memory.
+pub(super) const ENTRIES: usize = 16_384;
+
 /// A member's type.
 pub(super) trait Value<'a>: Default {
     /// Takes the next value of a JSON object; `null` is the default.
@@ -91,6 +95,9 @@ impl<'a, V: Value<'a>> Value<'a> for Vec<(Cow<'a, str>, V)> {
     }
 
     fn protobuf(&mut self, wire: Wire<'a>) -> Result<(), Malformed> {
+        if self.len() == ENTRIES {
+            return Err(Malformed::Protobuf);
+        }
         let mut entry: (Cow<'a, str>, V) = Default::default();
         for field in wire.fields()? {
             match field? {

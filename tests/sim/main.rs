@@ -10,7 +10,9 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod bounds;
 mod client;
+mod counted;
 mod delay;
 mod frames;
 #[path = "../support/hub.rs"]

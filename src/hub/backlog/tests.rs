@@ -84,6 +84,7 @@ fn delivery(channel: u64) -> Arc<Delivery> {
         hash: channel,
         json: None,
         protobuf: None,
+        kind: SentKind::PushPublication,
         join_leave: false,
         not_json: false,
         mailbox: None,
