@@ -9,9 +9,9 @@ use super::json;
 use super::protobuf::Wire;
 use super::schema::Message;
 
-/// Entries of a map at most, several for each channel that a connection could have: an empty one takes two bytes of
-/// Protobuf and a hundred times as much memory.
-pub(super) const ENTRIES: usize = 16_384;
+/// Entries of a map at most: one for each channel that a connection can have (`channel_limit` is at most 65,535). One takes
+/// a few bytes on the wire and two hundred in memory. In Protobuf the empty entry takes two; a run of them is one entry.
+pub(super) const ENTRIES: usize = 65_536;
 
 /// A member's type.
 pub(super) trait Value<'a>: Default {
@@ -95,9 +95,6 @@ impl<'a, V: Value<'a>> Value<'a> for Vec<(Cow<'a, str>, V)> {
     }
 
     fn protobuf(&mut self, wire: Wire<'a>) -> Result<(), Malformed> {
-        if self.len() == ENTRIES {
-            return Err(Malformed::Protobuf);
-        }
         let mut entry: (Cow<'a, str>, V) = Default::default();
         for field in wire.fields()? {
             match field? {
@@ -106,7 +103,12 @@ impl<'a, V: Value<'a>> Value<'a> for Vec<(Cow<'a, str>, V)> {
                 _ => {}
             }
         }
-        self.push(entry);
+        let is_full = self.len() == ENTRIES;
+        match self.last_mut() {
+            Some(last) if last.0 == entry.0 => *last = entry,
+            _ if is_full => return Err(Malformed::Protobuf),
+            _ => self.push(entry),
+        }
         Ok(())
     }
 }

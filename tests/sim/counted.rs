@@ -12,6 +12,8 @@ use crate::hub::{settings, token};
 use crate::rows::{Peer, Stage};
 use crate::world::World;
 
+type Figure = fn(&ShardMetrics) -> u64;
+
 /// Expiry of the tokens: 2100.
 const EXPIRY: &str = r#""exp":4102444800"#;
 
@@ -146,7 +148,7 @@ fn no_figure_stays_at_zero() {
     for category in MemoryCategory::ALL {
         assert!(sum(&mut stage, |of| of.memory[*category as usize]) > 0, "no memory for {category:?}");
     }
-    let figures: [(&str, fn(&ShardMetrics) -> u64); 22] = [
+    let figures: [(&str, Figure); 22] = [
         ("connections", |of| of.connections),
         ("clients", |of| of.clients),
         ("users", |of| of.users),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::rng::Rng;
+use crate::hub::metrics::SentKind;
 
 /// A frame in the list. Channels 0 and 1 drop the oldest, 2 and 3 keep the newest, 4 and 5 are positioned.
 struct Entry {
