@@ -281,11 +281,19 @@ impl ColdPool {
         self.spare = Vec::new();
     }
 
-    /// Bytes of memory held but for output that waits, and bytes of that. O(parts).
-    pub(crate) fn memory_bytes(&self) -> (usize, usize) {
-        let held: usize = self.parts.iter().map(|(_, part)| part.memory_bytes()).sum();
-        let waiting: usize = self.parts.iter().map(|(_, part)| part.outbox.memory_bytes()).sum();
+    /// Adds what the part at `at` holds, output that waits apart. False beyond the last one.
+    pub(crate) fn survey(&self, at: usize, held: &mut usize, waiting: &mut usize) -> bool {
+        if let Some(part) = self.parts.get(at) {
+            let output = part.outbox.memory_bytes();
+            *held += part.memory_bytes() - output;
+            *waiting += output;
+        }
+        at < self.parts.capacity()
+    }
+
+    /// Bytes of the pool itself and its spare parts.
+    pub(crate) fn own_bytes(&self) -> usize {
         let spare: usize = self.spare.iter().map(|part| size_of::<Cold>() + part.outbox.memory_bytes()).sum();
-        (held - waiting + self.parts.len() * 16 + spare, waiting)
+        self.parts.len() * 16 + spare
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Locals {
     pub(crate) under_way: UnderWay,
     /// All connections of users with more than one here.
     sessions: HashMap<u32, Vec<(u32, Activity)>>,
+    /// Room in those lists.
+    session_places: usize,
 }
 
 /// A channel as its handle tells.
@@ -60,6 +62,7 @@ impl Locals {
             many: Slab::new(),
             under_way: UnderWay::default(),
             sessions: HashMap::new(),
+            session_places: 0,
         }
     }
 
@@ -74,11 +77,15 @@ impl Locals {
         if let Some(handle) = self.find_user(hash, user) {
             let only = self.user_head(handle);
             let sessions = self.sessions.entry(handle).or_default();
+            let places = sessions.capacity();
             if only.0 != NONE {
                 sessions.push(only);
+            }
+            sessions.push((slot, activity));
+            self.session_places += sessions.capacity() - places;
+            if only.0 != NONE {
                 self.set_user_head(handle, NONE, Activity(0));
             }
-            self.sessions.entry(handle).or_default().push((slot, activity));
             return handle;
         }
         let mut record = Vec::with_capacity(USER_HEAD + user.len());
@@ -96,6 +103,7 @@ impl Locals {
         if let Some(sessions) = self.sessions.get_mut(&handle) {
             sessions.retain(|(other, _)| *other != slot);
             if let [(only, activity)] = sessions[..] {
+                self.session_places -= sessions.capacity();
                 self.sessions.remove(&handle);
                 if self.sessions.is_empty() {
                     self.sessions = HashMap::new();
@@ -260,11 +268,16 @@ impl Locals {
         self.arena.len() + self.many.len() + self.sessions.len()
     }
 
-    /// Bytes of memory: users and channels, with their names.
+    /// Bytes of memory: users and channels, with their names; those apart that [`Self::survey`] looks at.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let many: usize = self.many.iter().map(|(_, channel)| channel.memory_bytes() + 16).sum();
-        let sessions: usize = self.sessions.values().map(|slots| slots.capacity() * 8 + 40).sum();
-        self.arena.memory_bytes() + self.users.memory_bytes() + self.channels.memory_bytes() + many + sessions
+        let sessions = self.sessions.len() * 40 + self.session_places * 8;
+        self.arena.memory_bytes() + self.users.memory_bytes() + self.channels.memory_bytes() + sessions
+    }
+
+    /// Adds what the channel with several subscribers at `at` holds. False beyond the last one.
+    pub(crate) fn survey(&self, at: usize, held: &mut usize) -> bool {
+        *held += self.many.get(at).map_or(0, |channel| channel.memory_bytes() + 16);
+        at < self.many.capacity()
     }
 
     fn subscribers(&self, handle: u32) -> u32 {

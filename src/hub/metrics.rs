@@ -257,6 +257,8 @@ pub struct ShardMetrics {
     pub handed_over: u64,
     /// Bytes of input that were copied to wait behind a command.
     pub input_bytes_kept: u64,
+    /// Records looked at for the gauges of memory.
+    pub records_surveyed: u64,
     /// Framing violations of clients.
     pub violations: u64,
     /// Messages of mailboxes that were handed to live sessions as they were stored.

@@ -57,5 +57,6 @@ pub mod store;
 pub mod stream;
 mod subscribe;
 mod subscriptions;
+mod survey;
 mod timers;
 mod user_presence;

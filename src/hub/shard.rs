@@ -31,6 +31,7 @@ use crate::hub::metrics::{Refusal, ShardMetrics};
 use crate::hub::post::Post;
 use crate::hub::settings::Settings;
 use crate::hub::sockets::Sockets;
+use crate::hub::survey::Survey;
 use crate::limits;
 
 /// Stands for the private entry type of the slab.
@@ -130,6 +131,7 @@ pub struct Shard {
     pub(crate) ids: ClientIds,
     pub(crate) command_rate: Limit,
     pub(crate) metrics: ShardMetrics,
+    pub(crate) survey: Survey,
     pub(crate) draining: Option<Drain>,
     /// Pong deadlines are put off until then, after this shard itself stood still.
     pub(crate) forgiven_until: Tick,
@@ -199,6 +201,7 @@ impl Shard {
                 common.settings.client.command_rate_limit,
             ),
             metrics: ShardMetrics::default(),
+            survey: Survey::default(),
             draining: None,
             forgiven_until: Tick(0),
             generation: 0,
@@ -354,10 +357,12 @@ impl Shard {
         self.reap(io);
         self.list_connections(io);
         self.homes.housekeep(self.now);
+        self.survey_on();
         Outlook {
             busy: !self.sweeping.is_empty()
                 || (!self.resumed.is_empty() || !self.overdue.is_empty()) && !self.holds_back_input()
                 || self.timers_due
+                || self.survey.is_under_way()
                 || self.gathering.next_due_ms().is_some_and(|due| due <= self.now_ms)
                 || (!self.deferred.is_empty() && !self.post.is_congested()),
             flush_at_ms: self.gathering.next_due_ms(),

@@ -1,6 +1,7 @@
 //! What one peer may make a shard do and hold within one turn has a bound: output, copies, reads, frames under way.
 
 use millpond::hub::api::{ApiAnswer, ApiCommand, ApiPublish};
+use millpond::hub::metrics::MemoryCategory;
 use millpond::hub::settings::{ChannelOptions, Settings};
 use millpond::protocol::client::{self, Connect, Subscribe};
 use millpond::protocol::{Body, Encoding, commands};
@@ -204,6 +205,34 @@ fn frames_held_back_count_as_frames_under_way() {
     stage.world.pass(1);
     assert!(!stage.world.shards[0].is_saturated(), "the channels are gone");
     assert!(stage.is_clean());
+}
+
+/// What thousands of records hold is summed up over several turns, and told once it is.
+#[test]
+fn gauges_look_at_a_bounded_number_of_records_a_turn() {
+    let mut stage = Stage::new(settings());
+    let data = "x".repeat(500);
+    for at in 0..5000 {
+        let publish = ApiPublish {
+            channel: format!("hist:{at}"),
+            data: format!("\"{data}\"").into(),
+            ..ApiPublish::default()
+        };
+        stage.world.call(0, ApiCommand::Publish(Box::new(publish)));
+    }
+    stage.world.settle();
+    let history = MemoryCategory::History as usize;
+    let first = stage.world.shards[0].figures(0, 0, 0);
+    assert!(first.records_surveyed <= 1024 && first.memory[history] < 500_000, "not yet");
+    let mut before = first.records_surveyed;
+    for _ in 0..6 {
+        stage.world.turn();
+        let after = stage.world.shards[0].figures(0, 0, 0).records_surveyed;
+        assert!(after - before <= 2 * 1024, "{} in a turn", after - before);
+        before = after;
+    }
+    let told = stage.world.shards[0].figures(0, 0, 0).memory[history];
+    assert!((2_500_000..6_000_000).contains(&told), "{told} bytes of history");
 }
 
 const UPGRADE_PROTOBUF: &str = "GET /connection/websocket?format=protobuf HTTP/1.1\r\nHost: a\r\n\
