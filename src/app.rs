@@ -19,6 +19,7 @@ mod refusals;
 mod resident;
 pub(crate) mod restart;
 mod store;
+mod watchdog;
 mod webhooks;
 
 use std::io;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use tracing_appender::non_blocking::ErrorCounter;
 
 use crate::base::hash::NameHash;
+use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::ShardId;
 use crate::base::mesh::Mesh;
 use crate::config::{Config, ErrorMode};
@@ -156,6 +158,7 @@ fn start(config: &Config, lines_dropped: ErrorCounter) -> Result<Running, StartE
     let figures: Arc<Vec<Mutex<ShardMetrics>>> =
         Arc::new((0..plan.shards).map(|_| Mutex::default()).collect());
     let stacks = Arc::new(Stacks::default());
+    let hearts = Arc::new(Heartbeats::new(plan.shards));
     let hasher = NameHash::new(common.secret);
     let home_common = Arc::clone(&common);
     let readiness = Readiness::default();
@@ -170,6 +173,7 @@ fn start(config: &Config, lines_dropped: ErrorCounter) -> Result<Running, StartE
         metrics: Arc::new(Figures {
             shards: Arc::clone(&figures),
             stacks: Arc::clone(&stacks),
+            hearts: Arc::clone(&hearts),
             store: store.as_ref().map(|store| Arc::clone(&store.figures)),
             lines_dropped,
         }),
@@ -186,6 +190,7 @@ fn start(config: &Config, lines_dropped: ErrorCounter) -> Result<Running, StartE
         common: &common,
         mesh: &mesh,
         wakers: &wakers,
+        hearts: &hearts,
         store: &door,
         stacks: &stacks,
         clock,
@@ -195,7 +200,7 @@ fn start(config: &Config, lines_dropped: ErrorCounter) -> Result<Running, StartE
     let start = |store: OpenStore| store.start(&common, &mesh, &wakers, &answers, clock, webhooks.queues);
     let store = store.map(start).transpose()?;
     memory::watch(&common, config.server.memory_limit)?;
-    refusals::sample(&figures)?;
+    refusals::sample(&figures, &hearts, plan.shards)?;
     let control = control.start()?;
     report(config, &plan);
     Ok(Running { shards, store, control, mesh, wakers, common, readiness, _scratch: scratch })
@@ -212,6 +217,7 @@ struct ShardSeed<'a> {
     common: &'a Arc<Common>,
     mesh: &'a Arc<Mesh<Mail>>,
     wakers: &'a Arc<Wakers>,
+    hearts: &'a Arc<Heartbeats>,
     store: &'a StoreDoor,
     stacks: &'a Arc<Stacks>,
     clock: Clock,
@@ -291,6 +297,7 @@ impl ShardSeed<'_> {
             keepalive: self.config.server.keepalive,
             mesh: Arc::clone(self.mesh),
             wakers: Arc::clone(self.wakers),
+            hearts: Arc::clone(self.hearts),
             shards: self.plan.shards,
             capacity: self.plan.sockets_per_shard,
             answers: Box::new(move |answer| answers.deliver(answer.id, answer.shard, answer.answer)),
@@ -425,13 +432,19 @@ impl ShardPort for Port {
 struct Figures {
     shards: Arc<Vec<Mutex<ShardMetrics>>>,
     stacks: Arc<Stacks>,
+    hearts: Arc<Heartbeats>,
     store: Option<Arc<Mutex<Option<StoreFigures>>>>,
     lines_dropped: ErrorCounter,
 }
 
 impl MetricsSource for Figures {
     fn shards(&self) -> Vec<ShardMetrics> {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+        let latest =
+            self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        (0..)
+            .zip(latest)
+            .map(|(id, of)| ShardMetrics { standstills: self.hearts.stalls(ShardId(id)), ..of })
+            .collect()
     }
 
     fn log_lines_dropped(&self) -> u64 {

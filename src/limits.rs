@@ -64,6 +64,10 @@ pub const SWEEP_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
 /// Publications held back for a congested destination before client input is held back too.
 pub const DEFERRED_PUBLICATIONS: usize = 1024;
 
+/// Output of one connection beyond which its next commands wait until the kernel has taken it: so a frame of thousands of
+/// `history` commands is answered as fast as its peer reads, and a turn holds this much and one reply of it, not all.
+pub const OUTPUT_AHEAD_BYTES: usize = 64 * 1024;
+
 /// How long a closing socket waits for the peer's FIN before RST (1 s).
 pub const LINGER_TICKS: u32 = 10;
 
@@ -107,6 +111,9 @@ pub const HASTY_HOUSEKEEPING_TICKS: u32 = 50;
 pub const HOUSEKEEPING_LEAST: usize = 8;
 /// Records a home looks at per turn at most, and results of publications that it forgets: less than 2 ms.
 pub const HOUSEKEEPING_MOST: usize = 8192;
+
+/// Records looked at per turn for the gauges of memory: 0.1 to 0.25 ms.
+pub const SURVEYED_PER_TURN: usize = 1024;
 
 /// Results of sends with an idempotency key that the store remembers at most (about 64 bytes each): five minutes of 3,300
 /// messages a second.

@@ -1,16 +1,18 @@
-//! What is refused, sampled into the log: at most a line a second and kind, with how many there were.
+//! What is refused, sampled into the log: at most a line a second and kind, with how many there were. The same thread
+//! looks after shards that stand still ([`Watchdog`]).
 //!
 //! The shards only count; this thread reads their figures. So a flood of bad input costs the shards nothing but the
 //! counting, and the log a bounded number of lines. Nothing of the input is written.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
+use crate::app::watchdog::{LOOK, Watchdog};
+use crate::base::heartbeat::Heartbeats;
 use crate::hub::metrics::{DISCONNECT_CODES, Refusal, ShardMetrics};
 
-/// Pause between looks; the shards hand out their figures as often.
-const LOOK: Duration = Duration::from_secs(1);
+/// Looks of the watchdog between two samples: a second, as the shards hand out their figures once in it.
+const LOOKS_PER_SAMPLE: u32 = 4;
 
 /// Close codes that tell of bad input: framing, and what the client protocol calls terminal.
 const TELLING: [std::ops::RangeInclusive<u16>; 2] = [1002..=1009, 3500..=3509];
@@ -19,12 +21,19 @@ const TELLING: [std::ops::RangeInclusive<u16>; 2] = [1002..=1009, 3500..=3509];
 ///
 /// # Errors
 /// If the thread cannot be made.
-pub(super) fn sample(figures: &Arc<Vec<Mutex<ShardMetrics>>>) -> io::Result<()> {
-    let figures = Arc::clone(figures);
-    let mut seen = Counts::default();
+pub(super) fn sample(
+    figures: &Arc<Vec<Mutex<ShardMetrics>>>,
+    hearts: &Arc<Heartbeats>,
+    shards: u16,
+) -> io::Result<()> {
+    let (figures, hearts) = (Arc::clone(figures), Arc::clone(hearts));
+    let (mut seen, mut watchdog) = (Counts::default(), Watchdog::default());
     std::thread::Builder::new().name("refusals".to_owned()).stack_size(128 * 1024).spawn(move || {
         loop {
-            std::thread::park_timeout(LOOK);
+            for _ in 0..LOOKS_PER_SAMPLE {
+                std::thread::park_timeout(LOOK);
+                watchdog.look(&hearts, shards);
+            }
             let now = Counts::of(&figures);
             now.tell(&seen);
             seen = now;

@@ -3,6 +3,7 @@
 pub mod arena;
 pub mod duration;
 pub mod hash;
+pub mod heartbeat;
 pub mod ids;
 pub mod mesh;
 pub mod permute;

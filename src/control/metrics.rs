@@ -211,6 +211,13 @@ impl Page<'_> {
             ("false".to_owned(), self.sum(|of| of.not_recovered)),
         ];
         self.labelled("client_recover", "Recoveries", Kind::Named, "recovered", recoveries)?;
+        self.counter("violations", "Framing violations of clients", self.sum(|of| of.violations))?;
+        self.counter("commands_over_rate", "Commands beyond the rate", self.sum(|of| of.commands_over_rate))?;
+        self.counter(
+            "input_bytes_kept",
+            "Bytes copied to wait behind a command",
+            self.sum(|of| of.input_bytes_kept),
+        )?;
         self.counter("pings", "Pings sent", self.sum(|of| of.pings))?;
         self.counter("pongs", "Pongs received", self.sum(|of| of.pongs))
     }
@@ -248,11 +255,22 @@ impl Page<'_> {
             of.out_queue_bytes
         })?;
         self.per_shard("shard_mail_queue", "Mail not yet handled", Kind::Gauge, |of| of.mail_queue)?;
-        self.per_shard("shard_ask_queue", "API questions not yet handled", Kind::Gauge, |of| of.ask_queue)?;
         self.per_shard("shard_turns", "Turns of the loop", Kind::Counter, |of| of.turns)?;
         self.per_shard("shard_mail_in", "Mail from other shards", Kind::Counter, |of| of.mail_in)?;
         self.per_shard("shard_mail_out", "Mail to other shards", Kind::Counter, |of| of.mail_out)?;
         self.per_shard("shard_mail_full", "Waits for a full queue", Kind::Counter, |of| of.mail_full)?;
+        self.per_shard("shard_unauthenticated", "Sockets short of their connect", Kind::Gauge, |of| {
+            of.unauthenticated
+        })?;
+        self.per_shard("shard_handed_over", "Requests for the control plane", Kind::Counter, |of| {
+            of.handed_over
+        })?;
+        self.per_shard("shard_late_turns", "Gaps of two seconds between turns", Kind::Counter, |of| {
+            of.stalls
+        })?;
+        self.per_shard("shard_stalls", "Standstills of a second with work to do", Kind::Counter, |of| {
+            of.standstills
+        })?;
         self.per_shard("shard_memory_bytes", "Memory accounted for", Kind::Gauge, |of| of.memory.iter().sum())
     }
 

@@ -20,6 +20,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::hub::api::Overrides;
+use crate::hub::object::object;
 use crate::hub::settings::TokenSettings;
 
 use claims::{Claims, Expiry, Text};
@@ -272,10 +273,7 @@ fn decode<'b>(part: &str, buffer: &'b mut [u8; MAX_DECODED]) -> Result<&'b [u8],
 
 /// Parses a JSON object. An array is refused here, as a derived parser would take its elements for the members.
 fn parse<'b, T: Deserialize<'b>>(json: &'b [u8]) -> Result<T, TokenFault> {
-    if !json.trim_ascii_start().starts_with(b"{") {
-        return Err(TokenFault::Invalid);
-    }
-    serde_json::from_slice(json).map_err(|_| TokenFault::Invalid)
+    object(json).ok_or(TokenFault::Invalid)
 }
 
 /// The parts of a JOSE header that decide anything.

@@ -11,11 +11,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
 use crate::hub::connection::NONE;
 use crate::hub::mail::Delivery;
+use crate::hub::metrics::SentKind;
 use crate::hub::sweep::{Line, Spent};
 use crate::protocol::Encoding;
 
@@ -29,6 +31,23 @@ pub(crate) struct Subscriber {
     pub(crate) slot: u32,
     /// Number of the first frame this subscriber is to get (wrapping).
     pub(crate) joined: u32,
+}
+
+/// Bytes of frames under way in all channels of a shard: each keeps its part of it up to date, so that nobody has to walk
+/// over them. Only the shard's own thread uses it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    /// Bytes, of all encodings.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// One channel's part was `before` and is `after`. A load and a store: there is no other writer.
+    fn changed(&self, before: usize, after: usize) {
+        self.0.store(self.bytes().wrapping_sub(before).wrapping_add(after), Ordering::Relaxed);
+    }
 }
 
 /// A channel.
@@ -54,6 +73,13 @@ pub(crate) struct Channel {
     runs: [Run; 2],
     join_leave_marks: u32,
     not_json_marks: u32,
+    under_way: UnderWay,
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.under_way.changed(self.backlog(), 0);
+    }
 }
 
 /// A frame under way.
@@ -83,6 +109,8 @@ pub(crate) struct Portion<'a> {
     first: usize,
     encoding: Encoding,
     join_leave: bool,
+    /// Joins and leaves are among the frames under way.
+    is_mixed: bool,
     may_be_unfit: bool,
 }
 
@@ -103,9 +131,15 @@ impl Portion<'_> {
         self.may_be_unfit && self.marks.iter().skip(self.first).any(|mark| is_unfit(&mark.delivery))
     }
 
-    /// Number of frames.
-    pub(crate) fn count(&self) -> usize {
-        if self.run.is_empty() { self.frames().count() } else { self.marks.len() - self.first }
+    /// Tells how many frames there are of each kind.
+    pub(crate) fn count(&self, mut count: impl FnMut(SentKind, u64)) {
+        if self.is_mixed {
+            self.frames().for_each(|(delivery, _)| count(delivery.kind, 1));
+        } else {
+            let frames =
+                if self.run.is_empty() { self.frames().count() } else { self.marks.len() - self.first };
+            count(SentKind::PushPublication, frames as u64);
+        }
     }
 }
 
@@ -125,7 +159,7 @@ fn index(encoding: Encoding) -> usize {
 }
 
 impl Channel {
-    pub(crate) fn new(name: &str, hash: u64, references: u32) -> Self {
+    pub(crate) fn new(name: &str, hash: u64, references: u32, under_way: UnderWay) -> Self {
         Self {
             name: name.into(),
             hash,
@@ -142,6 +176,7 @@ impl Channel {
             runs: Default::default(),
             join_leave_marks: 0,
             not_json_marks: 0,
+            under_way,
         }
     }
 
@@ -203,12 +238,14 @@ impl Channel {
 
     /// Adds a frame to the sweep.
     pub(crate) fn push(&mut self, delivery: Arc<Delivery>) {
+        let before = self.backlog();
         let from = [self.runs[0].end(), self.runs[1].end()];
         for encoding in [Encoding::Json, Encoding::Protobuf] {
             if let Some(frame) = frame(&delivery, encoding) {
                 self.runs[index(encoding)].bytes.extend_from_slice(frame);
             }
         }
+        self.under_way.changed(before, self.backlog());
         self.join_leave_marks += u32::from(delivery.join_leave);
         self.not_json_marks += u32::from(delivery.not_json);
         let (number, lap, start) = (self.next_number, self.lap, self.position);
@@ -277,7 +314,8 @@ impl Channel {
             &[]
         };
         let may_be_unfit = self.not_json_marks > 0 && encoding == Encoding::Json;
-        Some(Portion { run: bytes, marks: &self.marks, first, encoding, join_leave, may_be_unfit })
+        let is_mixed = self.carries_join_leave();
+        Some(Portion { run: bytes, marks: &self.marks, first, encoding, join_leave, is_mixed, may_be_unfit })
     }
 
     /// Bytes of memory held.
@@ -324,6 +362,7 @@ impl Channel {
 
     /// Gives the bytes of retired frames back once they are half of the run, so that trimming costs O(1) a byte.
     fn trim(&mut self) {
+        let before = self.backlog();
         for which in 0..2 {
             let keep_from = self.marks.front().map_or(self.runs[which].end(), |mark| mark.from[which]);
             let run = &mut self.runs[which];
@@ -337,6 +376,7 @@ impl Channel {
             }
             run.base = keep_from;
         }
+        self.under_way.changed(before, self.backlog());
     }
 
     fn finish(&mut self) {

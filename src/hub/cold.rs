@@ -32,7 +32,8 @@ pub(crate) struct Cold {
     pub(crate) assembly_deadline: Option<Tick>,
     /// Output that is not in the kernel yet.
     pub(crate) outbox: Outbox,
-    /// The peer has sent its FIN: once the output is out, nothing is left to wait for.
+    /// The peer has sent its FIN: while it is not read, commands before it wait for no output that the kernel does not
+    /// take; later, once the output is out, nothing is left to wait for.
     pub(crate) has_hung_up: bool,
     /// The command that waits for another shard, and the input behind it.
     pub(crate) blocked: Option<Box<Blocked>>,
@@ -75,9 +76,53 @@ pub(crate) struct Blocked {
     /// What waits.
     pub(crate) wait: Wait,
     /// The rest of the frame the command stood in.
-    pub(crate) commands: Vec<u8>,
+    pub(crate) commands: Rest,
     /// Bytes that were read behind that frame.
-    pub(crate) input: Vec<u8>,
+    pub(crate) input: Rest,
+}
+
+/// Bytes that wait, looked at where they stand: whatever blocks again takes the buffer along, so that what waits behind
+/// a thousand commands is not copied a thousand times.
+#[derive(Debug, Default)]
+pub(crate) struct Rest {
+    bytes: Vec<u8>,
+    from: usize,
+}
+
+impl Rest {
+    /// A copy of `bytes`.
+    pub(crate) fn copy_of(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), from: 0 }
+    }
+
+    /// Adds bytes at the end.
+    pub(crate) fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// What waits.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.get(self.from..).unwrap_or_default()
+    }
+
+    /// What waits, to be unmasked in place.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.from..).unwrap_or_default()
+    }
+
+    /// Only the last `count` bytes wait any longer.
+    pub(crate) fn keep_last(&mut self, count: usize) {
+        self.from = self.bytes.len().saturating_sub(count);
+    }
+
+    /// True if nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.from == self.bytes.len()
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
 }
 
 /// What waits.
@@ -101,12 +146,17 @@ pub(crate) enum Wait {
     },
     /// Nothing: too many commands came, and the rest of them waits for the end of the pause.
     Pause,
+    /// Nothing: so much output waits that the next commands wait for it.
+    Output {
+        /// Bytes that have yet to leave.
+        left: usize,
+    },
 }
 
 impl Blocked {
     fn memory_bytes(&self) -> usize {
         let wait = if let Wait::Connect(pending) = &self.wait { pending.memory_bytes() } else { 0 };
-        size_of::<Self>() + self.commands.capacity() + self.input.capacity() + wait
+        size_of::<Self>() + self.commands.memory_bytes() + self.input.memory_bytes() + wait
     }
 }
 
@@ -123,6 +173,7 @@ impl Cold {
             && self.strikes == 0
             && self.control_frames == 0
             && self.mailbox.is_none()
+            && !self.has_hung_up
     }
 
     /// The connect command that waits, if one does.
@@ -152,6 +203,14 @@ impl Cold {
         }
         if now.since(self.control_since) >= SECOND {
             self.control_frames = 0;
+        }
+    }
+
+    /// So many bytes of the output went into the kernel.
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.outbox.advance(count);
+        if let Some(Wait::Output { left }) = self.blocked.as_mut().map(|blocked| &mut blocked.wait) {
+            *left = left.saturating_sub(count);
         }
     }
 
@@ -234,11 +293,19 @@ impl ColdPool {
         self.spare = Vec::new();
     }
 
-    /// Bytes of memory held but for output that waits, and bytes of that. O(parts).
-    pub(crate) fn memory_bytes(&self) -> (usize, usize) {
-        let held: usize = self.parts.iter().map(|(_, part)| part.memory_bytes()).sum();
-        let waiting: usize = self.parts.iter().map(|(_, part)| part.outbox.memory_bytes()).sum();
+    /// Adds what the part at `at` holds, output that waits apart. False beyond the last one.
+    pub(crate) fn survey(&self, at: usize, held: &mut usize, waiting: &mut usize) -> bool {
+        if let Some(part) = self.parts.get(at) {
+            let output = part.outbox.memory_bytes();
+            *held += part.memory_bytes() - output;
+            *waiting += output;
+        }
+        at < self.parts.capacity()
+    }
+
+    /// Bytes of the pool itself and its spare parts.
+    pub(crate) fn own_bytes(&self) -> usize {
         let spare: usize = self.spare.iter().map(|part| size_of::<Cold>() + part.outbox.memory_bytes()).sum();
-        (held - waiting + self.parts.len() * 16 + spare, waiting)
+        self.parts.len() * 16 + spare
     }
 }

@@ -1,6 +1,7 @@
 //! The connect command: who is it, what is it subscribed to from the start, and the reply once every home answered.
 
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -190,35 +191,45 @@ impl Shard {
         wished: &[(Cow<'_, str>, Subscribe<'_>)],
     ) -> Result<Vec<NewSubscription>, Refusal> {
         let settings = &self.common.settings;
+        let limit = settings.client.channel_limit as usize;
+        // Where Protobuf names a channel twice, the last wish counts.
+        let wishes: HashMap<&str, &Subscribe<'_>> =
+            wished.iter().map(|(channel, wish)| (channel.as_ref(), wish)).collect();
         let mut given: Vec<Given<'_>> = claims.subs.iter().map(from_token).collect();
-        let mut add = |channel: Cow<'_, str>| {
-            if !given.iter().any(|given| given.channel == channel) {
-                given.push(plain(channel.into_owned().into()));
-            }
-        };
         if let Some(personal_channel) = &settings.client.personal_channel
             && !claims.user.is_empty()
         {
-            add(personal(&settings.channel, &personal_channel.namespace, &claims.user).into());
+            let name = personal(&settings.channel, &personal_channel.namespace, &claims.user);
+            if !given.iter().any(|given| given.channel == name) {
+                given.push(plain(name.into()));
+            }
         }
         let actor = Actor { user: &claims.user, insecure: settings.client.insecure, subscribed: false };
+        let mut known: HashSet<Cow<'_, str>> = given.iter().map(|given| given.channel.clone()).collect();
         for (channel, _) in wished {
+            if given.len() > limit {
+                break;
+            }
+            if known.contains(channel) {
+                continue;
+            }
             let parsed = match parse(&settings.channel, channel) {
                 Ok(parsed) => parsed,
                 Err(NameFault::UnknownChannel) => return Err(DisconnectCode::BadRequest.into()),
                 Err(NameFault::BadRequest) => continue,
             };
             if may_subscribe(&self.common, &parsed, &actor, false).is_ok() {
-                add(Cow::Borrowed(channel));
+                known.insert(channel.clone());
+                given.push(plain(channel.clone()));
             }
         }
-        if given.len() > settings.client.channel_limit as usize {
+        if given.len() > limit {
             return Err(DisconnectCode::ChannelLimit.into());
         }
         given
             .into_iter()
             .map(|given| {
-                let wish = wished.iter().find(|(channel, _)| *channel == given.channel).map(|(_, wish)| wish);
+                let wish = wishes.get(given.channel.as_ref()).copied();
                 let parsed = parse(&settings.channel, &given.channel).map_err(|fault| match fault {
                     NameFault::UnknownChannel => Refusal::Error(ErrorCode::UnknownChannel),
                     NameFault::BadRequest => Refusal::Error(ErrorCode::BadRequest),
@@ -427,7 +438,7 @@ impl Shard {
             connection.set(flag::BLOCKED, false);
             connection.phase = Phase::Failed;
         }
-        self.resumed.push(slot);
+        self.read_later(slot);
     }
 }
 

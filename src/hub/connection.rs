@@ -45,6 +45,8 @@ pub(crate) mod flag {
     pub(crate) const CORKED: u8 = 1 << 3;
     /// Stands in the shard's list of connections with output to flush this turn.
     pub(crate) const DIRTY: u8 = 1 << 4;
+    /// Stands in the shard's list of connections to read again.
+    pub(crate) const RESUMED: u8 = 1 << 5;
     /// WebSocket ping frames instead of empty replies; any WebSocket pong answers them.
     pub(crate) const NATIVE_PING: u8 = 1 << 6;
     /// Counts in the admission's number of connections that are not authenticated yet.

@@ -11,7 +11,7 @@ use crate::hub::connect::PendingConnect;
 use crate::hub::connection::{Connection, NONE, Phase, flag, sub};
 use crate::hub::locals::ChannelRef;
 use crate::hub::mail::Delivery;
-use crate::hub::metrics::{SentKind, ShardMetrics};
+use crate::hub::metrics::ShardMetrics;
 use crate::hub::shard::Shard;
 use crate::hub::sockets::{Sockets, Written};
 use crate::hub::sweep::Line;
@@ -134,11 +134,8 @@ impl Pass<'_> {
             let pending = self.cold.get_mut(connection.cold).and_then(Cold::pending_connect);
             return hold_back(pending, connection.encoding(), &portion, self.queue_max).map(|()| false);
         }
-        if channel.carries_join_leave() {
-            portion.frames().for_each(|(delivery, _)| self.metrics.send(delivery.kind));
-        } else {
-            self.metrics.sent[SentKind::PushPublication as usize] += portion.count() as u64;
-        }
+        let sent_kinds = &mut self.metrics.sent;
+        portion.count(|kind, count| sent_kinds[kind as usize] += count);
         let has_output = connection.cold != NONE
             && self.cold.get(connection.cold).is_some_and(|cold| !cold.outbox.is_empty());
         let waiting = has_output || self.gathers;

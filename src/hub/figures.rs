@@ -6,7 +6,7 @@ use crate::hub::shard::Shard;
 
 impl Shard {
     /// Counters and gauges as they are now. The shell adds what only it knows: letters in the inbox, and bytes of its
-    /// buffers and of this shard's share of the queues. O(cold connections + channels with records).
+    /// buffers and of this shard's share of the queues. What records hold is what the last survey of them found.
     #[must_use]
     pub fn figures(&mut self, inbox: usize, buffer_bytes: usize, mesh_bytes: usize) -> ShardMetrics {
         let mut figures = self.metrics.clone();
@@ -15,22 +15,26 @@ impl Shard {
         figures.channels = self.homes.occupied() as u64;
         figures.mail_queue = inbox as u64;
         figures.publications = self.homes.publications;
+        (figures.mail_out, figures.mail_full) = (self.post.sent, self.post.refused);
         figures.recovered = self.homes.recovered;
         figures.not_recovered = self.homes.not_recovered;
-        let (cold, out_queues) = self.cold.memory_bytes();
+        let found = self.surveyed();
+        let out_queues = found.waiting;
+        figures.records_surveyed = self.metrics.records_surveyed;
         figures.out_queue_bytes = out_queues as u64;
         let (home_channels, home_users, history) = self.homes.memory_bytes();
-        let locals = self.locals.memory_bytes();
+        let (locals, presence) = (self.locals.memory_bytes(), self.homes.presence.memory_bytes());
         let (post, lists) = (self.post.memory_bytes(), self.lists_bytes());
         let mut set =
             |category: MemoryCategory, bytes: usize| figures.memory[category as usize] = bytes as u64;
         set(MemoryCategory::Connections, self.connections.1 * size_of::<Connection>());
-        set(MemoryCategory::ConnectionsCold, cold);
+        set(MemoryCategory::ConnectionsCold, found.cold + self.cold.own_bytes());
         set(MemoryCategory::OutQueues, out_queues + self.scratch.capacity());
         set(MemoryCategory::Users, home_users);
-        set(MemoryCategory::Channels, home_channels);
-        set(MemoryCategory::Subscriptions, locals);
-        set(MemoryCategory::History, history);
+        set(MemoryCategory::Presence, presence);
+        set(MemoryCategory::Channels, home_channels + found.homes);
+        set(MemoryCategory::Subscriptions, locals + found.locals);
+        set(MemoryCategory::History, history + found.history);
         set(MemoryCategory::Timers, self.wheel.memory_bytes());
         set(MemoryCategory::Mail, mesh_bytes + post);
         set(MemoryCategory::Buffers, buffer_bytes + lists);

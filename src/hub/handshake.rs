@@ -21,23 +21,31 @@ impl Shard {
     /// Bytes of a connection whose request head has not ended.
     pub(crate) fn handshake(&mut self, slot: u32, bytes: &mut [u8]) {
         let Some(cold) = self.cold_if_any(slot).filter(|cold| !cold.head.is_empty()) else {
-            return self.head(slot, bytes, HeadScan::default());
+            if let Some(scan) = self.head(slot, bytes, HeadScan::default()) {
+                self.keep_head(slot, bytes.to_vec(), scan);
+            }
+            return;
         };
         let mut head = std::mem::take(&mut cold.head);
         let scan = std::mem::take(&mut cold.head_scan);
         head.extend_from_slice(bytes);
-        self.head(slot, &mut head, scan);
+        if let Some(scan) = self.head(slot, &mut head, scan) {
+            self.keep_head(slot, head, scan);
+        }
         self.release_cold(slot);
     }
 
-    fn head(&mut self, slot: u32, bytes: &mut [u8], mut scan: HeadScan) {
+    fn keep_head(&mut self, slot: u32, head: Vec<u8>, scan: HeadScan) {
+        if let Some(cold) = self.cold(slot) {
+            cold.head = head;
+            cold.head_scan = scan;
+        }
+    }
+
+    /// Returns how far the head was looked at if it is not whole.
+    fn head(&mut self, slot: u32, bytes: &mut [u8], mut scan: HeadScan) -> Option<HeadScan> {
         match self.route(slot, bytes, &mut scan) {
-            Ok(None) => {
-                if let Some(cold) = self.cold(slot) {
-                    cold.head = bytes.to_vec();
-                    cold.head_scan = scan;
-                }
-            }
+            Ok(None) => return Some(scan),
             Ok(Some(Route::ControlPlane)) => self.hand_over(slot, bytes),
             Ok(Some(Route::Upgraded { protobuf, native_ping, response, head_length })) => {
                 self.upgrade(slot, protobuf, native_ping, &response);
@@ -48,6 +56,7 @@ impl Shard {
             }
             Err(reject) => self.reject(slot, reject),
         }
+        None
     }
 
     /// Decides where the request goes, `None` while its head is not whole.

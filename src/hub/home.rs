@@ -144,18 +144,19 @@ impl Homes {
         self.gathers.len()
     }
 
-    /// Bytes of memory: channels, users, history.
-    pub(crate) fn memory_bytes(&mut self) -> (usize, usize, usize) {
-        let (mut extra, mut history) = (0, self.idempotency.memory_bytes());
-        let mut cursor = 0;
-        while let Some(record) = self.channels.record_at(cursor) {
-            cursor += 1;
-            let Some(channel) = record else { continue };
-            extra += channel.name.len() + 16 + channel.users.capacity() * 17;
-            history += channel.stream.as_ref().map_or(0, |stream| stream.memory_bytes());
+    /// Bytes of memory: channels, users, history; those apart that [`Self::survey`] looks at.
+    pub(crate) fn memory_bytes(&self) -> (usize, usize, usize) {
+        (self.channels.memory_bytes(), self.users.memory_bytes(), self.idempotency.memory_bytes())
+    }
+
+    /// Adds what the record at `at` holds, its history apart. False beyond the last one.
+    pub(crate) fn survey(&mut self, at: usize, held: &mut usize, history: &mut usize) -> bool {
+        let Some(record) = self.channels.record_at(at) else { return false };
+        if let Some(channel) = record {
+            *held += channel.name.len() + 16 + channel.users.capacity() * 17;
+            *history += channel.stream.as_ref().map_or(0, |stream| stream.memory_bytes());
         }
-        let users = self.users.memory_bytes() + self.presence.memory_bytes();
-        (self.channels.memory_bytes() + extra, users, history)
+        true
     }
 
     /// Answers one ask.

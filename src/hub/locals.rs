@@ -18,7 +18,7 @@ use crate::base::arena::{Arena, Handle};
 use crate::base::hash::NameHash;
 use crate::base::table::Table;
 use crate::hub::activity::Activity;
-use crate::hub::channel::{Channel, Subscriber};
+use crate::hub::channel::{Channel, Subscriber, UnderWay};
 use crate::hub::connection::NONE;
 use crate::hub::sessions::Sessions;
 
@@ -37,8 +37,12 @@ pub(crate) struct Locals {
     users: Table,
     channels: Table,
     many: Slab<Box<Channel>>,
+    /// Bytes of frames under way in `many`, those included that wait for their delay.
+    pub(crate) under_way: UnderWay,
     /// All connections of users with more than one here.
     sessions: HashMap<u32, Sessions>,
+    /// What those lists hold.
+    session_bytes: usize,
 }
 
 /// A channel as its handle tells.
@@ -57,7 +61,9 @@ impl Locals {
             users: Table::new(),
             channels: Table::new(),
             many: Slab::new(),
+            under_way: UnderWay::default(),
             sessions: HashMap::new(),
+            session_bytes: 0,
         }
     }
 
@@ -72,10 +78,12 @@ impl Locals {
         if let Some(handle) = self.find_user(hash, user) {
             let only = self.user_head(handle);
             let sessions = self.sessions.entry(handle).or_default();
+            let held = sessions.memory_bytes();
             if only.0 != NONE {
                 sessions.add(only.0, only.1);
             }
             sessions.add(slot, activity);
+            self.session_bytes += sessions.memory_bytes() - held;
             if only.0 != NONE {
                 self.set_user_head(handle, NONE, Activity(0));
             }
@@ -94,8 +102,11 @@ impl Locals {
     /// Removes a connection of a user.
     pub(crate) fn remove_session(&mut self, handle: u32, slot: u32) {
         if let Some(sessions) = self.sessions.get_mut(&handle) {
+            let held = sessions.memory_bytes();
             sessions.remove(slot);
+            self.session_bytes = self.session_bytes + sessions.memory_bytes() - held;
             if let Some((only, activity)) = sessions.only() {
+                self.session_bytes -= sessions.memory_bytes();
                 self.sessions.remove(&handle);
                 if self.sessions.is_empty() {
                     self.sessions = HashMap::new();
@@ -190,7 +201,7 @@ impl Locals {
             return (handle, None);
         }
         let first = u32_at(self.arena.get(Handle(handle)), 0);
-        let channel = Channel::new(name, hash, 2);
+        let channel = Channel::new(name, hash, 2, self.under_way.clone());
         self.remove_channel(hash, handle);
         self.arena.free(Handle(handle));
         let many = self.many.insert(Box::new(channel)) as u32 | MANY;
@@ -258,11 +269,16 @@ impl Locals {
         self.arena.len() + self.many.len() + self.sessions.len()
     }
 
-    /// Bytes of memory: users and channels, with their names.
+    /// Bytes of memory: users and channels, with their names; those apart that [`Self::survey`] looks at.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let many: usize = self.many.iter().map(|(_, channel)| channel.memory_bytes() + 16).sum();
-        let sessions: usize = self.sessions.values().map(|of| of.memory_bytes() + 90).sum();
-        self.arena.memory_bytes() + self.users.memory_bytes() + self.channels.memory_bytes() + many + sessions
+        let sessions = self.sessions.len() * 90 + self.session_bytes;
+        self.arena.memory_bytes() + self.users.memory_bytes() + self.channels.memory_bytes() + sessions
+    }
+
+    /// Adds what the channel with several subscribers at `at` holds. False beyond the last one.
+    pub(crate) fn survey(&self, at: usize, held: &mut usize) -> bool {
+        *held += self.many.get(at).map_or(0, |channel| channel.memory_bytes() + 16);
+        at < self.many.capacity()
     }
 
     fn subscribers(&self, handle: u32) -> u32 {

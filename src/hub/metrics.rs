@@ -63,8 +63,6 @@ labels! {
         PushSubscribe => "push_subscribe",
         /// Message without a channel.
         PushMessage => "push_message",
-        /// Farewell on transports without close frames.
-        PushDisconnect => "push_disconnect",
         /// New expiry.
         PushRefresh => "push_refresh",
     }
@@ -204,8 +202,6 @@ pub struct ShardMetrics {
     pub out_queue_bytes: u64,
     /// Gauge: mail from other shards not yet handled.
     pub mail_queue: u64,
-    /// Gauge: questions of the control plane not yet handled.
-    pub ask_queue: u64,
     /// Gauge: bytes by category, at the index of [`MemoryCategory`].
     pub memory: [u64; MemoryCategory::COUNT],
     /// Connections accepted.
@@ -256,10 +252,17 @@ pub struct ShardMetrics {
     pub unauthenticated: u64,
     /// Gaps between two turns so long that pong deadlines started anew.
     pub stalls: u64,
+    /// Times that the shard stood still for a second and more with work to do. The watchdog counts them, and the
+    /// application puts them here.
+    pub standstills: u64,
     /// Commands beyond the rate.
     pub commands_over_rate: u64,
     /// Requests passed to the control plane.
     pub handed_over: u64,
+    /// Bytes of input that were copied to wait behind a command.
+    pub input_bytes_kept: u64,
+    /// Records looked at for the gauges of memory.
+    pub records_surveyed: u64,
     /// Framing violations of clients.
     pub violations: u64,
     /// Messages of mailboxes that were handed to live sessions as they were stored.

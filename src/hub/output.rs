@@ -97,6 +97,7 @@ impl Shard {
     fn flush_one(&mut self, slot: u32, io: &mut impl Sockets) {
         match self.write_out(slot, io) {
             Flushed::Empty => {
+                self.output_left(slot, true);
                 self.mailbox_drained(slot);
                 let has_hung_up = self.cold_if_any(slot).is_some_and(|cold| cold.has_hung_up);
                 self.release_cold(slot);
@@ -107,7 +108,11 @@ impl Shard {
                     io.shutdown_write(connection.socket);
                 }
             }
-            Flushed::Blocked => self.check_queue(slot),
+            Flushed::Blocked => {
+                let has_hung_up = self.cold_if_any(slot).is_some_and(|cold| cold.has_hung_up);
+                self.output_left(slot, has_hung_up);
+                self.check_queue(slot);
+            }
             Flushed::Broken => self.lose(slot),
         }
     }
@@ -128,7 +133,7 @@ impl Shard {
                 Written::Broken => return Flushed::Broken,
                 Written::Bytes(count) => {
                     self.metrics.bytes_sent += count as u64;
-                    cold.outbox.advance(count);
+                    cold.advance(count);
                     if count < length {
                         connection.set(flag::CORKED, true);
                         return Flushed::Blocked;

@@ -30,6 +30,10 @@ pub struct Post {
     store: VecDeque<StoreAsk>,
     /// Letters in `outgoing`.
     letters: usize,
+    /// Letters that left for other shards.
+    pub(crate) sent: u64,
+    /// Times that some did not, as the inbox was full.
+    pub(crate) refused: u64,
     /// So many letters, questions or events are too many.
     congested_at: usize,
 }
@@ -42,6 +46,8 @@ impl Post {
             events: EventBatch::default(),
             store: VecDeque::new(),
             letters: 0,
+            sent: 0,
+            refused: 0,
             congested_at: (CONGESTED_LETTERS_OF_ALL / shards.max(1))
                 .clamp(*CONGESTED_LETTERS.start(), *CONGESTED_LETTERS.end()),
         }
@@ -86,6 +92,8 @@ impl Post {
         let queue = &mut self.outgoing[to.0 as usize];
         let left = drain(queue, &mut accept);
         self.letters -= left;
+        self.sent += left as u64;
+        self.refused += u64::from(!self.outgoing[to.0 as usize].is_empty());
         left
     }
 

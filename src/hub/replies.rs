@@ -44,7 +44,7 @@ impl Shard {
             Wait::Users(_) => return self.users_answer(key.slot, reply.body),
             Wait::Subscribe { id, ttl } => self.subscribe_answer(key.slot, id, ttl, &reply),
             Wait::Command { id } => self.command_answer(key.slot, id, reply.body),
-            Wait::Pause => return,
+            Wait::Pause | Wait::Output { .. } => return,
         }
         self.resume(key.slot);
     }

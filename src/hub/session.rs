@@ -1,9 +1,10 @@
 //! Bytes of an upgraded connection: frames, the commands in them, and the order in which those run.
 //!
 //! Commands of a connection run strictly one after the other. One that needs another shard blocks the connection:
-//! what stands behind it, in its frame and in the socket, waits in [`Blocked`] until the answer comes.
+//! what stands behind it, in its frame and in the socket, waits in [`Blocked`] until the answer comes. Commands whose
+//! replies do not get away wait as well: what a turn may answer has a bound, and a pipeline goes as fast as its reader.
 
-use crate::hub::cold::{Blocked, Wait};
+use crate::hub::cold::{Blocked, Rest, Wait};
 use crate::hub::connection::{NONE, Phase, flag};
 use crate::hub::metrics::{ReceivedKind, SentKind};
 use crate::hub::shard::Shard;
@@ -27,11 +28,24 @@ impl Shard {
     }
 
     /// WebSocket frames, from wherever the last piece stopped.
-    pub(crate) fn frames(&mut self, slot: u32, mut bytes: &mut [u8]) {
+    pub(crate) fn frames(&mut self, slot: u32, bytes: &mut [u8]) {
+        let rest = self.frames_in(slot, bytes);
+        let (_, rest) = bytes.split_at(bytes.len() - rest);
+        if !rest.is_empty() {
+            self.stash_input(slot, rest);
+        }
+        self.release_cold(slot);
+    }
+
+    /// Returns how many bytes at the end must wait.
+    fn frames_in(&mut self, slot: u32, mut bytes: &mut [u8]) -> usize {
         let mut assembly = self.cold_if_any(slot).and_then(|cold| cold.assembly.take());
         let limits = DecoderLimits { message: self.common.settings.http.message_size_limit };
         let mut is_fresh = false;
         while self.wants_input(slot) {
+            if !bytes.is_empty() && self.waits_for_output(slot) {
+                break;
+            }
             match next_item(&mut assembly, &mut bytes, &limits) {
                 Ok(Some(item)) => {
                     is_fresh |= matches!(item, Item::Text(_) | Item::Binary(_));
@@ -45,10 +59,7 @@ impl Shard {
             }
         }
         self.keep_assembly(slot, assembly, is_fresh);
-        if !bytes.is_empty() {
-            self.stash_input(slot, bytes);
-        }
-        self.release_cold(slot);
+        bytes.len()
     }
 
     /// Goes on with what waited behind an answered command.
@@ -57,17 +68,67 @@ impl Shard {
         if let Some(connection) = self.connection(slot) {
             connection.set(flag::BLOCKED, false);
         }
-        let mut blocked = *blocked;
-        if !blocked.commands.is_empty() {
-            self.commands(slot, &blocked.commands);
+        let Blocked { mut commands, mut input, .. } = *blocked;
+        if !commands.is_empty() {
+            let rest = self.commands_in(slot, commands.bytes());
+            commands.keep_last(rest);
         }
-        if self.wants_input(slot) {
-            self.frames(slot, &mut blocked.input);
-            self.resumed.push(slot);
-        } else {
-            self.stash_input(slot, &blocked.input);
+        if !input.is_empty() && self.wants_input(slot) {
+            let rest = self.frames_in(slot, input.bytes_mut());
+            input.keep_last(rest);
+        }
+        if let Some(again) = self.cold_if_any(slot).and_then(|cold| cold.blocked.as_mut()) {
+            if !commands.is_empty() {
+                again.commands = commands;
+            }
+            again.input = input;
+        } else if self.wants_input(slot) {
+            self.read_later(slot);
         }
         self.release_cold(slot);
+    }
+
+    /// Has the shell read a connection in the next turn, whatever its poller says: once, however often it is asked for.
+    pub(crate) fn read_later(&mut self, slot: u32) {
+        if let Some(connection) = self.connections.0.get_mut(slot as usize)
+            && !connection.has(flag::RESUMED)
+        {
+            connection.set(flag::RESUMED, true);
+            self.resumed.push(slot);
+        }
+    }
+
+    /// The output that commands waited for may have left: they go on in the next turn.
+    pub(crate) fn output_left(&mut self, slot: u32, is_all: bool) {
+        let blocked = self.cold_if_any(slot).and_then(|cold| cold.blocked.as_mut());
+        if let Some(Wait::Output { left }) = blocked.map(|blocked| &mut blocked.wait) {
+            if is_all {
+                *left = 0;
+            }
+            if *left == 0 {
+                self.read_later(slot);
+            }
+        }
+    }
+
+    /// The peer said that nothing more comes, and that was not read yet. Commands of it that wait for output which it does
+    /// not take run all the same, as its end stands behind them: they are its last, and its queue has a limit.
+    pub fn read_closed(&mut self, slot: u32, generation: u32) {
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        if connection.generation != generation || connection.phase == Phase::Closing {
+            return;
+        }
+        let is_corked = connection.has(flag::CORKED);
+        self.cold.obtain(&mut connection.cold).has_hung_up = true;
+        if is_corked {
+            self.output_left(slot, true);
+        }
+    }
+
+    /// True if commands waited for output that has left.
+    pub(crate) fn may_resume(&mut self, slot: u32) -> bool {
+        let blocked = self.cold_if_any(slot).and_then(|cold| cold.blocked.as_ref());
+        matches!(blocked.map(|blocked| &blocked.wait), Some(Wait::Output { left: 0 }))
     }
 
     /// Blocks the connection until the home answers; returns the number the answer must carry.
@@ -77,7 +138,8 @@ impl Shard {
             connection.set(flag::BLOCKED, true);
         }
         if let Some(cold) = self.cold(slot) {
-            cold.blocked = Some(Box::new(Blocked { number, wait, commands: Vec::new(), input: Vec::new() }));
+            cold.blocked =
+                Some(Box::new(Blocked { number, wait, commands: Rest::default(), input: Rest::default() }));
         }
         number
     }
@@ -95,6 +157,19 @@ impl Shard {
 
     fn wants_input(&self, slot: u32) -> bool {
         self.connections.0.get(slot as usize).is_some_and(|connection| connection.wants_input())
+    }
+
+    /// Blocks a connection of which so much output waits that its next command must. Where the kernel takes nothing now,
+    /// the limit of the queue applies instead: what waits there may be publications, and their reader slow.
+    fn waits_for_output(&mut self, slot: u32) -> bool {
+        let limit = limits::OUTPUT_AHEAD_BYTES.min(self.common.settings.client.queue_max_size / 2);
+        let Some(connection) = self.connections.0.get(slot as usize) else { return false };
+        let waiting = self.cold.get(connection.cold).map_or(0, |cold| cold.outbox.len());
+        if waiting <= limit || connection.has(flag::CORKED) {
+            return false;
+        }
+        self.block(slot, Wait::Output { left: waiting });
+        true
     }
 
     fn item(&mut self, slot: u32, item: Item<'_>) {
@@ -142,21 +217,34 @@ impl Shard {
 
     /// The commands of one frame, until one blocks.
     fn commands(&mut self, slot: u32, frame: &[u8]) {
-        let Some(connection) = self.connections.0.get(slot as usize) else { return };
-        let mut commands = commands(connection.encoding(), frame);
-        while self.wants_input(slot) {
-            match commands.next() {
-                Some(Ok(command)) => self.command(slot, command),
-                Some(Err(malformed)) => return self.malformed(slot, malformed),
-                None => return,
-            }
-        }
-        let rest = commands.rest();
+        let rest = self.commands_in(slot, frame);
+        let (_, rest) = frame.split_at(frame.len() - rest);
         if !rest.is_empty()
             && let Some(blocked) = self.cold_if_any(slot).and_then(|cold| cold.blocked.as_mut())
         {
-            blocked.commands = rest.to_vec();
+            blocked.commands = Rest::copy_of(rest);
+            self.metrics.input_bytes_kept += rest.len() as u64;
         }
+    }
+
+    /// Returns how many bytes at the end must wait.
+    fn commands_in(&mut self, slot: u32, frame: &[u8]) -> usize {
+        let Some(connection) = self.connections.0.get(slot as usize) else { return 0 };
+        let mut commands = commands(connection.encoding(), frame);
+        while self.wants_input(slot) {
+            if !commands.rest().is_empty() && self.waits_for_output(slot) {
+                break;
+            }
+            match commands.next() {
+                Some(Ok(command)) => self.command(slot, command),
+                Some(Err(malformed)) => {
+                    self.malformed(slot, malformed);
+                    return 0;
+                }
+                None => return 0,
+            }
+        }
+        commands.rest().len()
     }
 
     fn malformed(&mut self, slot: u32, _malformed: Malformed) {
@@ -270,7 +358,8 @@ impl Shard {
     fn stash_input(&mut self, slot: u32, bytes: &[u8]) {
         let Some(cold) = self.cold_if_any(slot) else { return };
         if let Some(blocked) = &mut cold.blocked {
-            blocked.input.extend_from_slice(bytes);
+            blocked.input.extend(bytes);
+            self.metrics.input_bytes_kept += bytes.len() as u64;
         }
     }
 
@@ -287,6 +376,7 @@ impl Shard {
     }
 }
 
+/// What a command counts as.
 fn kind_of(body: &Body<'_>) -> ReceivedKind {
     match body {
         Body::Connect(_) => ReceivedKind::Connect,

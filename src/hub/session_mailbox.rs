@@ -17,6 +17,7 @@ use crate::hub::cold::Wait;
 use crate::hub::connection::Phase;
 use crate::hub::mail::{Delivery, Ticket};
 use crate::hub::metrics::SentKind;
+use crate::hub::object::object;
 use crate::hub::publication::{fits_json, view, wrapped};
 use crate::hub::settings::MailboxSettings;
 use crate::hub::shard::{Common, Shard, ticks_of};
@@ -77,7 +78,7 @@ struct ConnectData<'a> {
 /// The device that a client names in the data of its connect command. Anything but 1 to 64 bytes of text in an object
 /// names none.
 pub(crate) fn device_of(data: Option<&[u8]>) -> Option<Box<str>> {
-    let data: ConnectData<'_> = serde_json::from_slice(data?).ok()?;
+    let data: ConnectData<'_> = object(data?)?;
     let fits = (1..=limits::DEVICE_BYTES).contains(&data.device.len());
     fits.then(|| data.device.as_ref().into())
 }
@@ -378,7 +379,7 @@ impl Shard {
         if self.common.settings.mailbox.is_none() {
             return Err(ErrorCode::NotAvailable);
         }
-        let params: AckParams = serde_json::from_slice(data).map_err(|_| ErrorCode::BadRequest)?;
+        let params: AckParams = object(data).ok_or(ErrorCode::BadRequest)?;
         let channel = self.mailbox_channel(slot).ok_or(ErrorCode::PermissionDenied)?;
         let owner = *self.mailbox_owner(slot, &channel).ok_or(ErrorCode::PermissionDenied)?;
         let part = self.cold_if_any(slot).and_then(|cold| cold.mailbox.as_ref());

@@ -15,6 +15,7 @@ use crate::hub::connection::{Connection, NONE, Phase, flag};
 use crate::hub::depart::Farewell;
 use crate::hub::mail::{Leave, LookAsk, Mail, Origin, ReplyBody, Ticket, UserAsk, UserOp};
 use crate::hub::metrics::SentKind;
+use crate::hub::object::object;
 use crate::hub::permission::{Actor, may_subscribe};
 use crate::hub::settings::UserPresenceSettings;
 use crate::hub::shard::{Shard, ticks_of};
@@ -149,7 +150,7 @@ impl Shard {
     }
 
     fn presence_set(&mut self, slot: u32, id: u32, data: &[u8]) -> Result<(), ErrorCode> {
-        let params: SetParams<'_> = serde_json::from_slice(data).map_err(|_| ErrorCode::BadRequest)?;
+        let params: SetParams<'_> = object(data).ok_or(ErrorCode::BadRequest)?;
         if self.user_of(slot).is_empty() {
             return Err(ErrorCode::PermissionDenied);
         }
@@ -164,7 +165,7 @@ impl Shard {
     }
 
     fn presence_get(&mut self, slot: u32, id: u32, data: &[u8]) -> Result<(), ErrorCode> {
-        let params: GetParams = serde_json::from_slice(data).map_err(|_| ErrorCode::BadRequest)?;
+        let params: GetParams = object(data).ok_or(ErrorCode::BadRequest)?;
         if params.users.len() > limits::USERS_PER_LOOK {
             return Err(ErrorCode::LimitExceeded);
         }

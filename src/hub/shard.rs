@@ -27,10 +27,11 @@ use crate::hub::gather::Gathering;
 use crate::hub::home::Homes;
 use crate::hub::locals::Locals;
 use crate::hub::mail::{HomeAsk, Mail};
-use crate::hub::metrics::ShardMetrics;
+use crate::hub::metrics::{Refusal, ShardMetrics};
 use crate::hub::post::Post;
 use crate::hub::settings::Settings;
 use crate::hub::sockets::Sockets;
+use crate::hub::survey::Survey;
 use crate::hub::sweep::Sweeps;
 use crate::limits;
 
@@ -131,6 +132,7 @@ pub struct Shard {
     pub(crate) ids: ClientIds,
     pub(crate) command_rate: Limit,
     pub(crate) metrics: ShardMetrics,
+    pub(crate) survey: Survey,
     pub(crate) draining: Option<Drain>,
     /// Pong deadlines are put off until then, after this shard itself stood still.
     pub(crate) forgiven_until: Tick,
@@ -200,6 +202,7 @@ impl Shard {
                 common.settings.client.command_rate_limit,
             ),
             metrics: ShardMetrics::default(),
+            survey: Survey::default(),
             draining: None,
             forgiven_until: Tick(0),
             generation: 0,
@@ -266,20 +269,33 @@ impl Shard {
     }
 
     /// Connections whose reading was held back and may go on; the shell reads them as if they had become readable.
-    pub fn take_resumed(&mut self) -> impl Iterator<Item = (u32, u32)> {
-        let resumed = std::mem::take(&mut self.resumed);
-        resumed.into_iter().filter_map(|slot| {
-            self.connections.0.get(slot as usize).map(|connection| (slot, connection.generation))
-        })
+    /// Commands that waited for output which has left run first.
+    pub fn take_resumed(&mut self) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let mut resumed = Vec::with_capacity(self.resumed.len());
+        for slot in std::mem::take(&mut self.resumed) {
+            let Some(connection) = self.connection(slot) else { continue };
+            connection.set(flag::RESUMED, false);
+            let key = (slot, connection.generation);
+            if self.may_resume(slot) {
+                self.resume(slot);
+            } else {
+                resumed.push(key);
+            }
+        }
+        resumed.into_iter()
+    }
+
+    /// A connection that was readable when its share of the turn was used up, or while input is held back.
+    pub fn unread(&mut self, slot: u32, generation: u32) {
+        if self.is_current(slot, generation) {
+            self.read_later(slot);
+        }
     }
 
     /// True while inbound mail should stay in its queue: frames under way take too much memory.
     #[must_use]
-    pub fn is_saturated(&mut self) -> bool {
-        let Self { sweeps, locals, .. } = self;
-        let backlog: usize =
-            sweeps.channels().map(|index| locals.many(index).map_or(0, |channel| channel.backlog())).sum();
-        backlog > limits::SWEEP_BACKLOG_BYTES
+    pub fn is_saturated(&self) -> bool {
+        self.locals.under_way.bytes() > limits::SWEEP_BACKLOG_BYTES
     }
 
     /// True while client input should stay in the kernel: mail to other shards does not get away.
@@ -297,6 +313,10 @@ impl Shard {
     /// Takes a letter from another shard, the control plane or the application.
     pub fn receive(&mut self, mail: Mail) {
         self.metrics.mail_in += 1;
+        self.letter(mail);
+    }
+
+    fn letter(&mut self, mail: Mail) {
         match mail {
             Mail::Home(ask) => self.home_ask(*ask),
             Mail::User(ask) => self.homes.user(*ask, self.now, &mut self.post),
@@ -338,10 +358,12 @@ impl Shard {
         self.reap(io);
         self.list_connections(io);
         self.homes.housekeep(self.now);
+        self.survey_on();
         Outlook {
             busy: self.sweeps.is_due(self.now_ms)
                 || (!self.resumed.is_empty() || !self.overdue.is_empty()) && !self.holds_back_input()
                 || self.timers_due
+                || self.survey.is_under_way()
                 || self.gathering.next_due_ms().is_some_and(|due| due <= self.now_ms)
                 || (!self.deferred.is_empty() && !self.post.is_congested()),
             flush_at_ms: [self.gathering.next_due_ms(), self.sweeps.announcements_due_ms()]
@@ -375,8 +397,14 @@ impl Shard {
     }
 
     /// The shell refused a connection itself.
-    pub fn refused(&mut self, reason: crate::hub::metrics::Refusal) {
+    pub fn refused(&mut self, reason: Refusal) {
         self.metrics.refuse(reason);
+    }
+
+    /// The control plane did not take so many of the sockets that were passed to it: they were answered 503.
+    pub fn handovers_refused(&mut self, count: u64) {
+        self.metrics.handed_over -= count;
+        self.metrics.refusals[Refusal::HandOver as usize] += count;
     }
 
     /// Number of connections, in whatever phase.
@@ -412,7 +440,7 @@ impl Shard {
             self.homes.ask_noting(ask, self.now, &mut self.post);
         }
         while let Some(mail) = self.post.pop_own(self.id) {
-            self.receive(mail);
+            self.letter(mail);
         }
     }
 

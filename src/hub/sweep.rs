@@ -112,11 +112,6 @@ impl Sweeps {
         (!self.announcing.is_empty()).then_some(self.announce_at_ms)
     }
 
-    /// The channels of all sweeps.
-    pub(crate) fn channels(&self) -> impl Iterator<Item = u32> {
-        self.small.iter().chain(&self.large).chain(&self.announcing).copied()
-    }
-
     /// Gives spare capacity back.
     pub(crate) fn shrink(&mut self) {
         [&mut self.small, &mut self.large, &mut self.announcing]

@@ -10,6 +10,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::base::hash::NameHash;
+use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::ShardId;
 use crate::base::mesh::Mesh;
 use crate::base::tick::{TICK_MS, Tick};
@@ -71,6 +72,8 @@ pub struct ReactorParts {
     pub mesh: Arc<Mesh<Mail>>,
     /// Wakers of all shards.
     pub wakers: Arc<Wakers>,
+    /// Where the shard shows that it goes on.
+    pub hearts: Arc<Heartbeats>,
     /// Number of shards.
     pub shards: u16,
     /// Client sockets this shard may hold.
@@ -110,8 +113,6 @@ pub struct Reactor {
     buffer: Vec<u8>,
     /// Most bytes read at once: beyond them the system has not given the buffer any memory yet.
     read_most: usize,
-    /// Connections that were readable when their share of the turn was used up.
-    unread: Vec<(u32, u32)>,
     accept_pending: bool,
     accept_again_at: Option<Tick>,
     metrics_at: Tick,
@@ -142,7 +143,6 @@ impl Reactor {
             reserve: Reserve::open(),
             buffer: vec![0; READ_BUFFER],
             read_most: 0,
-            unread: Vec::new(),
             accept_pending: true,
             accept_again_at: None,
             metrics_at: Tick(0),
@@ -162,6 +162,7 @@ impl Reactor {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
                 result => result?,
             }
+            self.parts.hearts.wake(self.parts.id);
             let (now, now_ms) = self.parts.clock.now_with_ms();
             self.parts.shard.begin_at(now, now_ms);
             self.read_held_back();
@@ -174,13 +175,15 @@ impl Reactor {
             self.read_overdue();
             self.send_mail();
             let outlook = self.parts.shard.finish(&mut self.sockets);
+            self.parts.shard.handovers_refused(self.sockets.take_handovers_refused());
             self.send_mail();
             self.refresh_metrics();
+            let was_busy = mail > 0 || !events.is_empty();
+            timeout = self.timeout(outlook, was_busy, more_mail);
+            self.parts.hearts.sleep(self.parts.id);
             if self.parts.shard.is_drained() && self.parts.mesh.len(self.parts.id) == 0 {
                 return Ok(());
             }
-            let was_busy = mail > 0 || !events.is_empty();
-            timeout = self.timeout(outlook, was_busy, more_mail);
         }
     }
 
@@ -204,46 +207,54 @@ impl Reactor {
         let is_over = event.is_read_closed() || event.is_error();
         if event.is_readable() || is_over {
             if self.parts.shard.holds_back_input() {
-                self.unread.push((slot, generation));
+                self.parts.shard.unread(slot, generation);
             } else {
                 self.read(slot, generation, is_over);
+            }
+            if is_over {
+                self.parts.shard.read_closed(slot, generation);
             }
         }
     }
 
-    /// Reads what an edge announced: until it is drained, held back, or had its share.
-    fn read(&mut self, slot: u32, generation: u32, until_the_end: bool) {
+    /// Reads what an edge announced: until it is drained, held back, or had its share. True in the last case.
+    fn read(&mut self, slot: u32, generation: u32, until_the_end: bool) -> bool {
         let mut share = READ_BUFFER;
         while let Some(socket) = self.parts.shard.readable_socket(slot, generation) {
             if share == 0 {
-                self.unread.push((slot, generation));
-                return;
+                self.parts.shard.unread(slot, generation);
+                return true;
             }
             match self.sockets.read(socket, &mut self.buffer) {
-                Ok(0) => return self.parts.shard.hang_up(slot),
+                Ok(0) => {
+                    self.parts.shard.hang_up(slot);
+                    return false;
+                }
                 Ok(count) => {
                     self.read_most = self.read_most.max(count);
                     self.parts.shard.input(slot, &mut self.buffer[..count]);
                     share = share.saturating_sub(count);
                     if count < READ_BUFFER && !until_the_end {
-                        return;
+                        return false;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => return self.parts.shard.lose(slot),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(_) => {
+                    self.parts.shard.lose(slot);
+                    return false;
+                }
             }
         }
+        false
     }
 
     fn read_held_back(&mut self) {
         if self.parts.shard.holds_back_input() {
             return;
         }
-        let mut waiting = std::mem::take(&mut self.unread);
-        waiting.extend(self.parts.shard.take_resumed());
-        for (slot, generation) in waiting {
+        for (slot, generation) in self.parts.shard.take_resumed() {
             if self.parts.shard.holds_back_input() {
-                self.unread.push((slot, generation));
+                self.parts.shard.unread(slot, generation);
             } else {
                 self.read(slot, generation, true);
             }
@@ -256,8 +267,7 @@ impl Reactor {
             return;
         }
         for (slot, generation) in self.parts.shard.take_overdue() {
-            self.read(slot, generation, true);
-            if self.unread.last() == Some(&(slot, generation)) {
+            if self.read(slot, generation, true) {
                 // It sent more than its share, and what is asked for may stand behind that.
                 self.parts.shard.still_overdue(slot, generation);
             }
@@ -395,15 +405,9 @@ impl Reactor {
     }
 
     fn timeout(&mut self, outlook: Outlook, was_busy: bool, more_mail: bool) -> Duration {
-        let held = !self.unread.is_empty() && !self.parts.shard.holds_back_input();
         let backed_up = !self.parts.shard.post().is_empty();
         let put_off = self.parts.shard.has_put_off();
-        if outlook.busy
-            || put_off
-            || more_mail
-            || held
-            || (self.accept_pending && self.accept_again_at.is_none())
-        {
+        if outlook.busy || put_off || more_mail || (self.accept_pending && self.accept_again_at.is_none()) {
             return Duration::ZERO;
         }
         if backed_up {

@@ -1,13 +1,16 @@
 //! One descriptor kept back, to tell a client that there are none left instead of leaving it in the backlog.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use mio::net::TcpListener;
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n\
     Content-Type: text/plain\r\nContent-Length: 5\r\n\r\nfull\n";
+
+/// Reads of a request that is refused: 16 KiB, twice the largest head that would be let in.
+const REQUEST_READS: usize = 4;
 
 /// The descriptor.
 #[derive(Debug)]
@@ -31,9 +34,17 @@ impl Reserve {
         *self = Self::open();
     }
 
-    /// Answers 503 and closes; the caller drops the socket.
+    /// Answers 503 and closes; the caller drops the socket, which does not wait. What has come is read first: closing a
+    /// socket with unread bytes sends RST, and that would take the answer from the client.
     pub fn refuse(mut socket: &TcpStream) {
         let _ = socket.write(FULL);
         let _ = socket.shutdown(std::net::Shutdown::Write);
+        let mut discarded = [0; 4096];
+        for _ in 0..REQUEST_READS {
+            match socket.read(&mut discarded) {
+                Ok(count) if count > 0 => {}
+                _ => return,
+            }
+        }
     }
 }

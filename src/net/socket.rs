@@ -27,13 +27,15 @@ pub struct SocketTable {
     by_descriptor: Vec<Option<TcpStream>>,
     registry: Registry,
     handover: Option<std::sync::Arc<HandoverSender>>,
+    /// Sockets that the control plane did not take, until they are asked for.
+    handovers_refused: u64,
 }
 
 impl SocketTable {
     /// An empty table whose sockets are polled by `registry`.
     #[must_use]
     pub fn new(registry: Registry, handover: Option<std::sync::Arc<HandoverSender>>) -> Self {
-        Self { by_descriptor: Vec::new(), registry, handover }
+        Self { by_descriptor: Vec::new(), registry, handover, handovers_refused: 0 }
     }
 
     /// Takes in a socket and polls it, edge-triggered, for everything it may ever be waited for.
@@ -66,6 +68,11 @@ impl SocketTable {
                 result => return result,
             }
         }
+    }
+
+    /// How many sockets the control plane did not take since this was asked last.
+    pub fn take_handovers_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.handovers_refused)
     }
 
     /// Bytes of the table itself.
@@ -129,6 +136,7 @@ impl Sockets for SocketTable {
         let sent = self.handover.as_ref().map(|handover| handover.send(stream.as_fd(), already_read));
         if !matches!(sent, Some(Ok(()))) {
             let _ = stream.write(CONTROL_BUSY);
+            self.handovers_refused += 1;
         }
     }
 }

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::command::Malformed;
 use super::schema::{Draft, Message};
-use super::value::Value;
+use super::value::{ENTRIES, Value};
 
 /// Levels of nesting in data of the application.
 const DATA_DEPTH: usize = 128;
@@ -194,6 +194,9 @@ impl<'de, V: Value<'de>> Visitor<'de> for EntriesVisitor<V> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut entries = Vec::new();
         while let Some(key) = map.next_key::<Text<'de>>()? {
+            if entries.len() == ENTRIES {
+                return Err(A::Error::custom("too many entries"));
+            }
             entries.push((key.0, V::json(&mut map)?));
         }
         let mut keys: Vec<&str> = entries.iter().map(|(key, _)| key.as_ref()).collect();

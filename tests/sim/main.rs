@@ -11,8 +11,10 @@
 )]
 
 mod binary;
+mod bounds;
 mod client;
 mod connect;
+mod counted;
 mod delay;
 mod frames;
 #[path = "../support/hub.rs"]

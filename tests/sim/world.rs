@@ -233,6 +233,15 @@ impl World {
             return;
         }
         pipe.read_edge = false;
+        Self::read(shard, pipe, rng, socket);
+        if pipe.client_fin {
+            shard.read_closed(slot, generation);
+        }
+    }
+
+    /// Reads a socket until the shard has had enough.
+    fn read(shard: &mut Shard, pipe: &mut Pipe, rng: &mut Rng, socket: i32) {
+        let Some((slot, generation)) = pipe.key else { return };
         // An edge is gone once the shard does not want to read: it must ask for it later.
         while let Some(read_from) = shard.readable_socket(slot, generation) {
             assert_eq!(read_from.0, socket);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::rng::Rng;
+use crate::hub::metrics::SentKind;
 
 /// A frame in the list. Channels 0 and 1 drop the oldest, 2 and 3 keep the newest, 4 and 5 are positioned.
 struct Entry {
@@ -84,7 +85,7 @@ fn delivery(channel: u64) -> Arc<Delivery> {
         hash: channel,
         json: None,
         protobuf: None,
-        kind: crate::hub::metrics::SentKind::PushPublication,
+        kind: SentKind::PushPublication,
         join_leave: false,
         not_json: false,
         mailbox: None,

@@ -56,7 +56,7 @@ struct Model {
 
 impl Model {
     fn new(first_number: u32) -> Self {
-        let mut channel = Channel::new("c", 0, 0);
+        let mut channel = Channel::new("c", 0, 0, UnderWay::default());
         channel.next_number = first_number;
         Self { channel, expecting: Vec::new(), next_slot: 0, pushed: 0 }
     }
@@ -69,7 +69,7 @@ impl Model {
             hash: 0,
             json: frame(json, 0),
             protobuf: frame(protobuf, 0x80),
-            kind: crate::hub::metrics::SentKind::PushPublication,
+            kind: if join_leave { SentKind::PushJoin } else { SentKind::PushPublication },
             join_leave,
             not_json: !json,
             mailbox: None,
@@ -132,6 +132,13 @@ impl Model {
         if !portion.run.is_empty() {
             assert_eq!(portion.run, wanted.iter().flat_map(|frame| &frame[..]).copied().collect::<Vec<_>>());
         }
+        let mut counted = [0_usize; 2];
+        portion.count(|kind, count| counted[usize::from(kind == SentKind::PushJoin)] += count as usize);
+        let joins =
+            wanted.len() - frames.iter().filter(|of| !of.join_leave && frame(of, encoding).is_some()).count();
+        if frames.iter().all(|of| frame(of, encoding).is_some()) {
+            assert_eq!(counted, [wanted.len() - joins, joins]);
+        }
         let unfit = encoding == Encoding::Json && frames.iter().any(|delivery| delivery.not_json);
         assert_eq!(portion.unfit(), unfit);
     }
@@ -170,10 +177,16 @@ proptest! {
         let mut model = Model::new(first_number);
         for act in acts {
             model.act(&act);
+            prop_assert_eq!(model.channel.under_way.bytes(), model.channel.backlog());
         }
         let most = 3 * (model.channel.subscribers.len() + 1);
         let steps = (0..=most).take_while(|_| model.step()).count();
         prop_assert!(steps <= most, "the sweep does not end");
+        model.push(7, true, true, false);
+        let under_way = model.channel.under_way.clone();
+        prop_assert_eq!(under_way.bytes(), 14);
+        drop(model);
+        prop_assert_eq!(under_way.bytes(), 0, "what a channel had under way goes with it");
     }
 }
 
