@@ -111,7 +111,10 @@ impl Bench {
             slot = shard.accept(socket, 1).0;
             shard.input(slot, &mut bytes);
         });
-        assert_eq!(self.io.turn[socket.0 as usize], 1, "one write for the upgrade and all replies");
+        // Joins in a channel of many are announced behind everything else, in a write of their own.
+        let most = 1 + u8::from(channels.contains(&"room"));
+        let writes = self.io.turn[socket.0 as usize];
+        assert!((1..=most).contains(&writes), "{writes} writes for the upgrade and all replies");
         self.slots.push(slot);
     }
 

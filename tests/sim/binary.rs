@@ -139,6 +139,8 @@ fn a_member_whose_info_is_no_json_closes_json_connections_that_would_be_told() {
         assert!(scene.is_undisturbed(&mut reader) && scene.is_undisturbed(&mut binary));
         let mut odd = scene.connect(Encoding::Protobuf, &binary_info());
         scene.subscribe(&mut odd, "room");
+        // Joins in a channel of many are told in their own time.
+        scene.0.pass(20);
         assert_eq!(scene.heard(&mut reader).1, Some(3506));
         assert!(scene.is_undisturbed(&mut binary) && scene.is_undisturbed(&mut odd));
         let mut curious = scene.connect(Encoding::Json, "");

@@ -261,9 +261,17 @@ fn expired_histories_are_given_back_on_an_idle_shard() {
         stage.world.call(0, ApiCommand::Publish(Box::new(publish)));
     }
     stage.world.settle();
-    let history =
-        |stage: &mut Stage| stage.world.shards[0].figures(0, 0, 0).memory[MemoryCategory::History as usize];
+    // Asking for figures begins a survey of the records; the next answer has what it found.
+    let history = |stage: &mut Stage| {
+        let look = |stage: &mut Stage| {
+            stage.world.shards[0].figures(0, 0, 0).memory[MemoryCategory::History as usize]
+        };
+        look(stage);
+        stage.world.pass(10);
+        look(stage)
+    };
     let full = history(&mut stage);
+    assert!(full > 6000 * 64, "{full} bytes");
     stage.world.pass(100 + 700);
     let left = history(&mut stage);
     assert!(left * 20 < full, "{left} of {full} bytes after 80 turns");

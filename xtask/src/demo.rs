@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::bench::free_port;
 use crate::command::Run;
 use crate::prepare;
 use crate::report::Counts;
@@ -11,7 +12,6 @@ use crate::rust_tests::with_ending;
 use crate::server::Server;
 use crate::workspace::Workspace;
 
-const PORT: u16 = 8112;
 /// Each wait in the page's test is bounded by 20 s; a healthy run takes less than one.
 const DEADLINE: Duration = Duration::from_secs(5 * 60);
 
@@ -19,8 +19,9 @@ const DEADLINE: Duration = Duration::from_secs(5 * 60);
 pub(crate) fn run(workspace: &Workspace) -> Result<Counts> {
     let chromium = prepare::debian_program(workspace, "chromium", "chromium")?;
     let folder = prepare::node_project(workspace, "e2e")?;
-    let listen = format!("127.0.0.1:{PORT}");
-    let server = Server::start(workspace, "demo", PORT, &["--demo", "--listen", &listen])?;
+    let port = free_port()?;
+    let listen = format!("127.0.0.1:{port}");
+    let server = Server::start(workspace, "demo", port, &["--demo", "--listen", &listen])?;
     let outcome = Run::new("node", &folder, DEADLINE)
         .args(["demo.mjs", "--url", &format!("http://{listen}/"), "--chromium"])
         .args([&chromium])

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::bench::free_port;
 use crate::command::Run;
 use crate::junit;
 use crate::prepare;
@@ -16,23 +17,18 @@ use crate::workspace::Workspace;
 /// One file of scenarios with the server that it needs.
 struct Scenarios {
     file: &'static str,
-    server: Option<Profile>,
-}
-
-/// A server that runs while the scenarios do.
-struct Profile {
-    name: &'static str,
-    port: u16,
+    /// Configuration of a server that runs while the scenarios do.
+    profile: Option<&'static str>,
 }
 
 const SCENARIOS: &[Scenarios] = &[
-    Scenarios { file: "stream.test.mjs", server: Some(Profile { name: "js_stream.json", port: 8110 }) },
-    Scenarios { file: "tokens.test.mjs", server: Some(Profile { name: "py.json", port: 8110 }) },
-    Scenarios { file: "recovery.test.mjs", server: Some(Profile { name: "js_stream.json", port: 8110 }) },
-    Scenarios { file: "server_api.test.mjs", server: Some(Profile { name: "js_stream.json", port: 8110 }) },
-    Scenarios { file: "personal.test.mjs", server: Some(Profile { name: "py.json", port: 8110 }) },
+    Scenarios { file: "stream.test.mjs", profile: Some("js_stream.json") },
+    Scenarios { file: "tokens.test.mjs", profile: Some("py.json") },
+    Scenarios { file: "recovery.test.mjs", profile: Some("js_stream.json") },
+    Scenarios { file: "server_api.test.mjs", profile: Some("js_stream.json") },
+    Scenarios { file: "personal.test.mjs", profile: Some("py.json") },
     // These kill their servers, so they start them themselves.
-    Scenarios { file: "mailbox.test.mjs", server: None },
+    Scenarios { file: "mailbox.test.mjs", profile: None },
 ];
 
 /// One file takes seconds; the library's own timeouts are 5 s each.
@@ -53,7 +49,10 @@ pub(crate) fn run(workspace: &Workspace) -> Result<Counts> {
 
 fn run_file(workspace: &Workspace, folder: &Path, scenarios: &Scenarios) -> Result<Counts> {
     let name = format!("node-{}", scenarios.file.trim_end_matches(".test.mjs"));
-    let server = scenarios.server.as_ref().map(|profile| start(workspace, &name, profile)).transpose()?;
+    let port = free_port()?;
+    let address = format!("127.0.0.1:{port}");
+    let start = |profile| start(workspace, &name, profile, &address, port);
+    let server = scenarios.profile.map(start).transpose()?;
     let report = workspace.scratch.join(format!("{name}.xml"));
     let mut run = Run::new("node", folder, DEADLINE)
         .args([
@@ -66,20 +65,15 @@ fn run_file(workspace: &Workspace, folder: &Path, scenarios: &Scenarios) -> Resu
         .args([scenarios.file])
         .env("MILLPOND_BINARY", workspace.release_binary()?)
         .env("MILLPOND_SCRATCH", &workspace.scratch);
-    if let Some(profile) = &scenarios.server {
-        run = run.env("MILLPOND_ADDRESS", address(profile));
+    if scenarios.profile.is_some() {
+        run = run.env("MILLPOND_ADDRESS", &address);
     }
     let outcome = run.outcome()?;
     server.map_or(Ok(()), Server::stop)?;
     Ok(with_ending(junit::read(&report)?, &outcome))
 }
 
-fn address(profile: &Profile) -> String {
-    format!("127.0.0.1:{}", profile.port)
-}
-
-fn start(workspace: &Workspace, name: &str, profile: &Profile) -> Result<Server> {
-    let file = workspace.profile(profile.name);
-    let args = ["--config", &file.to_string_lossy(), "--listen", &address(profile)];
-    Server::start(workspace, name, profile.port, &args)
+fn start(workspace: &Workspace, name: &str, profile: &str, address: &str, port: u16) -> Result<Server> {
+    let file = workspace.profile(profile);
+    Server::start(workspace, name, port, &["--config", &file.to_string_lossy(), "--listen", address])
 }

@@ -1,4 +1,4 @@
-//! A running millpond for the suites from outside: started on fixed ports, stopped by its process id, and judged by
+//! A running millpond for the suites from outside: started on a port of its caller, stopped by its process id, and judged by
 //! how it stops.
 
 use std::fs::File;
