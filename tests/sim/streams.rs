@@ -267,7 +267,7 @@ fn expired_histories_are_given_back_on_an_idle_shard() {
             stage.world.shards[0].figures(0, 0, 0).memory[MemoryCategory::History as usize]
         };
         look(stage);
-        stage.world.pass(10);
+        (0..12).for_each(|_| stage.world.turn());
         look(stage)
     };
     let full = history(&mut stage);
