@@ -404,11 +404,16 @@ impl Shard {
             time: if settings.connect_include_server_time { self.now.unix_ms as i64 } else { 0 },
             ..ConnectResult::default()
         };
-        self.say(slot, SentKind::Connect, |out, encoding| encode_connect(out, encoding, pending.id, &result));
+        // Its queue is looked at once every subscription stands: a disconnect in between would end some that never began.
+        self.metrics.send(SentKind::Connect);
+        let waiting = self.last_output(slot, |outbox, encoding| {
+            outbox.message(encoding, |out| encode_connect(out, encoding, pending.id, &result));
+        });
         for (channel, granted) in &pending.granted {
             self.open_granted(slot, granted);
             self.activate(slot, channel);
         }
+        self.hold_queue(slot, waiting, settings.queue_max_size);
         self.deliver_held(slot, &pending.held);
     }
 

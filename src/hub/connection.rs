@@ -160,6 +160,11 @@ impl Connection {
         if self.has(flag::PROTOBUF) { Encoding::Protobuf } else { Encoding::Json }
     }
 
+    /// True if output waits that the kernel did not take, and nothing says that it takes it now.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.has(flag::CORKED) && !self.has(flag::DIRTY)
+    }
+
     /// True while input is to be read and parsed now.
     pub(crate) fn wants_input(&self) -> bool {
         self.phase < Phase::Closing && !self.has(flag::BLOCKED)

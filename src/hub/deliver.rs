@@ -88,7 +88,7 @@ impl Shard {
         }
         if let Some(frame) = frame(delivery, encoding) {
             let hold = Hold::of(delivery.terms, flags & sub::POSITIONED != 0);
-            let (corked, mut conflated) = (connection.has(flag::CORKED), false);
+            let (corked, mut conflated) = (connection.is_stuck(), false);
             self.metrics.send(delivery.kind);
             self.output_within(slot, delivery.terms.write_delay_ms, |outbox, encoding| {
                 conflated = outbox.publication(encoding, frame, delivery, hold, corked);
@@ -123,7 +123,10 @@ impl Pass<'_> {
         if !matches!(connection.phase, Phase::Live | Phase::Connecting) {
             return Ok(false);
         }
-        let all = !channel.carries_join_leave() || wants_join_leave(connection, self.cold, self.handle);
+        // Joins and leaves are told from the reply to `connect` on.
+        let is_live = connection.phase == Phase::Live;
+        let all =
+            !channel.carries_join_leave() || is_live && wants_join_leave(connection, self.cold, self.handle);
         let Some(portion) = channel.portion(subscriber, connection.encoding(), all) else {
             return Ok(false);
         };
@@ -151,7 +154,7 @@ impl Pass<'_> {
                 return Ok(true);
             }
             connection.set(flag::CORKED, true);
-        } else if has_output || portion.frames().next().is_some() {
+        } else if portion.frames().next().is_some() {
             if !connection.has(flag::DIRTY) && !connection.has(flag::CORKED) {
                 connection.set(flag::DIRTY, true);
                 self.dirty.push(slot);
@@ -161,7 +164,7 @@ impl Pass<'_> {
         }
         let flags = flags_of(connection, self.cold, self.handle);
         let positioned = flags.is_some_and(|flags| flags & sub::POSITIONED != 0);
-        let (encoding, is_corked) = (connection.encoding(), connection.has(flag::CORKED));
+        let (encoding, is_corked) = (connection.encoding(), connection.is_stuck());
         let outbox = &mut self.cold.obtain(&mut connection.cold).outbox;
         for (source, frame) in portion.frames() {
             if sent >= frame.len() {

@@ -1,6 +1,6 @@
 //! Output of connections: gathered during a turn, written once at its end.
 
-use crate::hub::connection::{Phase, flag, sub};
+use crate::hub::connection::{Connection, Phase, flag, sub};
 use crate::hub::metrics::SentKind;
 use crate::hub::outbox::Outbox;
 use crate::hub::shard::Shard;
@@ -32,7 +32,12 @@ impl Shard {
     pub(crate) fn output_within(&mut self, slot: u32, delay_ms: u8, add: impl FnOnce(&mut Outbox, Encoding)) {
         let limit = self.common.settings.client.queue_max_size;
         let waiting = self.add_output(slot, delay_ms, add);
-        if waiting > limit && self.connections.0.get(slot as usize).is_some_and(|c| c.has(flag::CORKED)) {
+        self.hold_queue(slot, waiting, limit);
+    }
+
+    /// Relieves a queue over its limit that the kernel does not take.
+    pub(crate) fn hold_queue(&mut self, slot: u32, waiting: usize, limit: usize) {
+        if waiting > limit && self.connections.0.get(slot as usize).is_some_and(Connection::is_stuck) {
             self.relieve_queue(slot);
         }
     }
@@ -64,17 +69,26 @@ impl Shard {
         waiting
     }
 
-    /// The kernel takes output again.
+    /// The kernel takes output again. What waits is tried at the end of the turn; until then nobody knows how much of it
+    /// goes, and it counts as stuck for whatever is read before (see [`Shard::waits_for_output`]).
     pub fn writable(&mut self, slot: u32) {
         let Some(connection) = self.connection(slot) else { return };
-        if !connection.has(flag::CORKED) {
-            return;
-        }
-        connection.set(flag::CORKED, false);
-        if !connection.has(flag::DIRTY) {
+        if connection.has(flag::CORKED) && !connection.has(flag::DIRTY) {
             connection.set(flag::DIRTY, true);
             self.dirty.push(slot);
         }
+    }
+
+    /// A write failed, so nothing more is written. What the peer sent before it went, a goodbye say, still stands in the
+    /// kernel: it is read in the next turn, and the error behind it ends the connection.
+    pub(crate) fn broken(&mut self, slot: u32) {
+        let Some(connection) = self.connections.0.get_mut(slot as usize) else { return };
+        if matches!(connection.phase, Phase::Handshake | Phase::Closing) {
+            return self.lose(slot);
+        }
+        connection.set(flag::CORKED, true);
+        self.output_left(slot, true);
+        self.read_later(slot);
     }
 
     /// Writes the output of this turn, one write per connection where the kernel takes it.
@@ -113,13 +127,14 @@ impl Shard {
                 self.output_left(slot, has_hung_up);
                 self.check_queue(slot);
             }
-            Flushed::Broken => self.lose(slot),
+            Flushed::Broken => self.broken(slot),
         }
     }
 
     fn write_out(&mut self, slot: u32, io: &mut impl Sockets) -> Flushed {
         let Some(connection) = self.connections.0.get_mut(slot as usize) else { return Flushed::Empty };
         connection.set(flag::DIRTY, false);
+        connection.set(flag::CORKED, false);
         let Some(cold) = self.cold.get_mut(connection.cold) else { return Flushed::Empty };
         let encoding = connection.encoding();
         loop {

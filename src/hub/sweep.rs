@@ -10,7 +10,8 @@
 //! few writes nor takes the core: what comes meanwhile joins the lap under way and costs no further write. A publication
 //! lifts its channel out of the announcing line, with everything before it, so nothing is ever reordered.
 //!
-//! Invariant: a channel stands in the line its `line` names and in no other one, at most once.
+//! Invariant: a channel stands in the line its `line` names and in no other one. A channel that has gone leaves its number
+//! behind; if another one has it by then and stands in the same line, that one comes round twice in it, which is harmless.
 
 use std::collections::VecDeque;
 
@@ -153,11 +154,14 @@ impl Sweeps {
 fn line_of(channel: &Channel) -> Line {
     if channel.only_announces() && channel.backlog() < limits::ANNOUNCEMENT_BACKLOG_BYTES {
         Line::Announcing
-    } else if channel.subscribers.len() <= limits::SMALL_SUBSCRIBERS {
-        Line::Small
     } else {
-        Line::Large
+        line_of_crowd(channel)
     }
+}
+
+/// The line of a channel with more than announcements.
+fn line_of_crowd(channel: &Channel) -> Line {
+    if channel.subscribers.len() <= limits::SMALL_SUBSCRIBERS { Line::Small } else { Line::Large }
 }
 
 /// What one channel's sweep may do in one turn.
@@ -177,6 +181,9 @@ impl Share {
 impl Shard {
     /// Goes on with every sweep under way, within the turn's writes.
     pub(crate) fn sweep(&mut self, io: &mut impl Sockets) {
+        if self.is_saturated() {
+            self.hasten_announcements();
+        }
         let waiting = self.sweeps.small.len() + self.sweeps.large.len();
         if waiting > 0 {
             let for_large = if self.sweeps.large.is_empty() { 0 } else { limits::SWEEP_WRITES_PER_TURN / 2 };
@@ -184,6 +191,17 @@ impl Shard {
             self.sweep_large(left + for_large, waiting > 1, io);
         }
         self.announce_on(io);
+    }
+
+    /// Frames under way take so much memory that letters wait: then announcements are part of the crowd, or everybody
+    /// would wait for their pace.
+    fn hasten_announcements(&mut self) {
+        for index in std::mem::take(&mut self.sweeps.announcing) {
+            if let Some(channel) = self.locals.many(index).filter(|of| of.line == Line::Announcing) {
+                let line = line_of_crowd(channel);
+                self.sweeps.join(index, channel, line, self.now_ms);
+            }
+        }
     }
 
     /// Small channels, each a whole lap if it can. Returns what is left of the writes.
@@ -220,7 +238,7 @@ impl Shard {
         }
         let mut left = limits::ANNOUNCEMENT_WRITES_PER_TURN;
         let waiting = self.sweeps.announcing.len();
-        self.sweeps.announce_at_ms = if waiting > limits::ANNOUNCING_PER_TURN { now_ms } else { now_ms + 1 };
+        self.sweeps.announce_at_ms = now_ms + 1;
         for _ in 0..waiting.min(limits::ANNOUNCING_PER_TURN) {
             let Some(index) = self.sweeps.announcing.pop_front() else { return };
             let Some(channel) = self.locals.many(index).filter(|channel| channel.line == Line::Announcing)
@@ -235,9 +253,13 @@ impl Shard {
             }
             left -= self.sweep_channel((index, Line::Announcing), share, waiting > 1, io).min(left);
             if left == 0 {
-                self.sweeps.announce_at_ms = now_ms;
-                return;
+                break;
             }
+        }
+        // Those that were not looked at go on at once, unless nobody may write any more in this millisecond.
+        let has_written = left < limits::ANNOUNCEMENT_WRITES_PER_TURN;
+        if left == 0 || (has_written && waiting > limits::ANNOUNCING_PER_TURN) {
+            self.sweeps.announce_at_ms = now_ms;
         }
     }
 
@@ -282,7 +304,7 @@ impl Shard {
         }
         for (slot, offence) in offences {
             match offence {
-                Offence::Gone => self.lose(slot),
+                Offence::Gone => self.broken(slot),
                 Offence::Overfull => self.relieve_queue(slot),
                 Offence::Disconnect(code) => self.disconnect(slot, code),
             }

@@ -108,6 +108,30 @@ fn who_pipelines_and_never_reads_holds_one_reply() {
     assert!(stage.is_clean());
 }
 
+/// What a slow reader says is read while its backlog waits, also with the very event that says that the kernel has room.
+#[test]
+fn a_slow_reader_is_heard_before_its_backlog_has_left() {
+    let mut of = settings();
+    of.client.queue_max_size = 1 << 20;
+    let mut stage = Stage::new(of);
+    let peer = stage.live();
+    in_one_frame(&mut stage, peer, 2..3, |id| {
+        format!(r#"{{"id":{id},"subscribe":{{"channel":"quiet:a"}}}}"#)
+    });
+    stage.world.settle();
+    stage.pipe(peer).outbound.clear();
+    stage.pipe(peer).room = 1000;
+    (0..300).for_each(|_| publish(&mut stage, "quiet:a", 1000));
+    assert_eq!(stage.world.shards[0].figures(0, 0, 0).subscriptions, 1);
+    stage.pipe(peer).outbound.clear();
+    in_one_frame(&mut stage, peer, 3..4, |id| {
+        format!(r#"{{"id":{id},"unsubscribe":{{"channel":"quiet:a"}}}}"#)
+    });
+    stage.world.turn();
+    let figures = stage.world.shards[0].figures(0, 0, 0);
+    assert_eq!(figures.subscriptions, 0, "the backlog has not left");
+}
+
 /// Thousands of commands wait one behind the other for a home elsewhere: what stands behind is copied once out of the
 /// read buffer and once out of its frame, not again for each of them.
 #[test]

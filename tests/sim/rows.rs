@@ -457,6 +457,36 @@ fn a_request_of_the_control_plane() {
     assert!(stage.is_clean());
 }
 
+/// The same where the shard writes before it reads: the write that fails is not the end of what the peer said.
+#[test]
+fn what_came_before_a_reset_counts_though_a_write_fails_first() {
+    for others in [0, 12] {
+        let mut stage = Stage::new(settings());
+        let peers: Vec<Peer> = (0..=others).map(|_| stage.live()).collect();
+        for peer in &peers {
+            stage.say(*peer, r#"{"id":2,"subscribe":{"channel":"quiet:open"}}"#);
+        }
+        let peer = peers[0];
+        stage.say(peer, r#"{"id":3,"subscribe":{"channel":"hist:a"}}"#);
+        stage.world.polled = 0;
+        let mut frame = Vec::new();
+        let command = br#"{"id":4,"publish":{"channel":"hist:a","data":"word"}}"#;
+        frames::frame(&mut frame, &mut stage.world.rng, TEXT, true, command);
+        stage.pipe(peer).send(&frame);
+        stage.pipe(peer).reset();
+        let publish = ApiPublish { channel: "quiet:open".into(), data: "1".into(), ..ApiPublish::default() };
+        stage.world.call(0, ApiCommand::Publish(Box::new(publish)));
+        (0..4).for_each(|_| stage.world.turn());
+        stage.world.polled = usize::MAX;
+        (0..4).for_each(|_| stage.world.turn());
+        assert!(stage.pipe(peer).closed.is_some());
+        let history =
+            ApiCommand::History { channel: "hist:a".into(), limit: -1, since: None, reverse: false };
+        let answer = format!("{:?}", stage.world.ask(0, history));
+        assert!(answer.contains("word"), "with {others} others: {answer}");
+    }
+}
+
 /// What was sent before a reset is read: a publication is not lost, and a goodbye is one.
 #[test]
 fn what_came_before_a_reset_counts() {
