@@ -57,7 +57,7 @@ pub enum AppError {
     NoServer(u32),
     /// A report could not be written or read, or an address not be listened on.
     #[error("{0}: {1}")]
-    File(String, std::io::Error),
+    File(String, io::Error),
 }
 
 /// Does what the command line says; the exit code.
@@ -211,14 +211,14 @@ fn run_phases(scenario: &Scenario, conductor: &mut Conductor, report: &mut Repor
 /// Checks the conditions, writes what is wanted, and says how it went.
 fn conclude(report: &Report, output: &OutputArgs, asserts: &[String]) -> Result<u8, AppError> {
     print!("{}", text::render(report));
-    let save = |path: &Path, outcome: std::io::Result<()>| {
+    let save = |path: &Path, outcome: io::Result<()>| {
         outcome.map_err(|error| AppError::File(path.display().to_string(), error))
     };
     if let Some(path) = &output.json {
         save(path, report.save(path))?;
     }
     if let Some(path) = &output.html {
-        save(path, std::fs::write(path, html::render(report)))?;
+        save(path, fs::write(path, html::render(report)))?;
     }
     if report.interrupted {
         println!("INTERRUPTED before its time: nothing was demanded of it, and no condition checked");
@@ -259,7 +259,7 @@ fn command_line(arguments: impl Iterator<Item = String>) -> String {
 }
 
 fn host() -> Host {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Host {
         cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         memory: monitor::memory("MemTotal:").unwrap_or(0),

@@ -51,7 +51,7 @@ pub(super) fn report() {
     if let Some(error) = FAILED.get() {
         tracing::warn!(
             %error,
-            "the process could not be begun anew, so its threads keep their caches of freed memory: memory is returned more slowly (set {TUNABLES}={NO_CACHES} to spare the attempt)"
+            "the process could not be begun anew, so its threads keep their caches of freed memory: memory is returned more slowly (set {TUNABLES}={NO_CACHES} to switch them off)"
         );
     }
 }
