@@ -131,6 +131,7 @@ struct Running {
 pub fn serve(config: &Config) -> Result<(), StartError> {
     heap::set_up();
     let (_log_writer, lines_dropped) = logging::start(&config.log);
+    restart::report();
     let shutdown_timeout = config.server.shutdown_timeout;
     let signals = drain::Signals::register()?;
     let running = start(config, lines_dropped)?;

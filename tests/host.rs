@@ -7,5 +7,7 @@
 mod findings;
 #[path = "host/live.rs"]
 mod live;
+#[path = "support/skip.rs"]
+mod skip;
 #[path = "host/support.rs"]
 mod support;

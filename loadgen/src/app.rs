@@ -1,6 +1,7 @@
 //! What each subcommand does, from parsed arguments to exit code.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::Path;
 
 use crate::cli::{CheckArgs, Cli, Command, CompareArgs, LoadArgs, OutputArgs, PeerArgs, ReportArgs, RunArgs};
@@ -56,7 +57,7 @@ pub enum AppError {
     NoServer(u32),
     /// A report could not be written or read, or an address not be listened on.
     #[error("{0}: {1}")]
-    File(String, std::io::Error),
+    File(String, io::Error),
 }
 
 /// Does what the command line says; the exit code.
@@ -168,10 +169,16 @@ fn check_surroundings(server_pids: &[u32], output: &OutputArgs) -> Result<(), Ap
         return Err(AppError::NoServer(*gone));
     }
     for path in output.json.iter().chain(&output.html) {
-        let opened = OpenOptions::new().create(true).append(true).open(path);
-        opened.map_err(|error| AppError::File(path.display().to_string(), error))?;
+        can_write(path).map_err(|error| AppError::File(path.display().to_string(), error))?;
     }
     Ok(())
+}
+
+/// Leaves no file behind, as the run may yet be refused.
+fn can_write(path: &Path) -> io::Result<()> {
+    let is_new = path.symlink_metadata().is_err();
+    OpenOptions::new().create(true).append(true).open(path)?;
+    if is_new { fs::remove_file(path) } else { Ok(()) }
 }
 
 /// Runs the phases until one cannot be run, nobody came up, or the user interrupts.
@@ -179,9 +186,10 @@ fn run_phases(scenario: &Scenario, conductor: &mut Conductor, report: &mut Repor
     let mut phases = scenario.phases.iter().peekable();
     while let Some(phase) = phases.next() {
         let first = report.phases.len();
-        phase.run(conductor, &scenario.load, &mut report.phases)?;
-        if kernel::interrupted() {
-            report.interrupted = true;
+        let outcome = phase.run(conductor, &scenario.load, &mut report.phases);
+        report.interrupted = kernel::interrupted();
+        outcome?;
+        if report.interrupted {
             // Half a phase breaks no promise, and says little of the generator.
             for half in &mut report.phases[first..] {
                 half.broken.clear();
@@ -203,14 +211,14 @@ fn run_phases(scenario: &Scenario, conductor: &mut Conductor, report: &mut Repor
 /// Checks the conditions, writes what is wanted, and says how it went.
 fn conclude(report: &Report, output: &OutputArgs, asserts: &[String]) -> Result<u8, AppError> {
     print!("{}", text::render(report));
-    let save = |path: &Path, outcome: std::io::Result<()>| {
+    let save = |path: &Path, outcome: io::Result<()>| {
         outcome.map_err(|error| AppError::File(path.display().to_string(), error))
     };
     if let Some(path) = &output.json {
         save(path, report.save(path))?;
     }
     if let Some(path) = &output.html {
-        save(path, std::fs::write(path, html::render(report)))?;
+        save(path, fs::write(path, html::render(report)))?;
     }
     if report.interrupted {
         println!("INTERRUPTED before its time: nothing was demanded of it, and no condition checked");
@@ -251,7 +259,7 @@ fn command_line(arguments: impl Iterator<Item = String>) -> String {
 }
 
 fn host() -> Host {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Host {
         cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         memory: monitor::memory("MemTotal:").unwrap_or(0),
@@ -262,6 +270,20 @@ fn host() -> Host {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn looking_whether_a_report_can_be_written_leaves_none() {
+        let folder = std::env::temp_dir().join(format!("millpond-load-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (new, old) = (folder.join("new.json"), folder.join("old.json"));
+        fs::write(&old, "old").unwrap();
+        can_write(&new).unwrap();
+        can_write(&old).unwrap();
+        assert!(!new.exists());
+        assert_eq!(fs::read_to_string(&old).unwrap(), "old");
+        assert!(can_write(&folder.join("none/new.json")).is_err());
+        fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn a_report_shows_no_secrets() {

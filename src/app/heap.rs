@@ -61,16 +61,38 @@ pub(super) fn trim() {
 }
 
 /// `malloc_trim` passes over the free memory at the top of all arenas but the first, which is only looked at when a large
-/// block is freed there: seen at 2.9 MB after 100,000 connections had left. New threads get the arenas in turns, so
-/// two rounds of threads that free such a block reach each of them.
+/// block is freed there: seen at 2.9 MB after 100,000 connections had left.
 #[cfg(target_env = "gnu")]
 fn trim_tops() {
-    for _ in 0..2 * arenas() {
-        let thread = std::thread::Builder::new().name("trim".to_owned()).stack_size(64 * 1024);
-        let block = || drop(std::hint::black_box(Vec::<u8>::with_capacity(NOTICED)));
-        // Without a thread the memory stays until the next time.
-        let _ = thread.spawn(block).map(std::thread::JoinHandle::join);
-    }
+    in_every_arena(|| std::hint::black_box(Vec::<u8>::with_capacity(NOTICED)));
+}
+
+/// Allocates in every arena, and frees it after all have. New threads get first the arenas that no thread uses, then all
+/// of them in turns: twice as many threads as arenas, all alive at once, reach each. What one leaves the next would get.
+#[cfg(target_env = "gnu")]
+fn in_every_arena<T>(allocate: impl Fn() -> T + Sync) {
+    // Not a barrier: that would wait for threads that could not be started.
+    let gate = std::sync::RwLock::new(());
+    let (allocating, all_allocated) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let closed = gate.write();
+        for _ in 0..2 * arenas() {
+            let allocating = allocating.clone();
+            let (allocate, gate) = (&allocate, &gate);
+            let thread = std::thread::Builder::new().name("trim".to_owned()).stack_size(64 * 1024);
+            // Without a thread the memory stays until the next time.
+            let _ = thread.spawn_scoped(scope, move || {
+                let block = allocate();
+                drop(allocating);
+                drop(gate.read());
+                drop(block);
+            });
+        }
+        drop(allocating);
+        // Fails when the last of them has allocated, as nobody sends.
+        let _ = all_allocated.recv();
+        drop(closed);
+    });
 }
 
 /// Other allocators return memory by themselves.
@@ -95,7 +117,22 @@ pub(super) fn bytes_in_use() -> Option<u64> {
 
 #[cfg(all(test, target_env = "gnu"))]
 mod tests {
+    use std::collections::HashSet;
+    use std::sync::Mutex;
+
     use super::*;
+
+    #[test]
+    fn threads_that_live_at_once_reach_more_than_one_arena() {
+        let arenas = Mutex::new(HashSet::new());
+        in_every_arena(|| {
+            let block = std::hint::black_box(Vec::<u8>::with_capacity(100));
+            arenas.lock().unwrap().insert(block.as_ptr().addr() >> 26);
+            block
+        });
+        assert!(arenas.into_inner().unwrap().len() > 1);
+        trim();
+    }
 
     #[test]
     fn a_block_in_an_arena_is_in_use_until_it_is_freed() {

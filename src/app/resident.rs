@@ -23,15 +23,19 @@ const ARENA_RESERVED: u64 = 64 << 20;
 /// Bit of an entry of the page map: the page is in memory.
 const PRESENT: u64 = 1 << 63;
 
-/// Where the stacks of the shards are: one address in each.
+thread_local! {
+    /// Thread-locals of a program lie at the upper end of a thread's stack, below the C library's own block.
+    static MARKER: u8 = const { 0 };
+}
+
+/// Where the stacks of the shards are: one address near the upper end of each.
 #[derive(Debug, Default)]
 pub(super) struct Stacks(Mutex<Vec<u64>>);
 
 impl Stacks {
     /// Notes the stack of the calling thread.
     pub(super) fn note_own(&self) {
-        let marker = 0_u8;
-        let address = std::ptr::from_ref(&marker).addr() as u64;
+        let address = MARKER.with(|marker| std::ptr::from_ref(marker).addr() as u64);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(address);
     }
 
@@ -86,22 +90,28 @@ struct Regions {
 }
 
 impl Regions {
-    /// From the text of `/proc/self/maps` and an address in each stack.
+    /// From the text of `/proc/self/maps` and an address near the upper end of each stack.
     fn of(text: &str, stacks: &[u64]) -> Self {
         let maps: Vec<Map<'_>> = text.lines().filter_map(Map::of).collect();
         let mut regions = Self::default();
         for (index, map) in maps.iter().enumerate() {
-            let reserved = maps.get(index + 1).filter(|next| next.access == "---p");
-            if map.name == "[heap]" || map.is_arena(reserved) {
+            if map.name == "[heap]" || map.is_arena(maps.get(index + 1)) {
                 regions.arenas.push(map.range.clone());
-            } else if stacks.iter().any(|address| map.range.contains(address)) {
-                // What is mapped right above a stack has joined its map; the guard page bounds it below.
-                let end = map.range.end.min(map.range.start + super::SHARD_STACK as u64);
-                regions.stacks.push(map.range.start..end);
+                continue;
             }
+            let inside = stacks.iter().filter(|address| map.range.contains(address));
+            regions.stacks.extend(inside.map(|address| stack_in(&map.range, *address)));
         }
         regions
     }
+}
+
+/// The stack whose upper end is near this address. By the address, as a map may hold more than one stack: what is mapped
+/// right above has joined it, and guard pages divide maps only before glibc 2.42 (`MADV_GUARD_INSTALL`).
+fn stack_in(map: &Range<u64>, address: u64) -> Range<u64> {
+    let page = rustix::param::page_size() as u64;
+    let end = (address / page + 2) * page;
+    map.start.max(end.saturating_sub(super::SHARD_STACK as u64))..map.end.min(end)
 }
 
 /// One line of `/proc/self/maps`.
@@ -122,16 +132,18 @@ impl<'a> Map<'a> {
         Some(Self { range, access, name: words.nth(3).unwrap_or_default() })
     }
 
-    /// An arena begins at a multiple of what it has reserved, and the part that is not used yet follows it.
+    /// An arena begins at a multiple of what it has reserved, and the part that is not used yet follows it. The map of
+    /// one that is used up joins that of the next right above it.
     fn is_arena(&self, next: Option<&Self>) -> bool {
-        let length = next.map_or(self.range.end, |next| next.range.end).saturating_sub(self.range.start);
-        let is_whole = length == ARENA_RESERVED;
-        let is_joined = next.is_none_or(|next| next.range.start == self.range.end);
+        let is_whole = |end: u64| {
+            let length = end.saturating_sub(self.range.start);
+            length > 0 && length.is_multiple_of(ARENA_RESERVED)
+        };
+        let rest = next.filter(|next| next.access == "---p" && next.range.start == self.range.end);
         self.name.is_empty()
             && self.access == "rw-p"
             && self.range.start.is_multiple_of(ARENA_RESERVED)
-            && is_whole
-            && is_joined
+            && (is_whole(self.range.end) || rest.is_some_and(|rest| is_whole(rest.range.end)))
     }
 }
 
@@ -148,22 +160,42 @@ mod tests {
 7f0010000000-7f0010010000 rw-p 00000000 00:00 0
 7f0010010000-7f0010011000 ---p 00000000 00:00 0
 7f0010011000-7f0010191000 rw-p 00000000 00:00 0
+7f0018000000-7f001c000000 rw-p 00000000 00:00 0
+7f001d000000-7f001d001000 ---p 00000000 00:00 0
+7f079c000000-7f07a0697000 rw-p 00000000 00:00 0
+7f07a0697000-7f07a4000000 ---p 00000000 00:00 0
+7f07a8000000-7f07a8100000 rw-p 00000000 00:00 0
+7f07a8100000-7f07a9000000 ---p 00000000 00:00 0
 7fff10000000-7fff10021000 rw-p 00000000 00:00 0 [stack]
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]
 ";
 
     #[test]
     fn arenas_and_stacks_are_told_from_other_maps() {
-        let regions = Regions::of(MAPS, &[0x7f00_1001_2000]);
+        let regions = Regions::of(MAPS, &[0x7f00_1009_0008]);
         let arenas = [
             0x556f_2000_0000..0x556f_2002_1000,
             0x7f00_0400_0000..0x7f00_0412_3000,
             0x7f00_0800_0000..0x7f00_0c00_0000,
+            0x7f00_1800_0000..0x7f00_1c00_0000,
+            0x7f07_9c00_0000..0x7f07_a069_7000,
         ];
         assert_eq!(regions.arenas, arenas);
         assert_eq!(regions.stacks.len(), 1);
-        assert_eq!(regions.stacks[0], 0x7f00_1001_1000..0x7f00_1009_1000, "no more than a stack's size");
+        assert_eq!(regions.stacks[0], 0x7f00_1001_2000..0x7f00_1009_2000, "no more than a stack's size");
         assert_eq!(Regions::of("no map\n\n", &[1]), Regions::default());
+    }
+
+    #[test]
+    fn stacks_in_one_map_are_told_apart() {
+        let joined = "7f0010010000-7f0010112000 rw-p 00000000 00:00 0\n";
+        let regions = Regions::of(joined, &[0x7f00_1011_0800, 0x7f00_1009_0800, 0x7f00_1001_0010]);
+        let stacks = [
+            0x7f00_1009_2000..0x7f00_1011_2000,
+            0x7f00_1001_2000..0x7f00_1009_2000,
+            0x7f00_1001_0000..0x7f00_1001_2000,
+        ];
+        assert_eq!(regions.stacks, stacks);
     }
 
     #[test]

@@ -10,9 +10,14 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
+use signal_hook::consts::SIGPIPE;
 
 /// Where glibc (2.26 and later) looks for its tunables.
 const TUNABLES: &str = "GLIBC_TUNABLES";
@@ -23,20 +28,44 @@ const NO_CACHES: &str = "glibc.malloc.tcache_count=0";
 /// Set in a process that was begun anew: the loader takes the tunables out of the environment of a privileged program.
 const MARK: &str = "_MILLPOND_BEGUN_ANEW";
 
+/// Why the caches stay, until there is a log to tell it to.
+static FAILED: OnceLock<io::Error> = OnceLock::new();
+
 /// Begins the process anew without caches, if it has them. Call it first of all: it returns where that is not needed or
-/// not possible (no `/proc`, no right to execute), and then the caches stay.
+/// not possible (no `/proc`, no right to execute), and then the caches stay, which [`report`] tells.
 pub(crate) fn without_caches() {
     if cfg!(not(target_env = "gnu")) || env::var_os(MARK).is_some() {
         return;
     }
     let Some(tunables) = tunables(env::var_os(TUNABLES).as_deref()) else { return };
-    let Some(program) = env::current_exe().ok().filter(|program| !is_loader(program)) else { return };
+    let error = match env::current_exe() {
+        Ok(program) if is_loader(&program) => io::Error::other("it was started through the loader"),
+        Ok(program) => begin_anew(&program, &tunables),
+        Err(error) => error,
+    };
+    let _ = FAILED.set(error);
+}
+
+/// Says that the caches stay, where that was not wanted. Call it once there is a log.
+pub(super) fn report() {
+    if let Some(error) = FAILED.get() {
+        tracing::warn!(
+            %error,
+            "the process could not be begun anew, so its threads keep their caches of freed memory: memory is returned more slowly (set {TUNABLES}={NO_CACHES} to switch them off)"
+        );
+    }
+}
+
+/// Returns only where it failed, and why.
+fn begin_anew(program: &Path, tunables: &OsStr) -> io::Error {
     let mut arguments = env::args_os();
-    let name = arguments.next().unwrap_or_else(|| program.clone().into_os_string());
+    let name = arguments.next().unwrap_or_else(|| program.as_os_str().to_owned());
     let mut command = Command::new(program);
     command.arg0(name).args(arguments).env(TUNABLES, tunables).env(MARK, "1");
-    // Returns only where it failed.
-    let _ = command.exec();
+    let error = command.exec();
+    // The attempt has reset the signal to its default, which ends the process when a client has gone during a write.
+    let caught = signal_hook::flag::register(SIGPIPE, Arc::new(AtomicBool::new(false)));
+    caught.err().unwrap_or(error)
 }
 
 /// A program that was started as an argument of the loader cannot be started anew by its own name.
@@ -71,6 +100,18 @@ mod tests {
         assert_eq!(of("glibc.malloc.arena_max=3").as_deref(), Some(OsStr::new(both)));
         assert_eq!(of(both), None);
         assert_eq!(of("glibc.malloc.tcache_count=7"), None);
+    }
+
+    #[test]
+    fn a_failed_attempt_is_told_and_leaves_the_process_able_to_write_to_who_has_gone() {
+        let error = begin_anew(Path::new("/nonexistent/millpond"), OsStr::new(NO_CACHES));
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let is_in = |set: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(set)).unwrap();
+            u64::from_str_radix(line.trim(), 16).unwrap() & (1 << (SIGPIPE - 1)) != 0
+        };
+        assert!(is_in("SigIgn:") || is_in("SigCgt:"), "{status}");
     }
 
     #[test]

@@ -112,9 +112,6 @@ impl Shard {
             at => ttl_seconds(at, now).ok_or(Refusal::Error(ErrorCode::Expired))?,
         };
         let asks = self.initial_subscriptions(slot, &claims, &request.subs)?;
-        if asks.iter().any(NewSubscription::is_unfit) {
-            return Err(DisconnectCode::InappropriateProtocol.into());
-        }
         self.enter(slot, &claims, ttl);
         if self.common.settings.mailbox.is_some()
             && !claims.user.is_empty()

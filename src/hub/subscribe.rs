@@ -99,7 +99,6 @@ impl From<ErrorCode> for Refusal {
 impl Shard {
     pub(crate) fn subscribe(&mut self, slot: u32, id: u32, request: &Subscribe<'_>) {
         match self.check_subscribe(slot, request) {
-            Ok((ask, _)) if ask.is_unfit() => self.disconnect(slot, DisconnectCode::InappropriateProtocol),
             Ok((ask, ttl)) if ask.needs_answer(&self.common) => {
                 let number = self.block(slot, Wait::Subscribe { id, ttl });
                 let origin = Origin::Connection(Ticket { key: self.key(slot), number });

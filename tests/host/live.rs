@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::skip::skip;
 use super::support::{MILLPOND, fixture, is_root, run};
 
 /// A network namespace with its loopback device up, removed at the end.
@@ -43,7 +44,7 @@ const ONLY: [&str; 4] = ["--only", "net.ipv4.", "--only", "net.core."];
 
 #[test]
 fn a_namespace_is_tuned_and_restored() {
-    if !is_root("a_namespace_is_tuned_and_restored") {
+    if !is_root() {
         return;
     }
     let namespace = Namespace::new("tune");
@@ -86,12 +87,12 @@ fn a_namespace_is_tuned_and_restored() {
 
 #[test]
 fn what_a_namespace_may_not_set_is_said() {
-    if !is_root("what_a_namespace_may_not_set_is_said") {
+    if !is_root() {
         return;
     }
     let namespace = Namespace::new("refuse");
     if namespace.sysctl("net.netfilter.nf_conntrack_max").is_empty() {
-        eprintln!("what_a_namespace_may_not_set_is_said: SKIPPED, this kernel has no connection tracking");
+        skip("this kernel has no connection tracking");
         return;
     }
     let folder = TempDir::new().unwrap();
@@ -110,7 +111,7 @@ fn what_a_namespace_may_not_set_is_said() {
 
 #[test]
 fn connections_are_proven_with_small_tables() {
-    if !is_root("connections_are_proven_with_small_tables") {
+    if !is_root() {
         return;
     }
     let namespace = Namespace::new("verify");
@@ -141,12 +142,12 @@ fn memory_group(name: &str, bytes: &str) -> Option<PathBuf> {
 
 #[test]
 fn a_proof_is_not_killed_by_its_control_group() {
-    if !is_root("a_proof_is_not_killed_by_its_control_group") {
+    if !is_root() {
         return;
     }
     let name = format!("millpond-verify-{}", std::process::id());
     let Some(group) = memory_group(&name, "314572800") else {
-        eprintln!("a_proof_is_not_killed_by_its_control_group: SKIPPED, no control group can be made here");
+        skip("no control group can be made here");
         return;
     };
     let inside = "echo $$ > \"$1/cgroup.procs\" || exit 9; shift; exec \"$@\"";
@@ -160,7 +161,7 @@ fn a_proof_is_not_killed_by_its_control_group() {
 
 #[test]
 fn a_network_that_is_down_is_named() {
-    if !is_root("a_network_that_is_down_is_named") {
+    if !is_root() {
         return;
     }
     let namespace = Namespace::new("down");
@@ -172,7 +173,7 @@ fn a_network_that_is_down_is_named() {
 
 #[test]
 fn a_namespace_is_diagnosed() {
-    if !is_root("a_namespace_is_diagnosed") {
+    if !is_root() {
         return;
     }
     let namespace = Namespace::new("doctor");
@@ -192,7 +193,7 @@ fn as_nobody(folder: &TempDir, arguments: &[&str]) -> (i32, String, String) {
 
 #[test]
 fn doctor_needs_no_privileges_and_tune_says_that_it_does() {
-    if !is_root("doctor_needs_no_privileges_and_tune_says_that_it_does") {
+    if !is_root() {
         return;
     }
     let folder = TempDir::new().unwrap();
@@ -285,7 +286,7 @@ fn units_are_understood_by_systemd() {
     let place = folder.path().join("millpond.service");
     fs::write(&place, text).unwrap();
     if run("which", &["systemd-analyze"]).0 != 0 {
-        eprintln!("units_are_understood_by_systemd: SKIPPED, there is no systemd-analyze");
+        skip("there is no systemd-analyze");
         return;
     }
     let (_, out, said) = run("systemd-analyze", &["verify", "--man=no", place.to_str().unwrap()]);

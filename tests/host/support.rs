@@ -8,6 +8,8 @@ use millpond::host::doctor::{Goal, examine};
 use millpond::host::finding::Report;
 use millpond::host::reader::Reader;
 
+use super::skip::skip;
+
 /// Folder of a recorded host.
 pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/fixtures").join(name)
@@ -59,11 +61,11 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> (i32, String, String) {
     (status.code().unwrap_or(-1), text(stdout), text(stderr))
 }
 
-/// Whether this is root, which some tests need; says so where it is not.
-pub(crate) fn is_root(test: &str) -> bool {
+/// Whether this is root, which some tests need; where it is not, the test is skipped.
+pub(crate) fn is_root() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
-        eprintln!("{test}: SKIPPED, it needs root (network namespaces, other users)");
+        skip("it needs root (network namespaces, other users)");
     }
     is_root
 }
