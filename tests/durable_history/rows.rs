@@ -350,16 +350,17 @@ fn the_way_through_a_long_history_holds_nobody_up() {
 #[test]
 fn newcomers_do_not_overtake_a_long_history_that_waits() {
     let mut world = filled(2_100);
-    world.set_share(2_000);
+    world.set_share(1_000);
     let read = || ApiCommand::History { channel: CHANNEL.into(), limit: 10_000, since: None, reverse: true };
-    (0..8).for_each(|_| _ = world.call(CHANNEL, read()));
-    let waiting = world.call(CHANNEL, read());
+    // Each looks at 4,200 records, and a turn at no more than 2,000: some wait.
+    let mut first: Vec<_> = (0..20).map(|_| world.call(CHANNEL, read())).collect();
     let mut turns = 0;
-    while world.answer(waiting).is_none() {
-        (0..8).for_each(|_| _ = world.call(CHANNEL, read()));
+    while !first.is_empty() {
         world.turn_once();
+        first.retain(|id| world.answer(*id).is_none());
+        (0..2).for_each(|_| _ = world.call(CHANNEL, read()));
         turns += 1;
-        assert!(turns < 60, "it waits for ever");
+        assert!(turns < 150, "{} wait for ever", first.len());
     }
 }
 
