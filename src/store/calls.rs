@@ -8,6 +8,7 @@ use crate::hub::mail::ApiAsk;
 use crate::hub::store::StoreAsk;
 use crate::limits;
 use crate::log::body::Body;
+use crate::log::error::ReadError;
 use crate::log::reader::Stored;
 use crate::log::record::Class;
 use crate::log::request::{Append, epoch_text};
@@ -31,27 +32,14 @@ impl<A: Archive> Office<A> {
     pub(super) fn mailbox_list(&mut self, id: u64, user: String, since: u64, limit: u32, now: Now) {
         let seconds = u32::try_from(now.unix_seconds()).unwrap_or(u32::MAX);
         let limit = limit.clamp(1, limits::MAILBOX_LISTED) as usize;
-        let stream = (Class::Mailbox, user.as_str());
-        let (mut listed, mut after) = (Vec::new(), since);
-        // Pages of the log are counted from the newest message, so the first one may be short.
-        while listed.len() < limit {
-            match self.archive.page(stream, after, limit, seconds, &mut self.reads.budget) {
-                Ok(Some(leaf)) => {
-                    after = leaf.messages.last().map_or(after, |last| last.offset);
-                    let is_over = leaf.is_last || leaf.messages.is_empty();
-                    listed.extend(leaf.messages);
-                    if is_over {
-                        break;
-                    }
-                }
-                Ok(None) => {
-                    let command = ApiCommand::MailboxList { user, since, limit: limit as u32 };
-                    return self.reads.put_off(StoreAsk::Api(Box::new(ApiAsk { id, command })));
-                }
-                Err(_) => return self.answer(id, ApiAnswer::Error(ApiError::StorageUnavailable)),
+        let listed = match self.listed(&user, since, limit, seconds) {
+            Ok(Some(listed)) => listed,
+            Ok(None) => {
+                let command = ApiCommand::MailboxList { user, since, limit: limit as u32 };
+                return self.reads.put_off(StoreAsk::Api(Box::new(ApiAsk { id, command })));
             }
-        }
-        listed.truncate(limit);
+            Err(_) => return self.answer(id, ApiAnswer::Error(ApiError::StorageUnavailable)),
+        };
         let mut bytes = 0_usize;
         let fits = |message: &StoredMessage| {
             bytes += message.data.len();
@@ -63,6 +51,36 @@ impl<A: Archive> Office<A> {
             .info(Class::Mailbox, &user, "")
             .map(|info| Position { offset: info.state.last_offset, epoch: epoch_text(info.state.epoch) });
         self.answer(id, ApiAnswer::MailboxList { messages, position: position.unwrap_or_default() });
+    }
+
+    /// The first `limit` messages behind `since`. `None` if the way to the first page takes more than is left of the turn.
+    fn listed(
+        &mut self,
+        user: &str,
+        since: u64,
+        limit: usize,
+        now: u32,
+    ) -> Result<Option<Vec<Stored>>, ReadError> {
+        let stream = (Class::Mailbox, user);
+        let (mut listed, mut after) = (Vec::new(), since);
+        // Pages of the log are counted from the newest message, so the first one may be short.
+        while listed.len() < limit {
+            // Put off at a later page, the call would begin with the first one again, and might never come to its end:
+            // of a damaged mailbox no way is remembered.
+            let mut all = usize::MAX;
+            let budget = if listed.is_empty() { &mut self.reads.budget } else { &mut all };
+            let leaf = self.archive.page(stream, after, limit, now, budget);
+            self.reads.charge(usize::MAX - all);
+            let Some(leaf) = leaf? else { return Ok(None) };
+            after = leaf.messages.last().map_or(after, |last| last.offset);
+            let is_over = leaf.is_last || leaf.messages.is_empty();
+            listed.extend(leaf.messages);
+            if is_over {
+                break;
+            }
+        }
+        listed.truncate(limit);
+        Ok(Some(listed))
     }
 
     pub(super) fn mailbox_ack(&mut self, id: u64, user: String, device: String, offset: u64, now: Now) {

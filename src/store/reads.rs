@@ -1,9 +1,10 @@
 //! Reads in their turn: what streams are asked for costs the one thread of the store time, and sends must not wait for it.
 //!
-//! * A turn of the store looks at [`SHARE`] records for readers at most; what is left is done in the next turns, between
-//!   which sends and acknowledgements go on.
+//! * A turn of the store looks at [`SHARE`] records for readers, and one short read more at most: what that takes beyond
+//!   the share is a debt of the next turns. What is left is done in the next turns, between which sends and
+//!   acknowledgements go on.
 //! * Questions are answered in order, but for long histories: of those [`WALKS`] are read side by side, each a part of
-//!   its way in a turn, so that nobody waits for the longest.
+//!   its way in a turn, so that nobody waits for the longest; others wait in order, and no newcomer overtakes them.
 //! * A question that waits is answered by what the log has when its turn comes, so what is delivered live meanwhile is
 //!   in the answer: the order of a stream holds whenever it is read.
 
@@ -39,6 +40,10 @@ pub(super) struct Reads {
     share: usize,
     /// What is left of that.
     pub(super) budget: usize,
+    /// What was looked at beyond it: so much less in the next turns.
+    debt: usize,
+    /// The same of the share of long histories.
+    long_debt: usize,
     /// In order; the first may have been begun.
     waiting: VecDeque<StoreAsk>,
     /// Long histories that have not been begun.
@@ -63,6 +68,8 @@ impl Default for Reads {
         Self {
             share: SHARE,
             budget: SHARE,
+            debt: 0,
+            long_debt: 0,
             waiting: VecDeque::new(),
             long: VecDeque::new(),
             walks: VecDeque::new(),
@@ -86,9 +93,21 @@ impl Reads {
         self.budget == 0 || !self.waiting.is_empty()
     }
 
-    /// So many records were looked at.
+    /// So many records were looked at; what is beyond the share is owed.
     pub(super) fn charge(&mut self, records: usize) {
+        self.debt = self.debt.saturating_add(records.saturating_sub(self.budget));
         self.budget = self.budget.saturating_sub(records);
+    }
+
+    /// A question was looked at, which is no debt: one that goes on turn by turn would owe for each.
+    fn charge_question(&mut self) {
+        self.budget = self.budget.saturating_sub(LEAST);
+    }
+
+    /// A new share, less what is owed.
+    fn begin_share(&mut self) {
+        self.budget = self.share.saturating_sub(self.debt);
+        self.debt = self.debt.saturating_sub(self.share);
     }
 
     /// A question that is to go on first in the next turn.
@@ -97,8 +116,13 @@ impl Reads {
     }
 
     /// True if a long history may be begun.
-    pub(super) fn has_room_for_walk(&self) -> bool {
+    fn has_room_for_walk(&self) -> bool {
         self.walks.len() < WALKS
+    }
+
+    /// True if it may be begun before those that wait.
+    pub(super) fn has_room_for_newcomer(&self) -> bool {
+        self.walks.len().saturating_add(self.long.len()) < WALKS
     }
 
     /// A long history that is to be begun when others are done.
@@ -143,13 +167,13 @@ impl<A: Archive> Office<A> {
         }
         self.take(ask, now);
         if reads {
-            self.reads.charge(LEAST);
+            self.reads.charge_question();
         }
     }
 
     /// A turn's part of everything that is to be read.
     pub(super) fn go_on_reading(&mut self, now: Now) {
-        self.reads.budget = self.reads.share;
+        self.reads.begin_share();
         if self.is_ahead() {
             return;
         }
@@ -157,16 +181,18 @@ impl<A: Archive> Office<A> {
             && let Some(ask) = self.reads.waiting.pop_front()
         {
             self.take(ask, now);
-            self.reads.charge(LEAST);
+            self.reads.charge_question();
         }
-        let left = std::mem::replace(&mut self.reads.budget, self.reads.share);
-        while self.reads.has_room_for_walk()
-            && self.reads.budget > 0
-            && let Some(ask) = self.reads.long.pop_front()
-        {
-            self.read(ask, now);
-            self.reads.charge(LEAST);
-        }
+        let left = self.reads.budget;
+        std::mem::swap(&mut self.reads.debt, &mut self.reads.long_debt);
+        self.reads.begin_share();
+        self.walk_all(now);
+        std::mem::swap(&mut self.reads.debt, &mut self.reads.long_debt);
+        self.reads.budget = left;
+    }
+
+    /// A turn's part of the long histories: those that were begun share it, others begin with what is left.
+    fn walk_all(&mut self, now: Now) {
         for to_come in (1..=self.reads.walks.len()).rev() {
             let Some(mut walk) = self.reads.walks.pop_front() else { break };
             let budget = self.reads.budget;
@@ -176,7 +202,14 @@ impl<A: Archive> Office<A> {
             self.walk(walk);
             self.reads.budget = budget.saturating_sub(share - self.reads.budget);
         }
-        self.reads.budget = left;
+        self.reads.budget = self.reads.budget.max(1);
+        while self.reads.has_room_for_walk()
+            && self.reads.budget > 0
+            && let Some(ask) = self.reads.long.pop_front()
+        {
+            self.read_if_room(ask, true, now);
+            self.reads.charge_question();
+        }
     }
 
     /// The process ends: nobody waits any more but callers of the server API.

@@ -103,6 +103,8 @@ fn run(parts: StoreParts) -> Result<(), StorageError> {
     let mut ending = None;
     loop {
         inbox.begin();
+        // Asked once: a turn that ends the process has ended what waits for time first.
+        let is_stopping = inbox.is_stopping();
         let now = clock();
         let mut acks = 0;
         while let Some(ack) = inbox.next_ack() {
@@ -110,13 +112,13 @@ fn run(parts: StoreParts) -> Result<(), StorageError> {
             acks += 1;
         }
         appender.release(acks);
-        if inbox.is_stopping() {
+        if is_stopping {
             office.hasten(now);
         } else {
             office.settle(now);
         }
         // Answers hold whole pages of messages: while the shards do not take them, questions wait where they are bounded.
-        let room = if inbox.is_stopping() || !office.is_behind() { ASKS_PER_TURN } else { 0 };
+        let room = if is_stopping || !office.is_behind() { ASKS_PER_TURN } else { 0 };
         let taken = (0..room).map_while(|_| inbox.next_ask()).map(|ask| office.ask(ask, now)).count();
         office.take_answers().for_each(&answers);
         office.drain_mail(&deliver);
@@ -125,7 +127,7 @@ fn run(parts: StoreParts) -> Result<(), StorageError> {
             published = Some(second);
             publish(StoreFigures { queued: inbox.len() as u64, ..with_log(office.figures(), &log) });
         }
-        if inbox.is_stopping() {
+        if is_stopping {
             let since = *ending.get_or_insert(now.tick);
             let is_done = office.is_idle() && inbox.is_empty();
             if is_done || now.tick.since(since) > LAST_TICKS {

@@ -311,11 +311,7 @@ fn what_is_no_json_reaches_json_clients_in_a_form_that_is() {
 fn the_way_through_a_long_history_holds_nobody_up() {
     const KEPT: usize = 9_000;
     const SHARE: usize = 500;
-    let mut world = world();
-    for part in 0..KEPT / 60 {
-        let ids = start(&mut world, (0..60).map(|at| publish(&(part * 60 + at).to_string())).collect());
-        assert!(offsets(&mut world, ids).iter().all(Result::is_ok));
-    }
+    let mut world = filled(KEPT);
     world.set_share(SHARE);
     let read = |limit| ApiCommand::History { channel: CHANNEL.into(), limit, since: None, reverse: false };
     let (first, second) = (world.call(CHANNEL, read(3)), world.call(CHANNEL, read(5)));
@@ -348,4 +344,50 @@ fn the_way_through_a_long_history_holds_nobody_up() {
     let id = world.call(CHANNEL, read(4));
     (0..4).for_each(|_| world.turn_once());
     assert!(world.answer(id).is_some());
+}
+
+/// Long histories that wait are begun in order, however many newcomers there are.
+#[test]
+fn newcomers_do_not_overtake_a_long_history_that_waits() {
+    let mut world = filled(2_100);
+    world.set_share(1_000);
+    let read = || ApiCommand::History { channel: CHANNEL.into(), limit: 10_000, since: None, reverse: true };
+    // Each looks at 4,200 records, and a turn at no more than 2,000: some wait.
+    let mut first: Vec<_> = (0..20).map(|_| world.call(CHANNEL, read())).collect();
+    let mut turns = 0;
+    while !first.is_empty() {
+        world.turn_once();
+        first.retain(|id| world.answer(*id).is_none());
+        (0..2).for_each(|_| _ = world.call(CHANNEL, read()));
+        turns += 1;
+        assert!(turns < 150, "{} wait for ever", first.len());
+    }
+}
+
+/// A read that is not long is done at once, and the turns behind it look at so much less.
+#[test]
+fn what_a_turn_looks_at_beyond_its_share_is_missing_to_the_next_turns() {
+    let mut world = filled(600);
+    world.set_share(20);
+    let read = || ApiCommand::History { channel: CHANNEL.into(), limit: 3, since: None, reverse: false };
+    let ids = [world.call(CHANNEL, read()), world.call(CHANNEL, read())];
+    let mut answered = [None; 2];
+    for turn in 1..100 {
+        world.turn_once();
+        for (at, id) in answered.iter_mut().zip(ids) {
+            *at = at.or_else(|| world.answer(id).map(|_| turn));
+        }
+    }
+    let [Some(first), Some(second)] = answered else { panic!("{answered:?}") };
+    assert!((25..40).contains(&(second - first)), "600 records are 30 turns: {answered:?}");
+}
+
+/// A world in which the channel has so many publications.
+fn filled(count: usize) -> World {
+    let mut world = world();
+    for part in 0..count / 60 {
+        let ids = start(&mut world, (0..60).map(|at| publish(&(part * 60 + at).to_string())).collect());
+        assert!(offsets(&mut world, ids).iter().all(Result::is_ok));
+    }
+    world
 }

@@ -5,6 +5,7 @@ use millpond::hub::mail::{Mail, Origin, Subscribed, Ticket};
 use millpond::hub::store::{OpenAsk, PageKind, StoreAsk, StoreMail};
 use millpond::log::error::StorageError;
 use millpond::log::fake::Fault;
+use millpond::log::segment::segment_name;
 
 use crate::bench::{Bench, KEY, offsets, owner, sent};
 
@@ -133,4 +134,44 @@ fn a_reader_that_waits_its_turn_misses_nothing() {
         }
     }
     assert_eq!(seen, (31..=60).collect::<Vec<_>>());
+}
+
+/// A page behind a damaged message is looked for anew, and that may be longer than what a turn looks at.
+#[test]
+fn the_list_of_a_damaged_mailbox_comes_to_its_end() {
+    let mut bench = Bench::new();
+    for number in 0..1_000 {
+        bench.send(&["ann"], &format!("the text number {number}."), "");
+    }
+    bench.run();
+    bench.answers();
+    bench.mail();
+    let (name, text) = (segment_name(1), b"the text number 7.");
+    let segment = bench.disk.contents(&name).unwrap();
+    let place = segment.windows(text.len()).position(|bytes| bytes == text).unwrap();
+    bench.disk.flip(&name, place, 1);
+    bench.office.set_reading_share(205);
+    bench.office.settle(bench.now());
+    let list = bench.call(ApiCommand::MailboxList { user: "ann".into(), since: 0, limit: 64 });
+    bench.office.ask(open(None), bench.now());
+    let (mut listed, mut opened) = (None, None);
+    for _ in 0..40 {
+        bench.office.settle(bench.now());
+        for (id, answer) in bench.answers() {
+            let ApiAnswer::MailboxList { messages, .. } = answer else { panic!("{answer:?}") };
+            assert_eq!(id, list);
+            listed = Some(messages.iter().map(|of| of.offset).collect::<Vec<_>>());
+        }
+        for mail in bench.mail() {
+            if let Mail::Store(mail) = mail
+                && let StoreMail::Opened { result, .. } = *mail
+            {
+                opened = Some(offsets(&result.unwrap()));
+            }
+        }
+    }
+    let expected: Vec<_> = (1..=65).filter(|offset| *offset != 8).collect();
+    assert_eq!(listed, Some(expected));
+    assert_eq!(opened, Some(vec![1, 2, 3, 4]), "who waited behind it");
+    assert!(!bench.office.is_reading());
 }

@@ -20,8 +20,14 @@ use crate::store::office::{Office, Pending};
 use crate::store::reads::Walk;
 
 impl<A: Archive> Office<A> {
-    /// A subscriber or a reader.
+    /// A subscriber or a reader. A long history waits behind those that wait already.
     pub(in crate::store) fn read(&mut self, ask: HomeAsk, now: Now) {
+        let has_room = self.reads.has_room_for_newcomer();
+        self.read_if_room(ask, has_room, now);
+    }
+
+    /// The same; a long history is begun if there is room, which is for the caller to say, else it waits.
+    pub(in crate::store) fn read_if_room(&mut self, ask: HomeAsk, has_room: bool, now: Now) {
         let page = match self.page(&ask.channel, now) {
             Ok(Some(page)) => page,
             Ok(None) => return self.begin(ask, now),
@@ -34,9 +40,7 @@ impl<A: Archive> Office<A> {
             }
             HomeOp::History { .. } => match self.query(&ask, &page, now) {
                 Ok(read) if read.limit == 0 => Ok(HistoryAnswer::Page(Vec::new(), position_of(&page))),
-                Ok(read) if is_long(&read, page.top) && !self.reads.has_room_for_walk() => {
-                    return self.reads.queue(ask);
-                }
+                Ok(read) if !has_room && is_long(&read, &page) => return self.reads.queue(ask),
                 Ok(read) => return self.set_out(&ask, &read, &page),
                 Err(error) => Err(error),
             },
@@ -62,7 +66,7 @@ impl<A: Archive> Office<A> {
 
     /// Begins to read for a reader.
     fn set_out(&mut self, ask: &HomeAsk, read: &HistoryRead<'_>, page: &HistoryPage) {
-        let is_long = is_long(read, page.top);
+        let is_long = is_long(read, page);
         let mut trail = is_long.then(|| self.histories.trails.take(read.channel));
         let way = self.archive.history(read, trail.as_mut());
         if let Some(trail) = trail {
@@ -261,14 +265,15 @@ impl<A: Archive> Office<A> {
 }
 
 /// True for a read that may look at so many publications that others should not wait for it.
-fn is_long(read: &HistoryRead<'_>, top: u64) -> bool {
+fn is_long(read: &HistoryRead<'_>, page: &HistoryPage) -> bool {
+    let kept = page.top.saturating_sub(page.floor);
     let way = if read.newest_first {
-        let limit = u64::try_from(read.limit).unwrap_or(u64::MAX).min(top);
-        top.saturating_sub(read.before).saturating_add(limit)
+        let limit = u64::try_from(read.limit).unwrap_or(u64::MAX);
+        page.top.saturating_sub(read.before).saturating_add(limit)
     } else {
-        top.saturating_sub(read.after)
+        page.top.saturating_sub(read.after)
     };
-    way >= limits::LONG_HISTORY
+    way.min(kept) >= limits::LONG_HISTORY
 }
 
 fn position_of(page: &HistoryPage) -> Position {
@@ -297,4 +302,39 @@ fn publication_of(stored: Stored) -> Option<Publication> {
         publisher,
         tags: tags.into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What counts is what is kept, not what was ever published.
+    #[test]
+    fn a_way_is_as_long_as_what_is_kept_of_it() {
+        let page = |top, floor| HistoryPage { top, floor, ..HistoryPage::default() };
+        let read = |after, before, limit, newest_first| HistoryRead {
+            channel: "x",
+            end: u64::MAX,
+            after,
+            before,
+            limit,
+            bytes: usize::MAX,
+            newest_first,
+            now: 0,
+        };
+        let cases = [
+            (read(0, u64::MAX, 10, false), page(2_048, 0), true),
+            (read(0, u64::MAX, 10, false), page(1_000_000, 999_990), false),
+            (read(999_995, u64::MAX, 10, false), page(1_000_000, 0), false),
+            (read(0, u64::MAX, 10, false), page(1_000_000, 997_952), true),
+            (read(0, u64::MAX, 10, true), page(1_000_000, 0), false),
+            (read(0, u64::MAX, usize::MAX, true), page(1_000_000, 0), true),
+            (read(0, u64::MAX, usize::MAX, true), page(1_000_000, 999_990), false),
+            (read(0, 5, 10, true), page(1_000_000, 0), true),
+            (read(0, 5, 10, true), page(1_000_000, 999_990), false),
+        ];
+        for (at, (read, page, expected)) in cases.into_iter().enumerate() {
+            assert_eq!(is_long(&read, &page), expected, "case {at}");
+        }
+    }
 }
