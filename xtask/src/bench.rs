@@ -141,7 +141,7 @@ fn crowd(workspace: &Workspace, crowd: &Crowd, args: &[String]) -> Result<()> {
 }
 
 /// The generator is gone, but the ends of two million sockets take the kernel and the server their time.
-fn wait_until_empty(internal: SocketAddr, id: u32) -> Result<()> {
+pub(crate) fn wait_until_empty(internal: SocketAddr, id: u32) -> Result<()> {
     let start = Instant::now();
     while Look::at(internal, id)?.connections > 0 {
         if start.elapsed() > DEPARTURE {

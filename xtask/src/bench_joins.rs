@@ -152,6 +152,7 @@ fn round(workspace: &Workspace, how: &Joins, namespace: &'static str) -> Result<
     round.joins = node.rooms(workspace, how)?;
     round.asked_joins = answers(questions)?;
     round.churn = crowd.finish()?;
+    bench::wait_until_empty(node.internal, node.server.id())?;
     round.after = node.rooms(workspace, how)?;
     if !how.alone {
         let other = Node::start(workspace, how, "joins-elsewhere")?;
