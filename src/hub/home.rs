@@ -19,8 +19,8 @@ use crate::hub::home_shards::{add, remove, spread};
 use crate::hub::home_users::HomeUser;
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{
-    Answer, Collect, Delivery, HomeAsk, HomeOp, HomeReply, Mail, Origin, PublishAsk, ReplyBody, SubscribeAsk,
-    Terms, UnsubscribeAsk,
+    Answer, Collect, Delivery, HomeAsk, HomeOp, HomeReply, Leaver, Mail, Origin, PublishAsk, ReplyBody,
+    SubscribeAsk, Terms,
 };
 use crate::hub::post::Post;
 use crate::hub::pressure::PressureLevel;
@@ -181,7 +181,16 @@ impl Homes {
             }
             HomeOp::Unsubscribe(mut ask) => {
                 let kept = ask.kept.take();
-                self.unsubscribe(&place, &ask, now, post);
+                let first = Leaver { user_hash: ask.user_hash, presence: ask.presence };
+                self.unsubscribe(&place, ask.shard, first, now);
+                for leaver in &ask.also {
+                    self.unsubscribe(&place, ask.shard, *leaver, now);
+                }
+                if let Some(member) = &ask.leave
+                    && let Registered::Record(_) = self.channels.get(hash)
+                {
+                    self.announce(&place, (member, false), now, post);
+                }
                 if let Some(member) = kept {
                     self.keep_member(hash, member, now);
                 }
@@ -296,18 +305,18 @@ impl Homes {
         }
     }
 
-    fn unsubscribe(&mut self, place: &Place, ask: &UnsubscribeAsk, now: Now, post: &mut Post) {
+    fn unsubscribe(&mut self, place: &Place, shard: ShardId, leaver: Leaver, now: Now) {
         match self.channels.get(place.hash) {
-            Registered::Nothing => return,
-            Registered::Single(..) => return self.channels.remove(place.hash),
+            Registered::Nothing => {}
+            Registered::Single(..) => self.channels.remove(place.hash),
             Registered::Record(channel) => {
-                remove(&mut channel.shards, ask.shard);
-                if ask.presence {
+                remove(&mut channel.shards, shard);
+                if leaver.presence {
                     channel.clients = channel.clients.saturating_sub(1);
-                    if let Some(count) = channel.users.get_mut(&ask.user_hash) {
+                    if let Some(count) = channel.users.get_mut(&leaver.user_hash) {
                         *count -= 1;
                         if *count == 0 {
-                            channel.users.remove(&ask.user_hash);
+                            channel.users.remove(&leaver.user_hash);
                         }
                     }
                 }
@@ -322,9 +331,6 @@ impl Homes {
                     self.vacant += 1;
                 }
             }
-        }
-        if let Some(member) = &ask.leave {
-            self.announce(place, (member, false), now, post);
         }
     }
 

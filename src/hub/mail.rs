@@ -55,7 +55,39 @@ pub enum Mail {
 
 const _: () = assert!(size_of::<Mail>() <= 16, "an inbox is an array of these");
 
+/// Subscribers that one letter takes out of a channel beside its first: where a million leave one channel at once, its
+/// home gets a letter for many of them.
+pub(crate) const LEAVERS_PER_LETTER: usize = 63;
+
 impl Mail {
+    /// How much work it is, in letters.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Home(ask) => match &ask.op {
+                HomeOp::Unsubscribe(ask) => 1 + ask.also.len(),
+                _ => 1,
+            },
+            _ => 1,
+        }
+    }
+
+    /// Adds a subscriber of `shard` who leaves the channel. False where this letter is about something else, or full.
+    pub(crate) fn takes_along(&mut self, hash: u64, shard: ShardId, leaver: Leaver) -> bool {
+        let Self::Home(home) = self else { return false };
+        let is_there = home.hash == hash;
+        let HomeOp::Unsubscribe(ask) = &mut home.op else { return false };
+        let takes = is_there
+            && ask.shard == shard
+            && ask.leave.is_none()
+            && ask.kept.is_none()
+            && ask.also.len() < LEAVERS_PER_LETTER;
+        if takes {
+            ask.also.push(leaver);
+        }
+        takes
+    }
+
     /// True if nobody waits for the effect of this letter and nobody is told of it, so that it may lie until its reader
     /// looks anyway. It still stands in order: whoever asks about it later is answered after it. Where
     /// `users_are_watched`, somebody may be told that a user came or went.
@@ -252,6 +284,17 @@ pub struct UnsubscribeAsk {
     pub leave: Option<Member>,
     /// Who was lost and may come back, where the namespace has a `presence_grace`.
     pub kept: Option<KeptMember>,
+    /// Those who left right behind this one, of whom nobody is told: at most [`LEAVERS_PER_LETTER`].
+    pub also: Vec<Leaver>,
+}
+
+/// A subscriber who leaves and of whom nobody is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaver {
+    /// As in the subscription.
+    pub user_hash: u64,
+    /// As in the subscription.
+    pub presence: bool,
 }
 
 /// A member who was lost and may come back.

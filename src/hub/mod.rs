@@ -24,6 +24,7 @@ pub mod events;
 mod figures;
 mod gather;
 mod handshake;
+mod held;
 mod home;
 mod home_announce;
 mod home_history;

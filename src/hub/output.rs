@@ -93,13 +93,16 @@ impl Shard {
 
     /// Writes the output of this turn, one write per connection where the kernel takes it.
     pub(crate) fn flush(&mut self, io: &mut impl Sockets) {
-        let post = &self.post;
-        self.granted.retain(|(_, home)| post.waits(*home));
+        let Self { held, post, dirty, connections, .. } = self;
+        held.release(post, |slot| {
+            if connections.0.get(slot as usize).is_some_and(|connection| connection.has(flag::DIRTY)) {
+                dirty.push(slot);
+            }
+        });
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
-            if self.granted.iter().any(|(held, _)| *held == slot) {
-                self.dirty.push(slot);
-            } else {
+            // Whoever is held keeps the flag, and is put here again when it is let go.
+            if !self.held.holds(slot) {
                 self.flush_one(slot, io);
             }
         }

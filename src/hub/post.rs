@@ -25,6 +25,8 @@ const KEPT_CAPACITY: usize = 32;
 #[derive(Debug)]
 pub struct Post {
     outgoing: Vec<VecDeque<Mail>>,
+    /// Letters that have left, by destination.
+    left: Vec<u64>,
     answers: VecDeque<Answer>,
     events: EventBatch,
     store: VecDeque<StoreAsk>,
@@ -42,6 +44,7 @@ impl Post {
     pub(crate) fn new(shards: usize) -> Self {
         Self {
             outgoing: (0..shards).map(|_| VecDeque::new()).collect(),
+            left: vec![0; shards],
             answers: VecDeque::new(),
             events: EventBatch::default(),
             store: VecDeque::new(),
@@ -57,6 +60,21 @@ impl Post {
     pub(crate) fn send(&mut self, to: ShardId, mail: Mail) {
         self.outgoing[to.0 as usize].push_back(mail);
         self.letters += 1;
+    }
+
+    /// The last letter to `to` that has not left.
+    pub(crate) fn last(&mut self, to: ShardId) -> Option<&mut Mail> {
+        self.outgoing[to.0 as usize].back_mut()
+    }
+
+    /// Number of the last letter to `to`: they count from 1 and leave in order.
+    pub(crate) fn number(&self, to: ShardId) -> u64 {
+        self.left[to.0 as usize] + self.outgoing[to.0 as usize].len() as u64
+    }
+
+    /// True once the letter with this number has left.
+    pub(crate) fn has_left(&self, to: ShardId, number: u64) -> bool {
+        number <= self.left[to.0 as usize]
     }
 
     /// Adds an answer for the control plane.
@@ -91,6 +109,7 @@ impl Post {
     pub fn drain_to(&mut self, to: ShardId, mut accept: impl FnMut(Mail) -> Result<(), Mail>) -> usize {
         let queue = &mut self.outgoing[to.0 as usize];
         let left = drain(queue, &mut accept);
+        self.left[to.0 as usize] += left as u64;
         self.letters -= left;
         self.sent += left as u64;
         self.refused += u64::from(!self.outgoing[to.0 as usize].is_empty());
@@ -125,6 +144,7 @@ impl Post {
     pub(crate) fn pop_own(&mut self, own: ShardId) -> Option<Mail> {
         let queue = &mut self.outgoing[own.0 as usize];
         let mail = queue.pop_front()?;
+        self.left[own.0 as usize] += 1;
         self.letters -= 1;
         Some(mail)
     }
@@ -133,6 +153,7 @@ impl Post {
     pub(crate) fn memory_bytes(&self) -> usize {
         let places: usize = self.outgoing.iter().map(VecDeque::capacity).sum();
         self.outgoing.capacity() * size_of::<VecDeque<Mail>>()
+            + self.left.capacity() * size_of::<u64>()
             + places * size_of::<Mail>()
             + self.answers.capacity() * size_of::<Answer>()
             + self.store.capacity() * size_of::<StoreAsk>()

@@ -12,7 +12,6 @@
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use crate::base::ids::ShardId;
 use crate::hub::connection::NONE;
 use crate::hub::mail::HomeAsk;
 use crate::hub::shard::Shard;
@@ -111,7 +110,7 @@ impl Shard {
         self.gathering.shrink();
         self.dirty.shrink_to_fit();
         self.due.shrink_to_fit();
-        self.granted.shrink_to_fit();
+        self.held.shrink();
         self.doomed.shrink_to_fit();
         self.handed.shrink_to_fit();
         self.resumed.shrink_to_fit();
@@ -124,7 +123,7 @@ impl Shard {
     pub(crate) fn lists_bytes(&self) -> usize {
         (self.dirty.capacity() + self.due.capacity() + self.resumed.capacity()) * size_of::<u32>()
             + self.sweeps.memory_bytes()
-            + self.granted.capacity() * size_of::<(u32, ShardId)>()
+            + self.held.memory_bytes()
             + self.doomed.capacity() * size_of::<(u32, bool)>()
             + self.handed.capacity() * size_of::<(u32, Vec<u8>)>()
             + self.deferred.capacity() * size_of::<HomeAsk>()

@@ -94,7 +94,7 @@ impl Shard {
             && !connection.has(flag::RESUMED)
         {
             connection.set(flag::RESUMED, true);
-            self.resumed.push(slot);
+            self.resumed.push_back(slot);
         }
     }
 

@@ -24,6 +24,7 @@ use crate::hub::connection::{Connection, NONE, Phase, flag};
 use crate::hub::connections::Accepts;
 use crate::hub::drain::Drain;
 use crate::hub::gather::Gathering;
+use crate::hub::held::Held;
 use crate::hub::home::Homes;
 use crate::hub::locals::Locals;
 use crate::hub::mail::{HomeAsk, Mail};
@@ -110,8 +111,8 @@ pub struct Shard {
     pub(crate) scratch: Vec<u8>,
     /// Connections with output to flush this turn.
     pub(crate) dirty: Vec<u32>,
-    /// Connections that were granted a subscription of which its home has yet to hear: output waits until it has.
-    pub(crate) granted: Vec<(u32, ShardId)>,
+    /// Connections that were granted a subscription of which its home has yet to hear.
+    pub(crate) held: Held,
     /// Connections whose socket is to be closed this turn; true = with RST.
     pub(crate) doomed: Vec<(u32, bool)>,
     /// Sockets that go to the control plane this turn, with what was read.
@@ -119,7 +120,7 @@ pub struct Shard {
     /// Channels with frames under way.
     pub(crate) sweeps: Sweeps,
     /// Connections that may read again.
-    pub(crate) resumed: Vec<u32>,
+    pub(crate) resumed: VecDeque<u32>,
     /// Connections whose silence ends them unless something is found when they are read once more.
     pub(crate) overdue: Vec<(u32, u32)>,
     /// Those of them that the shell was told to read.
@@ -186,11 +187,11 @@ impl Shard {
             now_ms: 0,
             scratch: Vec::new(),
             dirty: Vec::new(),
-            granted: Vec::new(),
+            held: Held::new(common.shards as usize),
             doomed: Vec::new(),
             handed: Vec::new(),
             sweeps: Sweeps::new(common.shards),
-            resumed: Vec::new(),
+            resumed: VecDeque::new(),
             overdue: Vec::new(),
             examined: Vec::new(),
             now: Now::default(),
@@ -268,21 +269,24 @@ impl Shard {
         reads.then_some(connection.socket)
     }
 
-    /// Connections whose reading was held back and may go on; the shell reads them as if they had become readable.
-    /// Commands that waited for output which has left run first.
-    pub fn take_resumed(&mut self) -> impl Iterator<Item = (u32, u32)> + use<> {
-        let mut resumed = Vec::with_capacity(self.resumed.len());
-        for slot in std::mem::take(&mut self.resumed) {
-            let Some(connection) = self.connection(slot) else { continue };
-            connection.set(flag::RESUMED, false);
-            let key = (slot, connection.generation);
-            if self.may_resume(slot) {
-                self.resume(slot);
-            } else {
-                resumed.push(key);
-            }
+    /// Connections whose reading was held back and may go on: so many [`Shard::resume_one`] has to tell of.
+    #[must_use]
+    pub fn resumable(&self) -> usize {
+        self.resumed.len()
+    }
+
+    /// The next of them: the shell reads it as if it had become readable. `None` if there is nothing to read, as it has
+    /// gone or has commands that waited for output: they run now. Ask [`Shard::holds_back_input`] before each.
+    pub fn resume_one(&mut self) -> Option<(u32, u32)> {
+        let slot = self.resumed.pop_front()?;
+        let connection = self.connection(slot)?;
+        connection.set(flag::RESUMED, false);
+        let key = (slot, connection.generation);
+        if self.may_resume(slot) {
+            self.resume(slot);
+            return None;
         }
-        resumed.into_iter()
+        Some(key)
     }
 
     /// A connection that was readable when its share of the turn was used up, or while input is held back.
@@ -384,11 +388,9 @@ impl Shard {
     #[must_use]
     pub fn has_put_off(&self) -> bool {
         let unread = !self.resumed.is_empty() || !self.overdue.is_empty();
-        let unwritten =
-            !self.dirty.is_empty() && self.granted.iter().any(|(_, home)| !self.post.waits(*home));
         (unread && !self.holds_back_input())
             || (!self.deferred.is_empty() && !self.post.is_congested())
-            || unwritten
+            || self.held.is_due(&self.post)
     }
 
     /// Mail that has not left yet.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::base::ids::ShardId;
 use crate::base::tick::Tick;
 use crate::hub::api::Overrides;
 use crate::hub::auth::{SubscriptionClaims, TokenFault, ttl_seconds};
@@ -11,7 +12,7 @@ use crate::hub::connect::{position_of, wishes_of};
 use crate::hub::connection::{NONE, sub};
 use crate::hub::events::EndedBy;
 use crate::hub::mail::{
-    HomeAsk, HomeOp, KeptMember, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
+    HomeAsk, HomeOp, KeptMember, Leaver, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
 };
 use crate::hub::metrics::SentKind;
 use crate::hub::permission::{self, Actor, Features, Wishes, features};
@@ -234,13 +235,14 @@ impl Shard {
             data: ask.data,
             mailbox,
         }));
+        let home = self.ask_home(ask.channel, hash, ask.namespace, origin, op);
         if origin == Origin::Nobody {
-            self.granted.push((slot, self.home_of_channel(&ask.channel)));
+            self.held.hold(slot, home, self.post.number(home));
         }
-        self.ask_home(ask.channel, hash, ask.namespace, origin, op);
         handle
     }
 
+    /// Asks the home of a channel, and returns which shard that is.
     pub(crate) fn ask_home(
         &mut self,
         channel: Box<str>,
@@ -248,9 +250,10 @@ impl Shard {
         namespace: u16,
         origin: Origin,
         op: HomeOp,
-    ) {
+    ) -> ShardId {
         let home = self.home_of_channel(&channel);
         self.post.send(home, Mail::Home(Box::new(HomeAsk { channel, hash, namespace, origin, op })));
+        home
     }
 
     /// The home granted a subscribe command.
@@ -380,8 +383,6 @@ impl Shard {
             Some(member) if keeps => (None, Some(KeptMember { member, user_hash, namespace, announced })),
             leave => (leave, None),
         };
-        let ask = UnsubscribeAsk { shard: self.id, user_hash, presence, leave, kept };
-        let op = HomeOp::Unsubscribe(Box::new(ask));
         if self.common.mailbox_user(&channel) == Some(self.user_of(slot)) {
             self.close_mailbox(slot);
         }
@@ -392,7 +393,20 @@ impl Shard {
         if active {
             self.metrics.subscriptions -= 1;
         }
-        self.ask_home(channel, hash, namespace, Origin::Nobody, op);
+        let (shard, home) = (self.id, self.home_of_channel(&channel));
+        if leave.is_none()
+            && kept.is_none()
+            && let Some(letter) = self.post.last(home)
+            && letter.takes_along(hash, shard, Leaver { user_hash, presence })
+        {
+            return;
+        }
+        let ask = UnsubscribeAsk { shard, user_hash, presence, leave, kept, also: Vec::new() };
+        let op = HomeOp::Unsubscribe(Box::new(ask));
+        self.post.send(
+            home,
+            Mail::Home(Box::new(HomeAsk { channel, hash, namespace, origin: Origin::Nobody, op })),
+        );
     }
 
     pub(crate) fn sub_refresh(&mut self, slot: u32, id: u32, request: &SubRefresh<'_>) {

@@ -43,6 +43,11 @@ const MAIL_PER_TURN: usize = 2048;
 /// Letters between two looks at the frames under way, of which there may be many; each adds one frame at most.
 const SATURATION_EVERY: usize = 16;
 
+/// How soon a shard tries again to send what did not fit an inbox, and how often it waits twice as long as the time
+/// before while nothing leaves: up to 3.2 ms, in which a reader empties about half of the smallest inbox.
+const BACKED_UP: Duration = Duration::from_micros(200);
+const BACKED_UP_DOUBLINGS: u32 = 4;
+
 /// Longest sleep: metrics are refreshed once a second.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -116,6 +121,8 @@ pub struct Reactor {
     accept_pending: bool,
     accept_again_at: Option<Tick>,
     metrics_at: Tick,
+    /// Turns since mail left last.
+    stuck_turns: u32,
 }
 
 impl Reactor {
@@ -146,6 +153,7 @@ impl Reactor {
             accept_pending: true,
             accept_again_at: None,
             metrics_at: Tick(0),
+            stuck_turns: 0,
             parts,
         })
     }
@@ -173,10 +181,11 @@ impl Reactor {
             let (mail, more_mail) = self.take_mail();
             self.parts.shard.settle();
             self.read_overdue();
-            self.send_mail();
+            let mut sent = self.send_mail();
             let outlook = self.parts.shard.finish(&mut self.sockets);
             self.parts.shard.handovers_refused(self.sockets.take_handovers_refused());
-            self.send_mail();
+            sent += self.send_mail();
+            self.stuck_turns = if sent > 0 { 0 } else { self.stuck_turns.saturating_add(1) };
             self.refresh_metrics();
             let was_busy = mail > 0 || !events.is_empty();
             timeout = self.timeout(outlook, was_busy, more_mail);
@@ -249,13 +258,11 @@ impl Reactor {
     }
 
     fn read_held_back(&mut self) {
-        if self.parts.shard.holds_back_input() {
-            return;
-        }
-        for (slot, generation) in self.parts.shard.take_resumed() {
+        for _ in 0..self.parts.shard.resumable().min(EVENTS_PER_TURN) {
             if self.parts.shard.holds_back_input() {
-                self.parts.shard.unread(slot, generation);
-            } else {
+                return;
+            }
+            if let Some((slot, generation)) = self.parts.shard.resume_one() {
                 self.read(slot, generation, true);
             }
         }
@@ -347,19 +354,22 @@ impl Reactor {
     /// How many letters were taken, and true if more are left.
     fn take_mail(&mut self) -> (usize, bool) {
         self.parts.mesh.begin(self.parts.id);
-        for taken in 0..MAIL_PER_TURN {
-            if taken % SATURATION_EVERY == 0 && self.parts.shard.is_saturated() {
-                return (taken, true);
+        let (mut letters, mut weight) = (0, 0);
+        while weight < MAIL_PER_TURN {
+            if letters % SATURATION_EVERY == 0 && self.parts.shard.is_saturated() {
+                return (letters, true);
             }
-            match self.parts.mesh.pop(self.parts.id) {
-                Some(mail) => self.parts.shard.receive(mail),
-                None => return (taken, false),
-            }
+            let Some(mail) = self.parts.mesh.pop(self.parts.id) else { return (letters, false) };
+            letters += 1;
+            weight += mail.weight();
+            self.parts.shard.receive(mail);
         }
-        (MAIL_PER_TURN, true)
+        (letters, true)
     }
 
-    fn send_mail(&mut self) {
+    /// Sends what can be sent, and returns how much that was.
+    fn send_mail(&mut self) -> usize {
+        let mut sent = 0;
         let Self {
             parts: ReactorParts { shard, mesh, wakers, shards, id, answers, clock, store, .. }, ..
         } = self;
@@ -375,19 +385,21 @@ impl Reactor {
                 });
                 // A letter that found the inbox full waits for its reader, whoever waits for the letter.
                 is_urgent |= post.waits(to);
+                sent += left;
                 let is_due = is_urgent || (left > 0 && !mesh.looks_by(to, soon));
                 if is_due && mesh.needs_wake(to) {
                     wakers.wake(to);
                 }
             }
         }
-        post.drain_answers(|answer| {
+        sent += post.drain_answers(|answer| {
             answers(answer);
             Ok(())
         });
         if let Some(door) = store {
-            post.drain_store(door);
+            sent += post.drain_store(door);
         }
+        sent
     }
 
     fn refresh_metrics(&mut self) {
@@ -411,8 +423,9 @@ impl Reactor {
             return Duration::ZERO;
         }
         if backed_up {
-            // Another shard's inbox is full; it is running, so look again soon.
-            return Duration::from_micros(200);
+            // Another shard's inbox is full; it is running, so look again soon, but not so often that whoever reads it
+            // gets no processor for all that look.
+            return BACKED_UP * (1 << self.stuck_turns.min(BACKED_UP_DOUBLINGS));
         }
         let (now, now_ms) = self.parts.clock.now_with_ms();
         let now = now.tick;

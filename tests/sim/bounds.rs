@@ -9,7 +9,7 @@ use millpond::protocol::{Body, Encoding, commands};
 use crate::frames::{self, BINARY, Seen, TEXT};
 use crate::hub::settings;
 use crate::rows::{Peer, Stage};
-use crate::world::World;
+use crate::world::{World, resumed};
 
 /// A history command and its reply are about 50 bytes and 42,000.
 const KEPT: usize = 40;
@@ -172,7 +172,7 @@ fn whoever_was_answered_often_is_read_once() {
         }
     }
     stage.world.turn();
-    let mut resumed: Vec<_> = stage.world.shards[0].take_resumed().collect();
+    let mut resumed = resumed(&mut stage.world.shards[0]);
     let count = resumed.len();
     resumed.sort_unstable();
     resumed.dedup();

@@ -177,7 +177,7 @@ impl World {
         let now = self.now();
         self.shards[at].begin_at(now, u64::from(self.tick) * 100 + self.fine_ms);
         self.accept(at);
-        let resumed: Vec<_> = self.shards[at].take_resumed().collect();
+        let resumed = resumed(&mut self.shards[at]);
         for pipe in self.nets[at].pipes.values_mut() {
             pipe.read_edge |= pipe.key.is_some_and(|key| resumed.contains(&key));
         }
@@ -294,4 +294,9 @@ impl World {
             Ok(())
         });
     }
+}
+
+/// Connections that a shard wants to have read again.
+pub(crate) fn resumed(shard: &mut Shard) -> Vec<(u32, u32)> {
+    (0..shard.resumable()).filter_map(|_| shard.resume_one()).collect()
 }
