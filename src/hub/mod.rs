@@ -61,5 +61,6 @@ mod subscribe;
 mod subscriptions;
 mod survey;
 mod sweep;
+mod tally;
 mod timers;
 mod user_presence;
