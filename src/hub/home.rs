@@ -264,7 +264,7 @@ impl Homes {
 
     pub(crate) fn reply(&mut self, origin: Origin, channel: Box<str>, body: ReplyBody, post: &mut Post) {
         match origin {
-            Origin::Nobody => {}
+            Origin::Nobody | Origin::Letter(_) => {}
             Origin::Connection(ticket) => {
                 post.send(ticket.key.shard, Mail::Reply(Box::new(HomeReply { ticket, channel, body })));
             }

@@ -231,6 +231,10 @@ pub struct StoreFigures {
     pub redelivered: u64,
     /// Messages put aside after `max_deliveries`.
     pub dead_lettered: u64,
+    /// Letters that the log did not take: their messages stay.
+    pub dead_letter_failures: u64,
+    /// Letters without the data of their messages, which was too large.
+    pub dead_letters_cut: u64,
     /// Gauge: questions in the store's inbox.
     pub queued: u64,
     /// Gauge: requests that the log has not acknowledged.

@@ -350,6 +350,9 @@ impl<A: Archive> Office<A> {
     }
 
     fn tell_history(&mut self, channel: Box<str>, origin: Origin, answer: HistoryAnswer) {
+        if let Origin::Letter(letter) = origin {
+            self.letter_done(letter, matches!(answer, HistoryAnswer::Published { .. }));
+        }
         let name = channel.clone();
         self.tell_home(&name, StoreMail::History(Box::new(HistoryMail { channel, origin, answer })));
     }

@@ -20,6 +20,7 @@
 mod acknowledge;
 pub mod archive;
 mod calls;
+mod dead_letter;
 pub mod events;
 mod history;
 mod inbox;

@@ -7,6 +7,7 @@ use slab::Slab;
 
 use super::acknowledge::{LateAck, LostAck};
 use super::archive::Archive;
+use super::dead_letter::Burials;
 use super::events::EventQueues;
 use super::history::{Histories, PendingHistory};
 use super::letters::Letters;
@@ -60,6 +61,8 @@ pub struct Office<A> {
     /// The process ends: what fails is not tried again.
     pub(super) is_ending: bool,
     pub(super) redeliveries: HashMap<Owner, Redelivery>,
+    /// Letters on their way into a durable history.
+    pub(super) burials: Burials,
     pub(super) events: EventQueues,
     pub(super) figures: StoreFigures,
 }
@@ -106,6 +109,7 @@ impl<A: Archive> Office<A> {
             acks_due: None,
             is_ending: false,
             redeliveries: HashMap::new(),
+            burials: Burials::default(),
             events: EventQueues::default(),
             figures: StoreFigures::default(),
         }
@@ -149,6 +153,7 @@ impl<A: Archive> Office<A> {
                 break;
             }
         }
+        self.end_burials(now);
         self.flush_acks(now);
         self.flush_events(now);
         self.idempotency.sweep(now.tick, SWEPT);

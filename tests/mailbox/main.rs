@@ -11,6 +11,7 @@
 
 mod bench;
 mod client;
+mod dead;
 #[allow(dead_code, reason = "shared with the test of event queues")]
 mod desk;
 #[allow(dead_code, reason = "shared with the simulation of shards")]
