@@ -206,7 +206,7 @@ pub struct MailboxGrant {
     pub sent: u64,
     /// Everything up to here needs no acknowledgement.
     pub acknowledged: u64,
-    /// Incarnation of the mailbox, 0 where there is none yet.
+    /// Incarnation of the mailbox; where there is none yet, the one to come.
     pub epoch: u32,
     /// What follows.
     pub next: PageKind,

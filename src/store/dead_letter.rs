@@ -183,7 +183,7 @@ impl<A: Archive> Office<A> {
             device: &owner.device,
             offset,
             epoch,
-            id: &message.id,
+            id: message.plain_id(),
             reason: "max_deliveries",
             data: json,
             b64data: json.is_none().then(|| STANDARD.encode(&message.data)),

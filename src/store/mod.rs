@@ -21,6 +21,7 @@ mod acknowledge;
 pub mod archive;
 mod calls;
 mod dead_letter;
+mod earlier;
 pub mod events;
 mod history;
 mod inbox;

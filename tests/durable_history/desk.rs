@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use millpond::base::rng::Rng;
-use millpond::log::body::Body;
+use millpond::log::body::{Body, Message};
 use millpond::log::engine::Engine;
 use millpond::log::error::{ReadError, RefuseError};
 use millpond::log::fake::{FakeDisk, Fate};
@@ -129,6 +129,10 @@ impl Archive for Desk {
         Ok(())
     }
 
+    fn epoch_to_come(&self, user: &str, now: u32) -> u32 {
+        self.0.borrow().reader.epoch_to_come(user, now)
+    }
+
     fn info(&self, class: Class, name: &str, device: &str) -> Option<StreamInfo> {
         self.0.borrow().reader.info(class, name, device)
     }
@@ -142,6 +146,10 @@ impl Archive for Desk {
         budget: &mut usize,
     ) -> Result<Option<StreamPage>, ReadError> {
         Pages::default().read(&self.0.borrow().reader, stream, after, limit, now, budget)
+    }
+
+    fn newest(&self, user: &str, since: u32, most: usize) -> Result<Vec<((u64, u32), Message)>, ReadError> {
+        self.0.borrow().reader.newest(user, since, most)
     }
 
     fn history(&self, read: &HistoryRead<'_>, trail: Option<&mut Trail>) -> Option<HistoryWalk> {

@@ -142,6 +142,14 @@ impl Archive for Desk {
         Ok(())
     }
 
+    fn epoch_to_come(&self, user: &str, now: u32) -> u32 {
+        self.0.borrow().reader.epoch_to_come(user, now)
+    }
+
+    fn newest(&self, user: &str, since: u32, most: usize) -> Result<Vec<((u64, u32), Message)>, ReadError> {
+        self.0.borrow().reader.newest(user, since, most)
+    }
+
     fn history(&self, read: &HistoryRead<'_>, trail: Option<&mut Trail>) -> Option<HistoryWalk> {
         self.0.borrow().reader.history_walk(read, trail)
     }
