@@ -122,7 +122,7 @@ pub struct Shard {
     /// Connections that may read again.
     pub(crate) resumed: VecDeque<u32>,
     /// Connections whose silence ends them unless something is found when they are read once more.
-    pub(crate) overdue: Vec<(u32, u32)>,
+    pub(crate) overdue: VecDeque<(u32, u32)>,
     /// Those of them that the shell was told to read.
     pub(crate) examined: Vec<(u32, u32)>,
     pub(crate) now: Now,
@@ -192,7 +192,7 @@ impl Shard {
             handed: Vec::new(),
             sweeps: Sweeps::new(common.shards),
             resumed: VecDeque::new(),
-            overdue: Vec::new(),
+            overdue: VecDeque::new(),
             examined: Vec::new(),
             now: Now::default(),
             hasher,

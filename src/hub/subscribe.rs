@@ -398,7 +398,7 @@ impl Shard {
         let (shard, home) = (self.id, self.home_of_channel(&channel));
         if leave.is_none()
             && kept.is_none()
-            && let Some(letter) = self.post.last(home)
+            && let Some(letter) = self.post.last_about_channel(home)
             && letter.takes_along(hash, shard, Leaver { user_hash, presence })
         {
             return;

@@ -49,9 +49,10 @@ impl Shard {
     }
 
     /// Connections about to be closed for their silence: the shell reads each of them now, whatever the poller said,
-    /// and the next [`Shard::settle`] decides. While input is held back they stay.
-    pub fn take_overdue(&mut self) -> impl Iterator<Item = (u32, u32)> + use<> {
-        let overdue = std::mem::take(&mut self.overdue);
+    /// and the next [`Shard::settle`] decides. While input is held back they stay, and beyond `most` they wait for the
+    /// next turn.
+    pub fn take_overdue(&mut self, most: usize) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let overdue: Vec<_> = self.overdue.drain(..self.overdue.len().min(most)).collect();
         self.examined.extend_from_slice(&overdue);
         overdue.into_iter()
     }
@@ -59,7 +60,7 @@ impl Shard {
     /// The shell has not read all that one of them sent: it is decided after another look.
     pub fn still_overdue(&mut self, slot: u32, generation: u32) {
         self.examined.retain(|examined| *examined != (slot, generation));
-        self.overdue.push((slot, generation));
+        self.overdue.push_back((slot, generation));
     }
 
     /// Closes those who were overdue and still are, now that their sockets were read.
@@ -105,7 +106,7 @@ impl Shard {
             let again = self.now.tick.after(limits::RECHECK_TICKS);
             self.wheel.arm(&mut self.connections, slot, again);
         } else if !was_read && !connection.has(flag::BLOCKED) {
-            self.overdue.push((slot, connection.generation));
+            self.overdue.push_back((slot, connection.generation));
         } else {
             return true;
         }
