@@ -9,7 +9,7 @@ use crate::base::tick::Now;
 use crate::hub::api::Position;
 use crate::hub::mail::Subscribed;
 use crate::hub::store::{MailboxGrant, OpenAsk, Owner, Page, PageAsk, PageKind, StoreAsk, StoreMail};
-use crate::hub::stream::Publication;
+use crate::hub::stream::{JsonCheck, Publication};
 use crate::limits;
 use crate::log::body::{Body, Message};
 use crate::log::error::ReadError;
@@ -212,5 +212,12 @@ fn grant(
 /// A message of a mailbox as a publication of its channel.
 fn publication_of(offset: u64, message: &Message) -> Publication {
     let tags = tags_of(message);
-    Publication { offset, version: 0, data: message.data.clone(), publisher: None, tags }
+    Publication {
+        offset,
+        version: 0,
+        data: message.data.clone(),
+        publisher: None,
+        tags,
+        json: JsonCheck::default(),
+    }
 }

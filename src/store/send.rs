@@ -11,7 +11,7 @@ use crate::hub::api::{ApiAnswer, ApiError, ApiSend, Position};
 use crate::hub::channel_name::{parse, personal};
 use crate::hub::publication::fits_format;
 use crate::hub::store::{SendRefusal, StoreMail, StoredMessage};
-use crate::hub::stream::Publication;
+use crate::hub::stream::{JsonCheck, Publication};
 use crate::limits;
 use crate::log::body::Message;
 use crate::log::request::{Append, Appended, epoch_text};
@@ -132,7 +132,8 @@ impl<A: Archive> Office<A> {
             self.idempotency.record(&user, &key, (offset, epoch), now.tick);
         }
         self.finish_all(job, user, key, &Ok(Position { offset, epoch: text.clone() }));
-        let publication = Publication { offset, version: 0, data, publisher: None, tags };
+        let publication =
+            Publication { offset, version: 0, data, publisher: None, tags, json: JsonCheck::default() };
         let stored = StoredMessage {
             channel: channel.clone(),
             publication: Arc::new(publication),
