@@ -34,6 +34,17 @@ pub struct Stored {
     pub body: Body,
 }
 
+/// A message of a mailbox, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Place in the mailbox.
+    pub offset: u64,
+    /// Incarnation of the mailbox.
+    pub epoch: u32,
+    /// The message.
+    pub message: Message,
+}
+
 /// Where a stream stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamInfo {
@@ -129,17 +140,12 @@ impl Reader {
         Ok(Some(self.record(state.head)?).filter(|stored| stored.body.name() == name))
     }
 
-    /// Place (offset and epoch) and content of the newest messages of a mailbox that were written from `since` (seconds
+    /// The newest messages of a mailbox that were written from `since` (seconds
     /// since 1970) on, newest first, at most `most`: also those that are done with, as far as they are still there.
     ///
     /// # Errors
     /// [`ReadError::Storage`] if the file system fails; what is damaged ends the list.
-    pub fn newest(
-        &self,
-        user: &str,
-        since: u32,
-        most: usize,
-    ) -> Result<Vec<((u64, u32), Message)>, ReadError> {
+    pub fn newest(&self, user: &str, since: u32, most: usize) -> Result<Vec<Placed>, ReadError> {
         let key = self.shared.hasher.stream(Class::Mailbox, user);
         let (mut newest, Some(state)) = (Vec::new(), self.shared.index.get(key)) else {
             return Ok(Vec::new());
@@ -159,7 +165,7 @@ impl Reader {
             if header.kind == Kind::Message {
                 match segment.body(&place) {
                     Ok(Body::Message(message)) if message.user == user => {
-                        newest.push(((header.offset, header.epoch), message));
+                        newest.push(Placed { offset: header.offset, epoch: header.epoch, message });
                     }
                     Ok(_) => break,
                     Err(error @ ReadError::Storage(_)) => return Err(error),

@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 
 use crate::log::Appender;
-use crate::log::body::{Body, Message};
+use crate::log::body::Body;
 use crate::log::error::{ReadError, RefuseError};
 use crate::log::history::{HistoryRead, HistoryWalk, Trail};
 use crate::log::pages::{Pages, StreamPage};
-use crate::log::reader::{Reader, StreamInfo};
+use crate::log::reader::{Placed, Reader, StreamInfo};
 use crate::log::record::Class;
 use crate::log::request::AppendRequest;
 
@@ -39,12 +39,12 @@ pub trait Archive {
         budget: &mut usize,
     ) -> Result<Option<StreamPage>, ReadError>;
 
-    /// Offset, epoch and content of the newest messages of a user that were stored from `since` (seconds since 1970) on,
+    /// The newest messages of a user that were stored from `since` (seconds since 1970) on,
     /// newest first, at most `most`; acknowledged ones too, as far as the log still has them.
     ///
     /// # Errors
     /// [`ReadError::Storage`] if the file system fails.
-    fn newest(&self, user: &str, since: u32, most: usize) -> Result<Vec<((u64, u32), Message)>, ReadError>;
+    fn newest(&self, user: &str, since: u32, most: usize) -> Result<Vec<Placed>, ReadError>;
 
     /// Begins to read a page of a history; `None` if there is no such channel. `trail` shortens the way of the next read.
     fn history(&self, read: &HistoryRead<'_>, trail: Option<&mut Trail>) -> Option<HistoryWalk>;
@@ -91,7 +91,7 @@ impl Archive for LogArchive {
         self.pages.borrow_mut().read(&self.reader, stream, after, limit, now, budget)
     }
 
-    fn newest(&self, user: &str, since: u32, most: usize) -> Result<Vec<((u64, u32), Message)>, ReadError> {
+    fn newest(&self, user: &str, since: u32, most: usize) -> Result<Vec<Placed>, ReadError> {
         self.reader.newest(user, since, most)
     }
 

@@ -64,9 +64,9 @@ impl<A: Archive> Office<A> {
         let since = u32::try_from(begins / 1000).unwrap_or(u32::MAX);
         let newest = self.archive.newest(user, since, limits::LOOKED_BACK)?;
         self.reads.charge(newest.len());
-        let sent = newest.iter().filter_map(|(place, message)| {
-            let key = message.key_hash()?;
-            Some(Sent { key, at_ms: message.sent_at_ms, place: *place })
+        let sent = newest.iter().filter_map(|of| {
+            let key = of.message.key_hash()?;
+            Some(Sent { key, at_ms: of.message.sent_at_ms, place: (of.offset, of.epoch) })
         });
         let sent: Vec<_> = sent.collect();
         let found = find(&sent);

@@ -6,13 +6,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use millpond::base::rng::Rng;
-use millpond::log::body::{Body, Message};
+use millpond::log::body::Body;
 use millpond::log::engine::Engine;
 use millpond::log::error::{ReadError, RefuseError};
 use millpond::log::fake::{FakeDisk, Fate};
 use millpond::log::history::{HistoryRead, HistoryWalk, Trail};
 use millpond::log::pages::{Pages, StreamPage};
-use millpond::log::reader::{Reader, StreamInfo};
+use millpond::log::reader::{Placed, Reader, StreamInfo};
 use millpond::log::record::{Class, Sequence};
 use millpond::log::request::{Ack, AppendRequest};
 use millpond::log::settings::LogSettings;
@@ -148,7 +148,7 @@ impl Archive for Desk {
         Pages::default().read(&self.0.borrow().reader, stream, after, limit, now, budget)
     }
 
-    fn newest(&self, user: &str, since: u32, most: usize) -> Result<Vec<((u64, u32), Message)>, ReadError> {
+    fn newest(&self, user: &str, since: u32, most: usize) -> Result<Vec<Placed>, ReadError> {
         self.0.borrow().reader.newest(user, since, most)
     }
 

@@ -107,6 +107,7 @@ fn receivers_see_the_id_alone() {
     let (name, id) = &granted.publications[0].tags[0];
     assert_eq!((name.as_str(), id.len()), ("id", 16));
     let stored = bench.desk.newest("ann", 0, 10).unwrap();
-    assert_eq!((stored.len(), stored[0].1.plain_id(), stored[0].1.key_hash().is_some()), (1, &**id, true));
-    assert!(!stored[0].1.id.contains("a key"));
+    let message = &stored[0].message;
+    assert_eq!((stored.len(), message.plain_id(), message.key_hash().is_some()), (1, &**id, true));
+    assert!(!message.id.contains("a key"));
 }
