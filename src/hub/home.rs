@@ -27,7 +27,7 @@ use crate::hub::publication::{Encodings, deliver_publication, publisher, stored}
 use crate::hub::registry::{Registered, Registry};
 use crate::hub::shard::Common;
 use crate::hub::stream::{
-    Appended, Draft, Epoch, HistoryQuery, Publication, Retention, Since, Stream, StreamPosition,
+    Appended, Draft, Epoch, HistoryQuery, JsonCheck, Publication, Retention, Since, Stream, StreamPosition,
 };
 use crate::hub::tally::Tally;
 use crate::hub::user_presence::UserPresence;
@@ -264,7 +264,7 @@ impl Homes {
 
     pub(crate) fn reply(&mut self, origin: Origin, channel: Box<str>, body: ReplyBody, post: &mut Post) {
         match origin {
-            Origin::Nobody => {}
+            Origin::Nobody | Origin::Letter(_) => {}
             Origin::Connection(ticket) => {
                 post.send(ticket.key.shard, Mail::Reply(Box::new(HomeReply { ticket, channel, body })));
             }
@@ -365,7 +365,14 @@ impl Homes {
         let publisher = ask.info.as_ref().map(publisher);
         if !keeps {
             let ApiPublish { data, tags, version, .. } = ask.publish;
-            let publication = Publication { offset: 0, version, data, publisher, tags: tags.into() };
+            let publication = Publication {
+                offset: 0,
+                version,
+                data,
+                publisher,
+                tags: tags.into(),
+                json: JsonCheck::default(),
+            };
             self.deliver_unnumbered(place, &publication, post);
             return None;
         }

@@ -69,8 +69,10 @@ impl NewSubscription {
         overrides: Overrides,
     ) -> Features {
         let mut features = features(parsed, actor, wishes, overrides);
-        if !actor.user.is_empty() && common.mailbox_user(parsed.name) == Some(actor.user) {
-            (features.positioned, features.recoverable) = (true, true);
+        if let Some(owner) = common.mailbox_user(parsed.name) {
+            // Others are told what comes while they are there: nothing is recovered to them.
+            let is_own = owner == actor.user;
+            (features.positioned, features.recoverable) = (is_own, is_own);
         }
         features
     }
