@@ -213,7 +213,10 @@ pub enum Notice {
     #[error("client.insecure_skip_token_signature_verify is on: anybody can make a token")]
     UnsignedTokens,
     /// `http_api.insecure`
-    #[error("http_api.insecure is on: everybody who reaches an address of this server may call its API")]
+    #[error(
+        "http_api.insecure is on: everybody who reaches the internal address may call the server API; \
+         on the client port it is not served, as it needs a key there"
+    )]
     OpenApi,
     /// A secret that can be guessed (RFC 7518 section 3.2 wants as many bytes as the hash has).
     #[error("{0} is shorter than 32 bytes: it can be guessed from a single token")]

@@ -38,6 +38,7 @@ mod last_seen;
 mod locals;
 pub mod mail;
 pub mod metrics;
+mod newcomers;
 mod object;
 mod outbox;
 mod output;
