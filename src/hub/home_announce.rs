@@ -39,6 +39,8 @@ pub(crate) struct Announcements {
     kept: HashMap<u64, Vec<Kept>, BuildHasherDefault<Keyed>>,
     /// When which channel is to be looked at.
     deadlines: BinaryHeap<Reverse<(Tick, u64)>>,
+    /// Number of the member that was lost last.
+    latest: u64,
 }
 
 /// Announcements of one channel in one second.
@@ -53,6 +55,8 @@ struct Rate {
 /// A member who was lost.
 #[derive(Debug)]
 struct Kept {
+    /// Goes up from one to the next, also across channels: the order in pages.
+    number: u64,
     member: KeptMember,
     deadline: Tick,
     /// The user has subscribed again; only the leave is still to be pushed.
@@ -78,6 +82,13 @@ impl Announcements {
     pub(crate) fn kept_members(&self, hash: u64) -> impl Iterator<Item = Member> {
         let kept = self.kept.get(&hash).map(Vec::as_slice).unwrap_or_default();
         kept.iter().filter(|kept| !kept.returned).map(|kept| kept.member.member.clone())
+    }
+
+    /// Those of them after a number, with theirs.
+    pub(crate) fn kept_after(&self, hash: u64, after: u64) -> impl Iterator<Item = (u64, Member)> {
+        let kept = self.kept.get(&hash).map(Vec::as_slice).unwrap_or_default();
+        let later = kept.iter().filter(move |kept| !kept.returned && kept.number > after);
+        later.map(|kept| (kept.number, kept.member.member.clone()))
     }
 
     /// A user subscribed: it takes the place of a lost session of the same user.
@@ -178,7 +189,10 @@ impl Homes {
         let grace = self.common.settings.channel.options[usize::from(member.namespace)].presence_grace;
         let deadline = self.presence.counted(now.tick).after(ticks_of(grace));
         self.announcements.deadlines.push(Reverse((deadline, hash)));
-        self.announcements.kept.entry(hash).or_default().push(Kept { member, deadline, returned: false });
+        self.announcements.latest += 1;
+        let number = self.announcements.latest;
+        let kept = Kept { number, member, deadline, returned: false };
+        self.announcements.kept.entry(hash).or_default().push(kept);
     }
 
     /// Sessions and distinct users in a channel, lost ones that may come back included.
