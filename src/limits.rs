@@ -7,6 +7,10 @@ pub const EXPIRIES_PER_TURN: usize = 4096;
 /// publication waits for them at most.
 pub const TIMERS_PER_TURN: usize = 256;
 
+/// How long a user is not offline yet whose last session closed without a code (3 s): where that was a network that came
+/// back, the next session is there by then.
+pub const UNSAID_TICKS: u32 = 30;
+
 /// A gap between two turns longer than this (2 s) is our own stall: pong deadlines start anew (C02, C03).
 pub const STALL_TICKS: u32 = 20;
 

@@ -117,6 +117,27 @@ fn a_goodbye_has_its_code_and_everything_else_is_a_loss() {
     }
 }
 
+/// Without a code: a library that was told of a lost network is back at once, and nobody hears of it; one that was told to
+/// disconnect stays away, and its user is offline three seconds later.
+#[test]
+fn who_closes_without_a_code_is_back_soon_or_gone() {
+    let mut world = world(2);
+    let watcher = watcher(&mut world, 0, ["bob".to_owned()].into_iter());
+    let bob = world.connect(1, "bob");
+    pass(&mut world, 20);
+    assert_eq!(states(&mut world, watcher).last().unwrap(), "online");
+    world.close(bob, None);
+    pass(&mut world, 25);
+    let bob = world.connect(1, "bob");
+    pass(&mut world, 40);
+    assert_eq!(states(&mut world, watcher), Vec::<String>::new());
+    world.close(bob, None);
+    pass(&mut world, 29);
+    assert_eq!(states(&mut world, watcher), Vec::<String>::new());
+    pass(&mut world, 3);
+    assert_eq!(states(&mut world, watcher), ["offline"]);
+}
+
 #[test]
 fn a_lost_session_is_away_for_questions_and_offline_on_the_tick() {
     let mut world = world(3);

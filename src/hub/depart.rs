@@ -23,6 +23,8 @@ pub(crate) enum Farewell {
     Goodbye,
     /// It may come back; the peer was heard of just now.
     Heard,
+    /// The peer closed without saying why: either it will not come back, or it does at once.
+    Unsaid,
     /// It may come back; the peer may have been silent for a while.
     Lost,
 }
@@ -35,9 +37,13 @@ impl Farewell {
 
     /// What the close code of a client tells. Browsers send 1001 where a page goes away, and none where a script closes
     /// without one: centrifuge-js does, whether its application disconnects or the browser reports that its network is
-    /// gone. Nobody is offline for a network, so that is no goodbye.
+    /// gone. In the second case the frame comes once the network is back, and a new connection right behind it.
     fn of_peer(code: Option<u16>) -> Self {
-        if matches!(code, Some(1000 | 1001)) { Self::Goodbye } else { Self::Heard }
+        match code {
+            Some(1000 | 1001) => Self::Goodbye,
+            None => Self::Unsaid,
+            Some(_) => Self::Heard,
+        }
     }
 }
 

@@ -183,7 +183,7 @@ impl Homes {
     }
 
     fn user_leaves(&mut self, hash: u64, key: ConnKey, leave: Leave, now: Now) {
-        let deadline = leave.lost.and_then(|sign| self.presence.deadline(sign));
+        let deadline = leave.lost.and_then(|sign| self.presence.deadline(sign, leave.is_unsaid));
         let lost = leave.lost.zip(deadline);
         match self.users.get(hash) {
             Registered::Nothing => return,

@@ -443,6 +443,8 @@ pub struct Leave {
     pub(crate) activity: Activity,
     /// Where it was lost without goodbye: when it last gave a sign of life.
     pub lost: Option<Tick>,
+    /// Its peer closed without saying why.
+    pub(crate) is_unsaid: bool,
 }
 
 /// A session has the place of a lost one of its user.

@@ -112,15 +112,15 @@ impl Shard {
     pub(crate) fn leave_of(&self, slot: u32, farewell: Farewell) -> Leave {
         let now = self.now.tick;
         let Some(connection) = self.connections.0.get(slot as usize).filter(|of| of.user != NONE) else {
-            return Leave { activity: Activity::at(now), lost: None };
+            return Leave { activity: Activity::at(now), lost: None, is_unsaid: false };
         };
         let activity = self.locals.activity(connection.user, slot);
         let lost = match farewell {
             Farewell::Goodbye => None,
-            Farewell::Heard => Some(now),
+            Farewell::Heard | Farewell::Unsaid => Some(now),
             Farewell::Lost => Some(self.last_sign(connection, activity)),
         };
-        Leave { activity, lost }
+        Leave { activity, lost, is_unsaid: farewell == Farewell::Unsaid }
     }
 
     /// How a session ends for presence: a client may have said goodbye before.

@@ -70,9 +70,11 @@ impl UserPresence {
     }
 
     /// Until when a session whose last sign of life was at `sign` may come back; `None` where presence is off. Signs
-    /// that came while this shard stood still were not read, so time before does not count.
-    pub(crate) fn deadline(&self, sign: Tick) -> Option<Tick> {
-        self.offline_after.map(|ticks| self.counted(sign.max(self.went_on)).after(ticks))
+    /// that came while this shard stood still were not read, so time before does not count. Who closed without saying why
+    /// has [`limits::UNSAID_TICKS`] to come back.
+    pub(crate) fn deadline(&self, sign: Tick, is_unsaid: bool) -> Option<Tick> {
+        let most = if is_unsaid { limits::UNSAID_TICKS } else { u32::MAX };
+        self.offline_after.map(|ticks| self.counted(sign.max(self.went_on)).after(ticks.min(most)))
     }
 
     /// A tick on the clock that stands while this shard does.
@@ -144,15 +146,17 @@ impl UserPresence {
         user.lost.iter().map(|lost| lost.sign).max()
     }
 
-    /// Lost sessions become idle and come to their end.
-    fn pass(&self, user: &mut HomeUser, now: Tick) {
+    /// Lost sessions become idle and come to their end. The last sign of life of those that do.
+    fn pass(&self, user: &mut HomeUser, now: Tick) -> Option<Tick> {
         let counted = self.counted(now);
+        let ended = user.lost.iter().filter(|lost| lost.deadline <= counted).map(|lost| lost.sign).max();
         user.lost.retain(|lost| lost.deadline > counted);
         for lost in &mut user.lost {
             if self.away_after > 0 && lost.activity.age(now) >= self.away_after {
                 lost.activity = lost.activity.idled();
             }
         }
+        ended
     }
 }
 
@@ -242,9 +246,9 @@ impl Homes {
             if let Registered::Record(user) = self.users.get(hash) {
                 let before = user.lasting_state();
                 user.deferred = false;
-                let sign = UserPresence::last_sign(user);
-                self.presence.pass(user, now.tick);
-                if let Some(sign) = sign.filter(|_| user.lost.is_empty() && user.shards.is_empty()) {
+                let ended = self.presence.pass(user, now.tick);
+                // Also where others are left: they may turn out to have been silent for longer.
+                if let Some(sign) = ended {
                     self.presence.seen(hash, sign);
                 }
                 self.note_deadline(hash, before, now, post);

@@ -97,7 +97,7 @@ impl Crowd {
                     user.will_leave(socket);
                 }
                 self.world.close(socket, code);
-                if code.is_none() { user.is_lost(socket, now, now) } else { user.says_goodbye(socket, now) }
+                if code.is_none() { user.closes(socket, now) } else { user.says_goodbye(socket, now) }
             }
             3..=5 => {
                 self.world.kill(socket, pick == 3);

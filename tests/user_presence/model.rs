@@ -2,6 +2,7 @@
 
 pub(crate) const AWAY_AFTER: u32 = 900;
 pub(crate) const OFFLINE_AFTER: u32 = 600;
+const UNSAID_AFTER: u32 = 30;
 const DEBOUNCE: u32 = 10;
 
 /// One device of a user, connected or lost: a return within the grace period is the same session going on.
@@ -97,12 +98,21 @@ impl User {
 
     /// The server notices that a session is gone, whose last sign of life was at `sign`.
     pub(crate) fn is_lost(&mut self, socket: i32, sign: u32, now: u32) {
+        self.ends(socket, (sign, OFFLINE_AFTER), now);
+    }
+
+    /// It closed without a code: it comes back soon or not at all.
+    pub(crate) fn closes(&mut self, socket: i32, now: u32) {
+        self.ends(socket, (now, UNSAID_AFTER), now);
+    }
+
+    fn ends(&mut self, socket: i32, (sign, grace): (u32, u32), now: u32) {
         let Some(place) = self.sessions.iter().position(|session| session.socket == socket) else { return };
         if self.sessions[place].leaving {
             return self.says_goodbye(socket, now);
         }
         let session = self.sessions.remove(place);
-        self.lost.push((sign + OFFLINE_AFTER, session));
+        self.lost.push((sign + grace, session));
         self.seen = self.seen.max(Some(sign));
         self.tell(now);
     }
