@@ -106,6 +106,19 @@ pub enum StartError {
     /// The demo page could not be switched on.
     #[error("the demo cannot be served: {0}")]
     Demo(#[from] crate::control::demo::DemoError),
+    /// The limit of open files leaves room for nobody.
+    #[error(
+        "cannot start: the limit of open files is {limit}, and a process with {shards} shards needs {least} for its first \
+         connection: raise it (LimitNOFILE, ulimit -n){}", if *shards > 1 { " or take fewer shards (server.shards)" } else { "" }
+    )]
+    Descriptors {
+        /// Of this process.
+        limit: u64,
+        /// That it would have.
+        shards: u16,
+        /// Descriptors.
+        least: u64,
+    },
     /// The operating system refused something that every start needs.
     #[error("cannot start: {0}")]
     Os(#[from] io::Error),
@@ -122,6 +135,16 @@ struct Running {
     readiness: Readiness,
     /// Last, as the log in it must have ended.
     _scratch: Option<demo::Scratch>,
+}
+
+/// What this host, under the limits of this process, makes of the configuration, if it is not what was asked for.
+///
+/// # Errors
+/// [`StartError::Descriptors`], as at a start.
+pub fn capacity_remark(config: &Config) -> Result<Option<String>, StartError> {
+    let plan = Plan::of(config.server.shards, config.settings.max_connections);
+    plan.check()?;
+    Ok(plan.is_warning().then(|| plan.to_string()))
 }
 
 /// Runs the gateway until it is told to stop (SIGTERM or SIGINT), then drains it.
@@ -141,6 +164,7 @@ pub fn serve(config: &Config) -> Result<(), StartError> {
 
 fn start(config: &Config, lines_dropped: ErrorCounter) -> Result<Running, StartError> {
     let plan = Plan::of(config.server.shards, config.settings.max_connections);
+    plan.check()?;
     let clock = Clock::start();
     let wakers = Arc::new(Wakers::new(plan.shards)?);
     let (handover, received) = handover_pair()?;
@@ -385,7 +409,7 @@ fn report(config: &Config, plan: &Plan) {
         internal = %config.server.internal_listen,
         "ready"
     );
-    if plan.lowered_from.is_some() {
+    if plan.is_warning() {
         tracing::warn!("{plan}");
     } else {
         tracing::info!("{plan}");
