@@ -230,6 +230,14 @@ pub enum Notice {
     /// History of a channel that has a mailbox.
     #[error("{0}: personal channels have mailboxes, which take the place of their history")]
     MailboxHistory(String),
+    /// A dead letter that does not fit into its history.
+    #[error(
+        "storage.segment_size: a dead letter of more than {bytes} bytes is stored without the data of its message; twice client.queue_max_size leaves none out"
+    )]
+    DeadLetterData {
+        /// The most that the log takes.
+        bytes: usize,
+    },
     /// Personal channels that are not personal.
     #[error(
         "{0}: every user may subscribe to the personal channels of others; set allow_user_limited_channels beside it"

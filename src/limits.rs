@@ -128,6 +128,12 @@ pub const SURVEYED_PER_TURN: usize = 1024;
 /// messages a second.
 pub const IDEMPOTENT_SENDS: usize = 1_000_000;
 
+/// Newest messages of a user among which the store looks for idempotency keys of before its start: about 4 ms.
+pub const LOOKED_BACK: usize = 4096;
+
+/// Keys of before its start that the store remembers, of users with many messages (48 bytes each).
+pub const REMEMBERED_KEYS: usize = 100_000;
+
 /// Results of publications with an idempotency key that a shard remembers at most (about 64 bytes each).
 pub const IDEMPOTENT_RESULTS: usize = 100_000;
 

@@ -62,5 +62,6 @@ mod subscribe;
 mod subscriptions;
 mod survey;
 mod sweep;
+mod tally;
 mod timers;
 mod user_presence;

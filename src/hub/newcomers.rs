@@ -77,7 +77,11 @@ impl Shard {
         let most = self.excess().saturating_sub(under_way).min(limits::EVICTIONS_PER_TURN);
         for _ in 0..most {
             let Some(oldest) = self.next_to_go() else { return };
-            self.overdue.push(Overdue { slot: oldest.slot, generation: oldest.generation, crowded: true });
+            self.overdue.push_back(Overdue {
+                slot: oldest.slot,
+                generation: oldest.generation,
+                crowded: true,
+            });
         }
     }
 

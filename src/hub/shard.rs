@@ -124,7 +124,7 @@ pub struct Shard {
     /// Connections that may read again.
     pub(crate) resumed: VecDeque<u32>,
     /// Connections whose silence ends them unless something is found when they are read once more.
-    pub(crate) overdue: Vec<Overdue>,
+    pub(crate) overdue: VecDeque<Overdue>,
     /// Those of them that the shell was told to read.
     pub(crate) examined: Vec<Overdue>,
     /// Who is not a client yet.
@@ -196,7 +196,7 @@ impl Shard {
             handed: Vec::new(),
             sweeps: Sweeps::new(common.shards),
             resumed: VecDeque::new(),
-            overdue: Vec::new(),
+            overdue: VecDeque::new(),
             examined: Vec::new(),
             newcomers: Newcomers::default(),
             now: Now::default(),

@@ -58,9 +58,10 @@ impl Shard {
     }
 
     /// Connections about to be closed for their silence: the shell reads each of them now, whatever the poller said,
-    /// and the next [`Shard::settle`] decides. While input is held back they stay.
-    pub fn take_overdue(&mut self) -> impl Iterator<Item = (u32, u32)> + use<> {
-        let overdue = std::mem::take(&mut self.overdue);
+    /// and the next [`Shard::settle`] decides. While input is held back they stay, and beyond `most` they wait for the
+    /// next turn.
+    pub fn take_overdue(&mut self, most: usize) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let overdue: Vec<_> = self.overdue.drain(..self.overdue.len().min(most)).collect();
         self.examined.extend_from_slice(&overdue);
         overdue.into_iter().map(|of| (of.slot, of.generation))
     }
@@ -118,7 +119,7 @@ impl Shard {
             let again = self.now.tick.after(limits::RECHECK_TICKS);
             self.wheel.arm(&mut self.connections, slot, again);
         } else if !was_read && !connection.has(flag::BLOCKED) {
-            self.overdue.push(Overdue { slot, generation: connection.generation, crowded: false });
+            self.overdue.push_back(Overdue { slot, generation: connection.generation, crowded: false });
         } else {
             return true;
         }

@@ -78,7 +78,7 @@ impl Engine {
         let recovered = recovered.inspect_err(|_| storage.unlock())?;
         let Recovered { segments, index, identity, next_id, next, noted_through, resume, report } = recovered;
         let active = resume.then(|| segments.last().cloned()).flatten();
-        let shared = Arc::new(Shared::new(storage, identity, segments, index));
+        let shared = Arc::new(Shared::new(storage, identity, segments, index, settings.state_ttl));
         shared.set_durable_through(next.before());
         let engine = Self {
             shared,
@@ -394,6 +394,7 @@ impl Engine {
             salt: segment.header.salt,
             durable_through: self.durable_through,
             now,
+            state_ttl: self.shared.state_ttl,
         };
         let placed = place(request, self.stream(request.key), sequence, &stamp, &self.settings.mailbox);
         let result = placed.map(|(header, stream)| {

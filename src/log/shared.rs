@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use super::error::StorageError;
 use super::index::Index;
@@ -22,6 +23,8 @@ pub(super) struct Shared {
     pub(super) identity: Identity,
     pub(super) hasher: KeyHasher,
     pub(super) index: Index,
+    /// Seconds that the state of a stream outlives its last record.
+    pub(super) state_ttl: u32,
     pub(super) status: Status,
     /// The highest sequence that a finished sync covered.
     durable_through: AtomicU64,
@@ -34,12 +37,14 @@ impl Shared {
         identity: Identity,
         segments: Vec<Arc<Segment>>,
         index: Index,
+        state_ttl: Duration,
     ) -> Self {
         Self {
             storage,
             identity,
             hasher: KeyHasher::new(&identity.secret),
             index,
+            state_ttl: u32::try_from(state_ttl.as_secs()).unwrap_or(u32::MAX),
             status: Status::default(),
             durable_through: AtomicU64::new(0),
             segments: RwLock::new(segments),
