@@ -147,18 +147,18 @@ pub fn capacity_remark(config: &Config) -> Result<Option<String>, StartError> {
     Ok(plan.is_warning().then(|| plan.to_string()))
 }
 
-/// Runs the gateway until it is told to stop (SIGTERM or SIGINT), then drains it.
+/// Runs the gateway until it is told to stop (SIGTERM or SIGINT), then drains it. SIGHUP calls `on_hang_up`.
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn serve(config: &Config) -> Result<(), StartError> {
+pub fn serve(config: &Config, on_hang_up: &dyn Fn()) -> Result<(), StartError> {
     heap::set_up();
     let (_log_writer, lines_dropped) = logging::start(&config.log);
     restart::report();
     let shutdown_timeout = config.server.shutdown_timeout;
     let signals = drain::Signals::register()?;
     let running = start(config, lines_dropped)?;
-    drain::wait(&signals, running, shutdown_timeout);
+    drain::wait(&signals, running, shutdown_timeout, on_hang_up);
     Ok(())
 }
 
