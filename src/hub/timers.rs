@@ -69,9 +69,9 @@ impl Shard {
     /// The shell has not read all that one of them sent: it is decided after another look.
     pub fn still_overdue(&mut self, slot: u32, generation: u32) {
         let again = |of: &Overdue| (of.slot, of.generation) == (slot, generation);
-        let (unread, read) = std::mem::take(&mut self.examined).into_iter().partition(again);
+        let (unread, read): (Vec<_>, _) = std::mem::take(&mut self.examined).into_iter().partition(again);
         self.examined = read;
-        self.overdue.extend::<Vec<_>>(unread);
+        self.overdue.extend(unread);
     }
 
     /// Closes those who were overdue and still are, now that their sockets were read.
