@@ -110,6 +110,19 @@ pub enum StartError {
     /// The signing key of the demo, which outlives it, cannot be used.
     #[error("the demo cannot be served: {0}")]
     DemoKey(#[from] demo_key::DemoKeyError),
+    /// The limit of open files leaves room for nobody.
+    #[error(
+        "cannot start: the limit of open files is {limit}, and a process with {shards} shards needs {least} for its first \
+         connection: raise it (LimitNOFILE, ulimit -n){}", if *shards > 1 { " or take fewer shards (server.shards)" } else { "" }
+    )]
+    Descriptors {
+        /// Of this process.
+        limit: u64,
+        /// That it would have.
+        shards: u16,
+        /// Descriptors.
+        least: u64,
+    },
     /// The operating system refused something that every start needs.
     #[error("cannot start: {0}")]
     Os(#[from] io::Error),
@@ -128,23 +141,34 @@ struct Running {
     _scratch: Option<demo::Scratch>,
 }
 
-/// Runs the gateway until it is told to stop (SIGTERM or SIGINT), then drains it.
+/// What this host, under the limits of this process, makes of the configuration, if it is not what was asked for.
+///
+/// # Errors
+/// [`StartError::Descriptors`], as at a start.
+pub fn capacity_remark(config: &Config) -> Result<Option<String>, StartError> {
+    let plan = Plan::of(config.server.shards, config.settings.max_connections);
+    plan.check()?;
+    Ok(plan.is_warning().then(|| plan.to_string()))
+}
+
+/// Runs the gateway until it is told to stop (SIGTERM or SIGINT), then drains it. SIGHUP calls `on_hang_up`.
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn serve(config: &Config) -> Result<(), StartError> {
+pub fn serve(config: &Config, on_hang_up: &dyn Fn()) -> Result<(), StartError> {
     heap::set_up();
     let (_log_writer, lines_dropped) = logging::start(&config.log);
     restart::report();
     let shutdown_timeout = config.server.shutdown_timeout;
     let signals = drain::Signals::register()?;
     let running = start(config, lines_dropped)?;
-    drain::wait(&signals, running, shutdown_timeout);
+    drain::wait(&signals, running, shutdown_timeout, on_hang_up);
     Ok(())
 }
 
 fn start(config: &Config, lines_dropped: ErrorCounter) -> Result<Running, StartError> {
     let plan = Plan::of(config.server.shards, config.settings.max_connections);
+    plan.check()?;
     let clock = Clock::start();
     let wakers = Arc::new(Wakers::new(plan.shards)?);
     let (handover, received) = handover_pair()?;
@@ -389,7 +413,7 @@ fn report(config: &Config, plan: &Plan) {
         internal = %config.server.internal_listen,
         "ready"
     );
-    if plan.lowered_from.is_some() {
+    if plan.is_warning() {
         tracing::warn!("{plan}");
     } else {
         tracing::info!("{plan}");

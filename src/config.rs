@@ -270,11 +270,50 @@ pub struct Layers {
     pub demo: bool,
 }
 
+/// All layers over each other, to be compared with those of another time.
+pub struct Snapshot(Value);
+
+impl Snapshot {
+    /// Keys whose values differ, in order: no values, as some are secrets.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let mut keys = Vec::new();
+        differences("", &self.0, &other.0, &mut keys);
+        keys.sort_unstable();
+        keys
+    }
+}
+
+fn differences(path: &str, one: &Value, other: &Value, keys: &mut Vec<String>) {
+    let (Value::Object(of_one), Value::Object(of_other)) = (one, other) else {
+        if one != other {
+            keys.push(path.to_owned());
+        }
+        return;
+    };
+    let added = of_other.keys().filter(|name| !of_one.contains_key(*name));
+    for name in of_one.keys().chain(added) {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        match (of_one.get(name), of_other.get(name)) {
+            (Some(one), Some(other)) => differences(&path, one, other, keys),
+            _ => keys.push(path),
+        }
+    }
+}
+
 /// Reads and checks all layers.
 ///
 /// # Errors
 /// Everything that is wrong.
 pub fn load(layers: &Layers) -> Result<Config, Problems> {
+    load_with_snapshot(layers).map(|(config, _)| config)
+}
+
+/// The same, with what the layers said.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn load_with_snapshot(layers: &Layers) -> Result<(Config, Snapshot), Problems> {
     let mut tree = match &layers.file {
         Some(path) => Tree::from_file(path)?,
         None => Tree::default(),
@@ -285,7 +324,8 @@ pub fn load(layers: &Layers) -> Result<Config, Problems> {
         overlay_variable(&mut tree, name, text, &mut unserved, &mut problems);
     }
     overlay_flags(&mut tree, layers);
-    build::build(&tree, layers.demo, unserved, problems)
+    let config = build::build(&tree, layers.demo, unserved, problems)?;
+    Ok((config, Snapshot(Value::Object(tree.root))))
 }
 
 /// The part of a variable's name after the prefix.

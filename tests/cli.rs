@@ -220,6 +220,26 @@ fn serve_says_how_to_get_in() {
     assert!(said.contains("openssl rand -hex 32"), "{said}");
 }
 
+/// R08: a small limit lowers what can be held, in words, and one that leaves room for nobody refuses to start.
+#[test]
+fn a_small_limit_of_open_files_is_told() {
+    let under = |limit: u32, arguments: &[&str]| {
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_millpond")]).args(arguments);
+        run(&mut shell)
+    };
+    let (code, out, said) = under(512, &["check-config"]);
+    assert!(code == 0 && out.ends_with("valid\n"), "{out}");
+    assert!(said.contains("asks for 100000: raise the limit of open files"), "{said}");
+    let (code, _, said) =
+        under(20, &["serve", "--listen", "127.0.0.1:0", "--internal-listen", "127.0.0.1:0"]);
+    assert_eq!(code, 1);
+    assert!(said.contains("the limit of open files is 20, and a process with"), "{said}");
+    let (code, _, said) = under(512, &["serve", "--shards", "1024", "--listen", "127.0.0.1:0"]);
+    assert!(code == 1 && said.contains("or take fewer shards"), "{said}");
+}
+
 #[test]
 fn the_demo_needs_no_key() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

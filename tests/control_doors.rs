@@ -197,6 +197,38 @@ fn the_internal_address_serves_api_health_and_metrics_and_keeps_alive() {
     plane.handle.stop();
 }
 
+/// Every refusal has a counter, those of the router and of the library below it too.
+#[test]
+fn what_is_no_request_for_anything_is_counted() {
+    let plane = plane(HttpLimits::default());
+    let ask = |request: &str| {
+        let mut client = TcpStream::connect(plane.internal).unwrap();
+        client.write_all(request.as_bytes()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        answer(client)
+    };
+    let long = get("/health").replace("\r\n\r\n", &format!("\r\nX: {}\r\n\r\n", "x".repeat(20_000)));
+    for (request, expected) in [
+        (get("/nowhere"), "404"),
+        (get("/health").replace("GET", "POST"), "405"),
+        ("what?\r\n\r\n".to_owned(), "400"),
+        (long, "431"),
+    ] {
+        let answer = ask(&request);
+        assert_eq!(status(&answer), expected, "{answer}");
+    }
+    let from_outside = get("/nowhere");
+    assert_eq!(status(&answer(plane.hand_over(&from_outside, 9))), "404");
+    let figures = ask(&get("/metrics"));
+    for told in ["not_found\"} 2", "method\"} 1", "bad_request\"} 2"] {
+        assert!(
+            figures.contains(&format!("millpond_api_refusals_total{{reason=\"{told}")),
+            "{told}: {figures}"
+        );
+    }
+    plane.handle.stop();
+}
+
 #[test]
 fn health_says_that_the_end_has_begun() {
     let plane = plane(HttpLimits::default());

@@ -84,6 +84,35 @@ fn silent_connections_keep_no_client_out() {
     server.wait_until_empty();
 }
 
+/// D11: whatever the configuration has become, SIGHUP ends nothing, and the log says what it found, without values.
+#[test]
+fn a_hang_up_looks_at_the_configuration_again() {
+    let mut server = Server::start(open_config(), &["--shards", "2"]);
+    let (mut client, _) = Client::connected(server.address);
+    let file = server.config_file();
+    let before: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let mut changed = before.clone();
+    changed["http_api"]["key"] = json!("hush-hush");
+    changed["client"]["ping_interval"] = json!("9s");
+    let mut bad = before.clone();
+    bad["client"]["pong_timeot"] = json!("9s");
+    for (text, told) in [
+        (before.to_string(), "the configuration is as it was at the start"),
+        (changed.to_string(), "client.ping_interval, http_api.key"),
+        (bad.to_string(), "did you mean client.pong_timeout?"),
+        ("{".to_owned(), "the running one stays"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        server.signal(Signal::HUP);
+        until(told, || server.log().contains(told));
+    }
+    assert!(server.is_alive() && !server.log().contains("hush"), "{}", server.log());
+    client.send_text(r#"{"id":2,"subscribe":{"channel":"c"}}"#);
+    assert_eq!(client.json()["id"], 2);
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+}
+
 #[test]
 fn kill_9_ends_every_connection_and_the_address_can_be_used_at_once() {
     let mut server = Server::start(open_config(), &["--shards", "2"]);

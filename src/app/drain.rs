@@ -5,11 +5,13 @@
 //! | first SIGTERM or SIGINT | the shutdown timeout, less where few are connected |
 //! | second | at most 5 s |
 //! | third | none |
+//!
+//! SIGHUP ends nothing: it asks to look at the configuration again, and is passed over during a drain.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals as SignalIterator;
 
 use super::Running;
@@ -30,25 +32,29 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Pause between looks at the shards' threads.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The signals that end the process.
+/// The signals that the process listens to.
 pub(super) struct Signals(std::sync::Mutex<SignalIterator>);
 
 impl Signals {
     /// Takes the signals over. Before any shard starts: the pipe behind it must not be made on a private table.
     pub(super) fn register() -> io::Result<Self> {
-        Ok(Self(std::sync::Mutex::new(SignalIterator::new([SIGTERM, SIGINT])?)))
+        Ok(Self(std::sync::Mutex::new(SignalIterator::new([SIGTERM, SIGINT, SIGHUP])?)))
     }
 
-    /// Waits for the next signal.
-    fn wait(&self) {
-        if let Ok(mut signals) = self.0.lock() {
-            signals.forever().next();
+    /// Waits for the next signal to end.
+    fn wait(&self, on_hang_up: &dyn Fn()) {
+        let Ok(mut signals) = self.0.lock() else { return };
+        for signal in signals.forever() {
+            if signal != SIGHUP {
+                return;
+            }
+            on_hang_up();
         }
     }
 
-    /// True if a signal came since the last look.
+    /// True if a signal to end came since the last look.
     fn came(&self) -> bool {
-        self.0.lock().is_ok_and(|mut signals| signals.pending().next().is_some())
+        self.0.lock().is_ok_and(|mut signals| signals.pending().any(|signal| signal != SIGHUP))
     }
 }
 
@@ -57,8 +63,8 @@ impl Signals {
     clippy::disallowed_methods,
     reason = "this is the shell of the process: its clock and its pauses are here"
 )]
-pub(super) fn wait(signals: &Signals, running: Running, timeout: Duration) {
-    signals.wait();
+pub(super) fn wait(signals: &Signals, running: Running, timeout: Duration, on_hang_up: &dyn Fn()) {
+    signals.wait(on_hang_up);
     running.readiness.end();
     let connected = running.common.admission.connections();
     let gentle = Duration::from_millis(u64::from(connected) * 1000 / u64::from(GENTLE_RATE));

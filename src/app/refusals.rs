@@ -14,8 +14,9 @@ use crate::hub::metrics::{DISCONNECT_CODES, Refusal, ShardMetrics};
 /// Looks of the watchdog between two samples: a second, as the shards hand out their figures once in it.
 const LOOKS_PER_SAMPLE: u32 = 4;
 
-/// Close codes that tell of bad input: framing, and what the client protocol calls terminal.
-const TELLING: [std::ops::RangeInclusive<u16>; 2] = [1002..=1009, 3500..=3509];
+/// Close codes that tell of bad input: framing, commands too fast (or newcomers too many), and what the client protocol
+/// calls terminal.
+const TELLING: [std::ops::RangeInclusive<u16>; 3] = [1002..=1009, 3013..=3013, 3500..=3509];
 
 /// Starts the thread that writes the lines.
 ///

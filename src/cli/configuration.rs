@@ -38,6 +38,12 @@ pub(super) fn check(args: ConfigArgs) -> Result<(), CliError> {
     };
     let config = args.load()?;
     say_remarks(&config);
+    // The file is as valid on a host that cannot run it: where it will run may be another one.
+    match crate::app::capacity_remark(&config) {
+        Ok(None) => {}
+        Ok(Some(remark)) => say(&format!("millpond: warning: {remark}")),
+        Err(error) => say(&format!("millpond: warning: on this host, with these limits: {error}")),
+    }
     print(&format!("{subject}: valid\n"))?;
     if let Some(storage) = &config.storage {
         print(&format!("storage in {}: {}\n", storage.path.display(), storage.log.sync.in_words()))?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::{CliError, ConfigArgs, now_unix, say};
-use crate::config::{Config, Layers, listen_address, load};
+use crate::config::{Config, Layers, Problems, Snapshot, listen_address, load_with_snapshot};
 use crate::host::cgroup::Limit;
 use crate::host::reader::Reader;
 use crate::hub::settings::ClientSettings;
@@ -54,7 +54,7 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), CliError> {
         demo: args.demo,
         ..args.config.layers()
     };
-    let mut config = load(&layers)?;
+    let (mut config, snapshot) = load_with_snapshot(&layers)?;
     let group = Reader::new(Path::new("/"), None).cgroup().memory;
     lower(&mut config.server.memory_limit, group.as_ref());
     let client = &config.settings.client;
@@ -66,7 +66,7 @@ pub(super) fn serve(args: ServeArgs) -> Result<(), CliError> {
     if !client.insecure && !PLAUSIBLE_CLOCK.contains(&now) {
         return Err(CliError::Clock(now));
     }
-    run(&config)
+    run(&config, &layers, &snapshot)
 }
 
 /// A control group with less memory than `server.memory_limit` would end the process before its own limit does anything.
@@ -80,8 +80,30 @@ fn lower(memory_limit: &mut u64, group: Option<&Limit>) {
     }
 }
 
-fn run(config: &Config) -> Result<(), CliError> {
-    Ok(crate::app::serve(config)?)
+fn run(config: &Config, layers: &Layers, snapshot: &Snapshot) -> Result<(), CliError> {
+    Ok(crate::app::serve(config, &|| look_again(layers, snapshot))?)
+}
+
+/// SIGHUP: says what the configuration has become (D11). Nothing of it changes while the process runs, so there is no
+/// moment at which half of it holds.
+fn look_again(layers: &Layers, running: &Snapshot) {
+    match load_with_snapshot(layers) {
+        Err(Problems(problems)) => {
+            for problem in problems {
+                tracing::error!("SIGHUP: {problem}");
+            }
+            tracing::error!("SIGHUP: the configuration is not valid; the running one stays");
+        }
+        Ok((_, now)) => {
+            let changed = running.differences(&now);
+            if changed.is_empty() {
+                tracing::info!("SIGHUP: the configuration is as it was at the start");
+            } else {
+                let keys = changed.join(", ");
+                tracing::warn!(keys, "SIGHUP: the configuration is valid; what has changed takes a restart");
+            }
+        }
+    }
 }
 
 fn anybody_gets_in(client: &ClientSettings) -> bool {

@@ -356,7 +356,7 @@ section! {
 section! {
     /// Section `http_api`.
     HttpApi {
-        /// Do not serve the API at all.
+        /// Do not serve the API at all. Where it is served, a request body may have 16 MiB; beyond: 413.
         disabled: bool = false,
         /// Key that callers give as `X-API-Key`. Empty: every call is refused with 401.
         key: Secret = Secret::default(),
@@ -375,7 +375,7 @@ section! {
 section! {
     /// Section `health`.
     Health {
-        /// Serve it on the internal address.
+        /// Serve it on the internal address, and on the client port where that has the server API or the demo.
         enabled: bool = true,
         /// Its path.
         handler_prefix: Text = Text::from("/health"),

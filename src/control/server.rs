@@ -220,7 +220,8 @@ async fn run(control: Control, mut stopped: Stopped) -> io::Result<()> {
     }
 
     let internal = internal_router(&settings, &readiness, Arc::clone(&api), metrics);
-    let client = client_router(&settings, &readiness, api, gateway);
+    let internal = with_refusals(internal, &api_metrics);
+    let client = with_refusals(client_router(&settings, &readiness, api, gateway), &api_metrics);
     let internal = Door::new(internal, true, limits, stopped.clone(), api_metrics.clone());
     let client = Door::new(client, false, limits, stopped.clone(), api_metrics);
     for receiver in handovers {
@@ -256,7 +257,7 @@ fn internal_router(
     if let Some(path) = &settings.prometheus {
         router = router.merge(Router::new().route(path, get(scrape)).with_state(Arc::new(metrics)));
     }
-    with_refusals(router)
+    router
 }
 
 fn client_router(
@@ -266,17 +267,24 @@ fn client_router(
     gateway: Gateway,
 ) -> Router {
     let router = common_router(settings, readiness, api, settings.api.is_external());
-    with_refusals(match settings.demo.clone() {
+    match settings.demo.clone() {
         Some(settings) => router.merge(demo::router(settings, gateway)),
         None => router,
-    })
+    }
 }
 
-/// A refusal says in words what it is, also to who typed the address.
-fn with_refusals(router: Router) -> Router {
+/// A refusal says in words what it is, also to who typed the address, and is counted.
+fn with_refusals(router: Router, metrics: &ApiMetrics) -> Router {
+    let refuse = |status: StatusCode, reason: &'static str, text: &'static str| {
+        let metrics = metrics.clone();
+        move || {
+            metrics.refuse(reason);
+            std::future::ready((status, text))
+        }
+    };
     router
-        .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"))
-        .fallback(async || (StatusCode::NOT_FOUND, "not found\n"))
+        .method_not_allowed_fallback(refuse(StatusCode::METHOD_NOT_ALLOWED, "method", "method not allowed\n"))
+        .fallback(refuse(StatusCode::NOT_FOUND, "not_found", "not found\n"))
 }
 
 fn common_router(settings: &ControlSettings, readiness: &Readiness, api: Arc<Api>, with_api: bool) -> Router {
@@ -404,6 +412,10 @@ impl Door {
             }
         };
         if let Err(error) = ended {
+            // The library has answered it with 400, 414 or 431.
+            if error.is_parse() {
+                self.metrics.refuse("bad_request");
+            }
             tracing::debug!(%error, "a connection to the control plane broke");
         }
     }

@@ -201,6 +201,11 @@ impl Server {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
+    /// Where its configuration is.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.folder.path().join("config.json")
+    }
+
     fn proc(&self, file: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{file}", self.child.id()))
     }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::error_of;
 use super::execute::{Executor, Failure, Outcome, PARALLEL_MAX};
+use super::method::Method;
 use super::params::{BatchCommand, BatchParams};
 use super::results::ErrorBody;
 use crate::control::api_metrics::ApiMetrics;
@@ -86,6 +87,8 @@ async fn one(executor: &Executor, command: BatchCommand<'_>) -> (&'static str, O
         ("mailbox_forget", executor.mailbox_forget(params).await)
     } else if let Some(params) = command.mailbox_purge {
         ("mailbox_purge", executor.mailbox_purge(params).await)
+    } else if command.not_offered.is_some() {
+        (Method::NotOffered.name(), Err(ApiError::NotAvailable.into()))
     } else {
         ("unknown", Err(ApiError::NotFound.into()))
     }

@@ -9,6 +9,7 @@ mod body;
 mod execute;
 mod mailbox;
 mod method;
+mod objects;
 mod params;
 mod results;
 mod users;
@@ -109,7 +110,8 @@ fn error_of(outcome: &Outcome) -> Option<u32> {
 
 /// Parses the parameters and runs the method; the outer error is unparsable JSON.
 async fn run(api: &Api, method: Method, body: &[u8]) -> Result<Outcome, serde_json::Error> {
-    use serde_json::from_slice as parse;
+    use objects::parse;
+    use params::NoParams;
     let executor = &api.executor;
     Ok(match method {
         Method::Publish => executor.publish(parse(body)?).await,
@@ -124,7 +126,7 @@ async fn run(api: &Api, method: Method, body: &[u8]) -> Result<Outcome, serde_js
         Method::HistoryRemove => executor.history_remove(parse(body)?).await,
         Method::Channels => executor.channels(parse(body)?).await,
         Method::Info => {
-            let params::InfoParams {} = parse(body)?;
+            let NoParams {} = parse(body)?;
             executor.info().await
         }
         Method::Rpc => Executor::rpc(&parse(body)?),
@@ -138,7 +140,7 @@ async fn run(api: &Api, method: Method, body: &[u8]) -> Result<Outcome, serde_js
         Method::MailboxPurge => executor.mailbox_purge(parse(body)?).await,
         Method::Batch => batch::run(executor, &api.metrics, parse(body)?).await,
         Method::NotOffered => {
-            let _: serde::de::IgnoredAny = parse(body)?;
+            let NoParams {} = parse(body)?;
             Err(ApiError::NotAvailable.into())
         }
     })

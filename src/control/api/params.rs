@@ -13,6 +13,7 @@ use super::mailbox::{
     MailboxAckParams, MailboxForgetParams, MailboxInfoParams, MailboxListParams, MailboxPurgeParams,
     SendParams,
 };
+use super::objects::{list, object_or_default, optional};
 use crate::hub::api::{ApiError, ApiPublish, ApiSubscribe, Overrides, Position, Target};
 use crate::protocol::is_json;
 
@@ -75,8 +76,9 @@ pub(super) struct SubscribeParams<'a> {
     data: Option<&'a RawValue>,
     #[serde(deserialize_with = "or_default")]
     b64data: String,
+    #[serde(deserialize_with = "optional")]
     recover_since: Option<PositionParams>,
-    #[serde(rename = "override", deserialize_with = "or_default")]
+    #[serde(rename = "override", deserialize_with = "object_or_default")]
     overrides: OverrideParams,
     #[serde(deserialize_with = "or_default")]
     expire_at: i64,
@@ -135,6 +137,7 @@ pub(super) struct DisconnectParams {
     session: String,
     #[serde(deserialize_with = "or_default")]
     pub(super) whitelist: Vec<String>,
+    #[serde(deserialize_with = "optional")]
     pub(super) disconnect: Option<CodeParams>,
 }
 
@@ -216,6 +219,7 @@ pub(super) struct HistoryParams {
     pub(super) channel: String,
     #[serde(deserialize_with = "or_default")]
     pub(super) limit: i32,
+    #[serde(deserialize_with = "optional")]
     pub(super) since: Option<PositionParams>,
     #[serde(deserialize_with = "or_default")]
     pub(super) reverse: bool,
@@ -249,10 +253,10 @@ pub(super) struct ChannelsParams {
     pub(super) cursor: String,
 }
 
-/// `info`.
+/// `info`, and methods that are not offered.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
-pub(super) struct InfoParams {}
+pub(super) struct NoParams {}
 
 /// `user_presence`.
 #[derive(Default, serde::Deserialize)]
@@ -282,7 +286,7 @@ pub(super) struct RpcParams {
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 pub(super) struct BatchParams<'a> {
-    #[serde(borrow, deserialize_with = "or_default")]
+    #[serde(borrow, deserialize_with = "list")]
     pub(super) commands: Vec<BatchCommand<'a>>,
     #[serde(deserialize_with = "or_default")]
     pub(super) parallel: bool,
@@ -292,41 +296,74 @@ pub(super) struct BatchParams<'a> {
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 pub(super) struct BatchCommand<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "optional")]
     pub(super) publish: Option<Box<PublishParams<'a>>>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "optional")]
     pub(super) broadcast: Option<Box<PublishParams<'a>>>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "optional")]
     pub(super) subscribe: Option<Box<SubscribeParams<'a>>>,
+    #[serde(deserialize_with = "optional")]
     pub(super) unsubscribe: Option<Box<UnsubscribeParams>>,
+    #[serde(deserialize_with = "optional")]
     pub(super) disconnect: Option<Box<DisconnectParams>>,
+    #[serde(deserialize_with = "optional")]
     pub(super) presence: Option<Box<PresenceParams>>,
+    #[serde(deserialize_with = "optional")]
     pub(super) presence_stats: Option<ChannelParams>,
+    #[serde(deserialize_with = "optional")]
     pub(super) history: Option<Box<HistoryParams>>,
+    #[serde(deserialize_with = "optional")]
     pub(super) history_remove: Option<ChannelParams>,
-    pub(super) info: Option<InfoParams>,
+    #[serde(deserialize_with = "optional")]
+    pub(super) info: Option<NoParams>,
+    #[serde(deserialize_with = "optional")]
     pub(super) rpc: Option<RpcParams>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "optional")]
     pub(super) refresh: Option<Box<RefreshParams<'a>>>,
+    #[serde(deserialize_with = "optional")]
     pub(super) channels: Option<Box<ChannelsParams>>,
+    #[serde(deserialize_with = "optional")]
     pub(super) user_presence: Option<Box<UserPresenceParams>>,
+    #[serde(deserialize_with = "optional")]
     pub(super) connections: Option<Box<ConnectionsParams>>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "optional")]
     pub(super) send: Option<Box<SendParams<'a>>>,
+    #[serde(deserialize_with = "optional")]
     pub(super) mailbox_info: Option<MailboxInfoParams>,
+    #[serde(deserialize_with = "optional")]
     pub(super) mailbox_list: Option<MailboxListParams>,
+    #[serde(deserialize_with = "optional")]
     pub(super) mailbox_ack: Option<MailboxAckParams>,
+    #[serde(deserialize_with = "optional")]
     pub(super) mailbox_forget: Option<MailboxForgetParams>,
+    #[serde(deserialize_with = "optional")]
     pub(super) mailbox_purge: Option<MailboxPurgeParams>,
+    /// Methods that this program does not offer.
+    #[serde(
+        rename = "map_publish",
+        alias = "map_remove",
+        alias = "map_read_state",
+        alias = "map_read_stream",
+        alias = "map_stats",
+        alias = "map_clear",
+        alias = "shared_poll_publish",
+        deserialize_with = "optional"
+    )]
+    pub(super) not_offered: Option<NoParams>,
 }
 
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 struct OverrideParams {
+    #[serde(deserialize_with = "optional")]
     presence: Option<BoolValue>,
+    #[serde(deserialize_with = "optional")]
     join_leave: Option<BoolValue>,
+    #[serde(deserialize_with = "optional")]
     force_push_join_leave: Option<BoolValue>,
+    #[serde(deserialize_with = "optional")]
     force_positioning: Option<BoolValue>,
+    #[serde(deserialize_with = "optional")]
     force_recovery: Option<BoolValue>,
 }
 
