@@ -13,6 +13,7 @@ mod capacity;
 mod demo;
 mod drain;
 mod heap;
+mod herald;
 mod logging;
 mod memory;
 mod refusals;

@@ -7,7 +7,8 @@
 //! * whatever fails while writing or syncing, the segment is given up: the next group goes to a new one, whose header
 //!   voids everything from its first sequence on in the older ones, so that what was not acknowledged never comes back
 //!   behind something else (S11, S12);
-//! * a failed sync is never tried again.
+//! * a failed sync is never tried again;
+//! * a message is taken only while the [`Reserve`] is whole; what frees room may use it up, so a full disk is no dead end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,11 +16,13 @@ use std::sync::Arc;
 use super::compact::Maintenance;
 use super::error::{AppendError, OpenError, RefuseError, StorageError};
 use super::group::{Group, GroupWrite};
+use super::notice::End;
 use super::place::{Stamp, place};
 use super::reader::Reader;
 use super::record::{Kind, Sequence, StreamKey, padded_bytes};
 use super::recover::{self, Recovered, RecoveryReport};
 use super::request::{Ack, AppendRequest, Appended, Prepared};
+use super::reserve::Reserve;
 use super::segment::{DATA_START, Marks, Segment, SegmentHeader, segment_name, temporary_name};
 use super::settings::{LogSettings, SyncPolicy};
 use super::shared::Shared;
@@ -62,6 +65,13 @@ enum Room {
     NextSegment,
 }
 
+/// What a segment is made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Disk,
+    Reserve,
+}
+
 impl Engine {
     /// Locks the storage, recovers what is there and gets ready to append. `now` is in seconds since 1970.
     ///
@@ -78,7 +88,9 @@ impl Engine {
         let recovered = recovered.inspect_err(|_| storage.unlock())?;
         let Recovered { segments, index, identity, next_id, next, noted_through, resume, report } = recovered;
         let active = resume.then(|| segments.last().cloned()).flatten();
-        let shared = Arc::new(Shared::new(storage, identity, segments, index));
+        let reserve = Reserve::new(settings.segment_bytes);
+        reserve.adopt(storage.as_ref());
+        let shared = Arc::new(Shared::new(storage, identity, segments, index, reserve));
         shared.set_durable_through(next.before());
         let engine = Self {
             shared,
@@ -139,7 +151,7 @@ impl Engine {
     pub(super) fn commit(&mut self, requests: &[Prepared], now: u32, acks: &mut Vec<Ack>) {
         let mut rest = requests;
         while !rest.is_empty() {
-            let staged = self.stage(rest.iter(), now, acks);
+            let staged = self.stage(rest.iter(), now);
             rest = rest.get(staged..).unwrap_or(&[]);
             self.write(acks);
         }
@@ -161,7 +173,7 @@ impl Engine {
         let mut writes: VecDeque<(GroupWrite, usize)> = VecDeque::new();
         let (mut taken, mut in_group) = (0_usize, 0_usize);
         while taken < requests.len() || !writes.is_empty() {
-            let staged = self.stage(requests.iter().skip(taken).take(most.max(1)), now, &mut acks);
+            let staged = self.stage(requests.iter().skip(taken).take(most.max(1)), now);
             taken = taken.saturating_add(staged);
             in_group = in_group.saturating_add(staged);
             if let Some(write) = self.take_write() {
@@ -203,37 +215,87 @@ impl Engine {
         acks.append(&mut self.group.acks);
     }
 
-    /// Stages requests until the group is full and says how many. Those that cannot be stored at all are answered.
-    pub(super) fn stage<'a>(
-        &mut self,
-        mut requests: impl Iterator<Item = &'a Prepared>,
-        now: u32,
-        acks: &mut Vec<Ack>,
-    ) -> usize {
+    /// Stages requests until the group is full and says how many. Those that there is no room for are among them, with
+    /// their answers.
+    pub(super) fn stage<'a>(&mut self, mut requests: impl Iterator<Item = &'a Prepared>, now: u32) -> usize {
         let mut staged = 0_usize;
+        // One attempt a call: what follows and needs the same is refused alike.
+        let mut refused = None;
         while !self.is_full()
             && let Some(request) = requests.next()
         {
-            let segment = match self.room(request) {
-                Room::Here(segment) => segment,
-                Room::Later => return staged,
-                Room::NextSegment => match self.next_segment() {
-                    Ok(segment) => segment,
-                    Err(error) => {
-                        // One attempt a group: what follows is refused alike.
-                        let result = Err(AppendError::NotStored(error));
-                        acks.append(&mut self.group.acks);
-                        let first = acks.len();
-                        let refused = std::iter::once(request).chain(requests);
-                        acks.extend(refused.map(|request| Ack { token: request.token, result }));
-                        return staged.saturating_add(acks.len().saturating_sub(first));
-                    }
-                },
-            };
-            self.stage_one(request, &segment, now);
+            match self.make_room(request, &mut refused) {
+                Ok(Some(segment)) => self.stage_one(request, &segment, now),
+                Ok(None) => return staged,
+                Err(error) => {
+                    let result = Err(AppendError::NotStored(error));
+                    self.group.acks.push(Ack { token: request.token, result });
+                }
+            }
             staged = staged.saturating_add(1);
         }
         staged
+    }
+
+    /// Where a request goes; `None` if it must wait until everything staged and in flight is finished. `refused` says
+    /// why no room could be had for one before it.
+    fn make_room(
+        &mut self,
+        request: &Prepared,
+        refused: &mut Option<StorageError>,
+    ) -> Result<Option<Arc<Segment>>, StorageError> {
+        if request.needs_reserve() && !self.shared.reserve.is_whole() {
+            self.attempt(refused, Self::refill)?;
+        }
+        match self.room(request) {
+            Room::Here(segment) => Ok(Some(segment)),
+            Room::Later => Ok(None),
+            Room::NextSegment => {
+                let next = self.attempt(refused, Self::next_segment);
+                // The first error says more than that nothing is held back.
+                let next = next.or_else(|error| match request.frees_room() {
+                    true => self.open_segment(Source::Reserve).map_err(|_| error),
+                    false => Err(error),
+                });
+                next.map(Some)
+            }
+        }
+    }
+
+    fn attempt<T>(
+        &mut self,
+        refused: &mut Option<StorageError>,
+        step: impl FnOnce(&mut Self) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        let result = refused.map_or_else(|| step(self), Err);
+        *refused = result.as_ref().err().copied().or(*refused);
+        if let Some(error) = *refused {
+            self.shared.status.refused(error, self.end());
+        }
+        result
+    }
+
+    /// Looks whether there is room again, if a request was refused for want of it. Nothing may be staged or in flight.
+    pub(super) fn look_for_room(&mut self) {
+        if self.shared.status.fault().is_some()
+            && self.refill().is_ok()
+            && self.shared.status.fault().is_some()
+        {
+            // If it fails, the next request that is refused says why.
+            let _ = self.next_segment();
+        }
+    }
+
+    /// Holds back again what was used up. If then the segment has room for every record, all is well.
+    fn refill(&mut self) -> Result<(), StorageError> {
+        self.shared.reserve.refill(self.shared.storage.as_ref())?;
+        let needed = self.settings.max_body_bytes() as u64;
+        let fits =
+            |segment: &Arc<Segment>| self.start(segment).saturating_add(needed) <= segment.header.capacity;
+        if self.active.as_ref().is_some_and(fits) {
+            self.shared.status.made_room();
+        }
+        Ok(())
     }
 
     /// True if the group takes no more.
@@ -383,7 +445,7 @@ impl Engine {
     fn next_segment(&mut self) -> Result<Arc<Segment>, StorageError> {
         // Its last records may wait for a sync that the policy has not asked for yet.
         let _ = self.sync();
-        self.open_segment()
+        self.open_segment(Source::Disk)
     }
 
     /// Encodes a request into the group.
@@ -437,7 +499,8 @@ impl Engine {
             let _ = self.sync();
         }
         self.give_up(error);
-        let failure = match self.open_segment() {
+        let sealed = self.open_segment(Source::Disk).or_else(|_| self.open_segment(Source::Reserve));
+        let failure = match sealed {
             Ok(_) => AppendError::NotStored(error),
             Err(_) => AppendError::Uncertain(error),
         };
@@ -447,15 +510,23 @@ impl Engine {
         }
     }
 
-    fn give_up(&mut self, error: StorageError) {
-        self.active = None;
-        self.unsynced = false;
-        self.shared.status.gave_up(error);
+    /// Where what is stored ends.
+    fn end(&self) -> End {
+        self.active
+            .as_ref()
+            .map_or(End::default(), |active| End { segment: active.header.id, offset: active.end() })
     }
 
-    /// Makes a segment: preallocated under a temporary name, header synced, renamed, name synced (S09).
-    fn open_segment(&mut self) -> Result<Arc<Segment>, StorageError> {
+    fn give_up(&mut self, error: StorageError) {
+        let end = self.end();
         self.active = None;
+        self.unsynced = false;
+        self.shared.status.gave_up(error, end);
+    }
+
+    /// Makes a segment: preallocated under a temporary name, header synced, renamed, name synced (S09). As long as there
+    /// is none, what fits goes on into the one before.
+    fn open_segment(&mut self, source: Source) -> Result<Arc<Segment>, StorageError> {
         let id = self.next_id;
         self.next_id = id.saturating_add(1);
         let identity = &self.shared.identity;
@@ -465,33 +536,43 @@ impl Engine {
             id,
             first_sequence: self.next,
             durable_through: self.durable_through,
-            capacity: self.settings.segment_bytes,
+            capacity: match source {
+                Source::Disk => self.settings.segment_bytes,
+                Source::Reserve => self.shared.reserve.append_bytes(),
+            },
             covers_through: Sequence(0),
             data_end: 0,
             secret: identity.secret,
         };
-        let result = self.create_file(&header);
-        self.shared.status.made_room(result.as_ref().err().copied());
-        let segment = result?;
+        let segment = self.create_file(&header, source)?;
+        if source == Source::Disk {
+            self.shared.status.made_room();
+        }
         self.noted_through = self.noted_through.max(self.durable_through);
         self.shared.push_segment(Arc::clone(&segment));
         self.active = Some(Arc::clone(&segment));
         Ok(segment)
     }
 
-    fn create_file(&self, header: &SegmentHeader) -> Result<Arc<Segment>, StorageError> {
-        let storage = self.shared.storage.as_ref();
+    fn create_file(&mut self, header: &SegmentHeader, source: Source) -> Result<Arc<Segment>, StorageError> {
+        let shared = Arc::clone(&self.shared);
+        let storage = shared.storage.as_ref();
         let temporary = temporary_name(header.id);
         let name = segment_name(header.id);
-        let file = storage.create(&temporary, header.capacity)?;
-        let finished = file
-            .write_at(0, &header.encode())
-            .and_then(|()| file.sync_data())
-            .and_then(|()| storage.rename(&temporary, &name))
-            .and_then(|()| storage.sync_directory());
-        if let Err(error) = finished {
-            // Whichever name it has; a leftover is removed at the next start.
+        let file = match source {
+            Source::Disk => storage.create(&temporary, header.capacity),
+            Source::Reserve => shared.reserve.take(storage, &temporary),
+        }?;
+        if let Err(error) = file.write_at(0, &header.encode()).and_then(|()| file.sync_data()) {
+            // A leftover is removed at the next start.
+            let _ = storage.remove(&temporary);
+            return Err(error);
+        }
+        if let Err(error) = storage.rename(&temporary, &name).and_then(|()| storage.sync_directory()) {
             let _ = storage.remove(&temporary).or_else(|_| storage.remove(&name));
+            // A power cut may bring the name back, and its header voids what comes now: none of it may go elsewhere
+            // than into a segment that comes after it.
+            self.active = None;
             return Err(error);
         }
         let last = header.first_sequence.before();

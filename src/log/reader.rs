@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::body::Body;
 use super::chain::Chain;
 use super::error::ReadError;
+use super::notice::Notice;
 use super::record::{Class, Kind, Sequence};
 use super::segment::{Place, Segment};
 use super::shared::{LogStatus, Shared};
@@ -175,6 +176,12 @@ impl Reader {
     #[must_use]
     pub fn status(&self) -> LogStatus {
         self.shared.status.snapshot()
+    }
+
+    /// What happened since the last time this was asked for, and how much more that was too much to keep.
+    #[must_use]
+    pub fn take_notices(&self) -> (Vec<Notice>, u64) {
+        self.shared.status.notices.take()
     }
 
     pub(super) fn note_maintenance_fault(&self) {

@@ -19,7 +19,7 @@ use super::storage::{SECTOR_BYTES, Storage, StorageFile};
 /// What recovery found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct RecoveryReport {
-    /// The log had been closed in an orderly way and the index came from its snapshot: no record was read.
+    /// The log had been closed in an orderly way: a start takes the index from its snapshot and reads no record.
     pub clean: bool,
     /// Segments of the log.
     pub segments: usize,
@@ -79,9 +79,9 @@ pub(super) fn recover(storage: &dyn Storage, seed: &[u8; 16], now: u32) -> Resul
 /// Where the index may come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// From the snapshot if it fits, else from the records.
+    /// From the snapshot if it fits, else from the records: a start.
     Snapshot,
-    /// From the records.
+    /// From the records: a look at all of it.
     Records,
 }
 
@@ -96,11 +96,11 @@ pub(super) fn read(
     let found = find_segments(storage, &mut report)?;
     let identity = identity_of(&found, seed, now)?;
     let next_id = found.last().map_or(1, |last| last.id.saturating_add(1));
+    let snapshot = if report.damage.is_empty() { read_snapshot(storage, &found) } else { None };
+    report.clean = snapshot.is_some();
     if source == Source::Snapshot
-        && report.damage.is_empty()
-        && let Some(snapshot) = read_snapshot(storage, &found)
+        && let Some(snapshot) = snapshot
     {
-        report.clean = true;
         return Ok(conclude_clean(snapshot, identity, next_id, report));
     }
     let mut recovered = Recovered {
@@ -173,6 +173,7 @@ fn find_segments(storage: &dyn Storage, report: &mut RecoveryReport) -> Result<V
                 report.removed.push(name);
                 continue;
             }
+            FileName::Reserve => continue,
             FileName::Other => {
                 if name != LOCK_NAME && name != SNAPSHOT_NAME {
                     report.foreign.push(name);

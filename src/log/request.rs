@@ -163,6 +163,19 @@ impl Prepared {
     }
 }
 
+impl Prepared {
+    /// True if it says that something is done with, so that room can be made: it may take what is held back for that.
+    pub(super) fn frees_room(&self) -> bool {
+        let drops = matches!(self.plan, Plan::Acknowledge { .. } | Plan::Position { keep: 0 });
+        drops && self.kind != Kind::Watermark
+    }
+
+    /// True if it is taken only while what makes room again has its own.
+    pub(super) fn needs_reserve(&self) -> bool {
+        !self.frees_room() && self.kind != Kind::Watermark
+    }
+}
+
 fn plan(append: Append, hasher: &KeyHasher) -> (Plan, Class, u32, Body) {
     match append {
         Append::Message { message, expires_at } => {

@@ -14,6 +14,7 @@ use super::storage::Storage;
 mod faults;
 mod history;
 mod pages;
+mod room;
 
 const NOW: u32 = 1_000_000;
 
