@@ -175,6 +175,12 @@ fn tell(config: &StorageConfig, report: &RecoveryReport, promise: &str) {
     for damage in &report.damage {
         tracing::error!(?damage, "the log is damaged: what is readable is served; see `millpond log verify`");
     }
+    if report.new_losses > 0 {
+        tracing::error!(
+            "records are lost of which not even the streams are known: every mailbox and history that may have lost its \
+             newest ones has a new epoch, and clients that come back with a position in it are told recovered: false"
+        );
+    }
     if !report.quarantined.is_empty() {
         tracing::error!(segments = ?report.quarantined, "segments are in quarantine");
     }

@@ -10,24 +10,28 @@
 //! * a failed sync is never tried again;
 //! * a message is taken only while the [`Reserve`] is whole; what frees room may use it up, so a full disk is no dead end.
 
+mod room;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use self::room::Source;
 use super::compact::Maintenance;
 use super::error::{AppendError, OpenError, RefuseError, StorageError};
 use super::group::{Group, GroupWrite};
+use super::loss::Loss;
 use super::notice::End;
 use super::place::{Stamp, place};
 use super::reader::Reader;
-use super::record::{Kind, Sequence, StreamKey, padded_bytes};
+use super::record::{Kind, Sequence, StreamKey};
 use super::recover::{self, Recovered, RecoveryReport};
-use super::request::{Ack, AppendRequest, Appended, Prepared};
+use super::request::{Ack, AppendRequest, Appended, Plan, Prepared};
 use super::reserve::Reserve;
-use super::segment::{DATA_START, Marks, Segment, SegmentHeader, segment_name, temporary_name};
+use super::segment::Segment;
 use super::settings::{LogSettings, SyncPolicy};
 use super::shared::Shared;
 use super::snapshot::{self, Ending};
-use super::storage::{SECTOR_BYTES, Storage};
+use super::storage::Storage;
 use super::stream::Stream;
 
 /// The log without threads. One owner appends; any number of [`Reader`]s read.
@@ -57,21 +61,6 @@ pub struct Engine {
     spare: Group,
 }
 
-/// Where a request can go.
-enum Room {
-    Here(Arc<Segment>),
-    /// Into the next segment, once everything staged and in flight is finished.
-    Later,
-    NextSegment,
-}
-
-/// What a segment is made of.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Disk,
-    Reserve,
-}
-
 impl Engine {
     /// Locks the storage, recovers what is there and gets ready to append. `now` is in seconds since 1970.
     ///
@@ -86,13 +75,14 @@ impl Engine {
         storage.lock()?;
         let recovered = recover::recover(storage.as_ref(), &settings.seed, now);
         let recovered = recovered.inspect_err(|_| storage.unlock())?;
-        let Recovered { segments, index, identity, next_id, next, noted_through, resume, report } = recovered;
+        let Recovered { segments, index, identity, next_id, next, noted_through, resume, losses, report } =
+            recovered;
         let active = resume.then(|| segments.last().cloned()).flatten();
         let reserve = Reserve::new(settings.segment_bytes);
         reserve.adopt(storage.as_ref());
         let shared = Arc::new(Shared::new(storage, identity, segments, index, reserve));
         shared.set_durable_through(next.before());
-        let engine = Self {
+        let mut engine = Self {
             shared,
             settings,
             next_id,
@@ -107,6 +97,7 @@ impl Engine {
             attempt: 0,
             spare: Group::default(),
         };
+        engine.note_losses(&losses, now)?;
         Ok((engine, report))
     }
 
@@ -237,67 +228,6 @@ impl Engine {
         staged
     }
 
-    /// Where a request goes; `None` if it must wait until everything staged and in flight is finished. `refused` says
-    /// why no room could be had for one before it.
-    fn make_room(
-        &mut self,
-        request: &Prepared,
-        refused: &mut Option<StorageError>,
-    ) -> Result<Option<Arc<Segment>>, StorageError> {
-        if request.needs_reserve() && !self.shared.reserve.is_whole() {
-            self.attempt(refused, Self::refill)?;
-        }
-        match self.room(request) {
-            Room::Here(segment) => Ok(Some(segment)),
-            Room::Later => Ok(None),
-            Room::NextSegment => {
-                let next = self.attempt(refused, Self::next_segment);
-                // The first error says more than that nothing is held back.
-                let next = next.or_else(|error| match request.frees_room() {
-                    true => self.open_segment(Source::Reserve).map_err(|_| error),
-                    false => Err(error),
-                });
-                next.map(Some)
-            }
-        }
-    }
-
-    fn attempt<T>(
-        &mut self,
-        refused: &mut Option<StorageError>,
-        step: impl FnOnce(&mut Self) -> Result<T, StorageError>,
-    ) -> Result<T, StorageError> {
-        let result = refused.map_or_else(|| step(self), Err);
-        *refused = result.as_ref().err().copied().or(*refused);
-        if let Some(error) = *refused {
-            self.shared.status.refused(error, self.end());
-        }
-        result
-    }
-
-    /// Looks whether there is room again, if a request was refused for want of it. Nothing may be staged or in flight.
-    pub(super) fn look_for_room(&mut self) {
-        if self.shared.status.fault().is_some()
-            && self.refill().is_ok()
-            && self.shared.status.fault().is_some()
-        {
-            // If it fails, the next request that is refused says why.
-            let _ = self.next_segment();
-        }
-    }
-
-    /// Holds back again what was used up. If then the segment has room for every record, all is well.
-    fn refill(&mut self) -> Result<(), StorageError> {
-        self.shared.reserve.refill(self.shared.storage.as_ref())?;
-        let needed = self.settings.max_body_bytes() as u64;
-        let fits =
-            |segment: &Arc<Segment>| self.start(segment).saturating_add(needed) <= segment.header.capacity;
-        if self.active.as_ref().is_some_and(fits) {
-            self.shared.status.made_room();
-        }
-        Ok(())
-    }
-
     /// True if the group takes no more.
     pub(super) fn is_full(&self) -> bool {
         self.group.bytes.len() >= self.settings.batch_bytes
@@ -391,17 +321,23 @@ impl Engine {
         if self.active.is_none() || self.noted_through >= self.last_record.min(self.durable_through) {
             return;
         }
-        let body_crc = crc32c::crc32c(&[]);
-        let watermark = Prepared {
-            token: 0,
-            plan: super::request::Plan::Position { keep: 0 },
-            key: StreamKey::default(),
-            expires_at: 0,
-            kind: Kind::Watermark,
-            body: Vec::new(),
-            body_crc,
-        };
+        let watermark = Prepared::of_the_log(Kind::Watermark, Plan::Position { keep: 0 });
         self.commit(&[watermark], now, &mut Vec::new());
+    }
+
+    /// Notes on the disk that streams have new epochs, so that they keep them (see [`super::loss`]).
+    fn note_losses(&mut self, losses: &[Loss], now: u32) -> Result<(), StorageError> {
+        let notes = losses.iter().map(|loss| {
+            Prepared::of_the_log(Kind::Loss, Plan::Loss { before: loss.before, mark: loss.mark })
+        });
+        let mut acks = Vec::new();
+        self.commit(&notes.collect::<Vec<_>>(), now, &mut acks);
+        let failed = acks.iter().find_map(|ack| ack.result.err());
+        match failed {
+            None => self.sync().map(|_| ()),
+            Some(AppendError::NotStored(error) | AppendError::Uncertain(error)) => Err(error),
+            Some(_) => Err(StorageError::Other(0)),
+        }
     }
 
     /// Ends the log in an orderly way: everything durable, and a snapshot of the index for a fast start.
@@ -423,31 +359,6 @@ impl Engine {
         snapshot::write(self.shared.storage.as_ref(), &ending)
     }
 
-    fn room(&self, request: &Prepared) -> Room {
-        let needed = padded_bytes(request.body.len()).saturating_add(self.group.bytes.len());
-        let needed = needed.checked_next_multiple_of(SECTOR_BYTES).unwrap_or(usize::MAX) as u64;
-        if let Some(segment) = &self.active {
-            if self.start(segment).saturating_add(needed) <= segment.header.capacity {
-                return Room::Here(Arc::clone(segment));
-            }
-            if !self.flights.is_empty() || !self.group.records.is_empty() {
-                return Room::Later;
-            }
-        }
-        Room::NextSegment
-    }
-
-    /// Where the group that is being staged will be written.
-    fn start(&self, segment: &Segment) -> u64 {
-        self.flights.back().map_or_else(|| segment.end(), Group::end)
-    }
-
-    fn next_segment(&mut self) -> Result<Arc<Segment>, StorageError> {
-        // Its last records may wait for a sync that the policy has not asked for yet.
-        let _ = self.sync();
-        self.open_segment(Source::Disk)
-    }
-
     /// Encodes a request into the group.
     fn stage_one(&mut self, request: &Prepared, segment: &Segment, now: u32) {
         let sequence = self.next;
@@ -459,7 +370,7 @@ impl Engine {
         };
         let placed = place(request, self.stream(request.key), sequence, &stamp, &self.settings.mailbox);
         let result = placed.map(|(header, stream)| {
-            if header.kind != Kind::Watermark {
+            if !header.kind.is_of_the_log() {
                 self.group.streams.insert(request.key, stream);
             }
             if self.group.records.is_empty() {
@@ -522,61 +433,6 @@ impl Engine {
         self.active = None;
         self.unsynced = false;
         self.shared.status.gave_up(error, end);
-    }
-
-    /// Makes a segment: preallocated under a temporary name, header synced, renamed, name synced (S09). As long as there
-    /// is none, what fits goes on into the one before.
-    fn open_segment(&mut self, source: Source) -> Result<Arc<Segment>, StorageError> {
-        let id = self.next_id;
-        self.next_id = id.saturating_add(1);
-        let identity = &self.shared.identity;
-        let header = SegmentHeader {
-            salt: salt_of(&self.settings.seed, id),
-            log_id: identity.log_id,
-            id,
-            first_sequence: self.next,
-            durable_through: self.durable_through,
-            capacity: match source {
-                Source::Disk => self.settings.segment_bytes,
-                Source::Reserve => self.shared.reserve.append_bytes(),
-            },
-            covers_through: Sequence(0),
-            data_end: 0,
-            secret: identity.secret,
-        };
-        let segment = self.create_file(&header, source)?;
-        if source == Source::Disk {
-            self.shared.status.made_room();
-        }
-        self.noted_through = self.noted_through.max(self.durable_through);
-        self.shared.push_segment(Arc::clone(&segment));
-        self.active = Some(Arc::clone(&segment));
-        Ok(segment)
-    }
-
-    fn create_file(&mut self, header: &SegmentHeader, source: Source) -> Result<Arc<Segment>, StorageError> {
-        let shared = Arc::clone(&self.shared);
-        let storage = shared.storage.as_ref();
-        let temporary = temporary_name(header.id);
-        let name = segment_name(header.id);
-        let file = match source {
-            Source::Disk => storage.create(&temporary, header.capacity),
-            Source::Reserve => shared.reserve.take(storage, &temporary),
-        }?;
-        if let Err(error) = file.write_at(0, &header.encode()).and_then(|()| file.sync_data()) {
-            // A leftover is removed at the next start.
-            let _ = storage.remove(&temporary);
-            return Err(error);
-        }
-        if let Err(error) = storage.rename(&temporary, &name).and_then(|()| storage.sync_directory()) {
-            let _ = storage.remove(&temporary).or_else(|_| storage.remove(&name));
-            // A power cut may bring the name back, and its header voids what comes now: none of it may go elsewhere
-            // than into a segment that comes after it.
-            self.active = None;
-            return Err(error);
-        }
-        let last = header.first_sequence.before();
-        Ok(Arc::new(Segment::new(*header, file, Marks::default(), DATA_START, last, false)))
     }
 }
 

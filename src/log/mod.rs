@@ -37,6 +37,7 @@ mod flight;
 mod group;
 pub mod history;
 pub mod index;
+mod loss;
 mod map;
 pub mod notice;
 pub mod pages;

@@ -27,7 +27,7 @@ pub(super) fn place(
     let fresh = stream.is_none();
     let mut stream = stream.unwrap_or_default();
     if fresh {
-        stream.state.epoch = epoch_of(stamp.log_id, sequence);
+        stream.state.epoch = epoch_of(stamp, sequence);
     }
     let decision = decide(request, &mut stream, stamp.now, limits)?;
     let header = Header {
@@ -54,10 +54,12 @@ pub(super) fn place(
     Ok((header, stream))
 }
 
-/// An epoch that no other incarnation of the stream, in this log or one before it, has had.
-fn epoch_of(log_id: u64, sequence: Sequence) -> u32 {
-    let log = crc32c::crc32c(&log_id.to_le_bytes());
-    crc32c::crc32c_append(log, &sequence.0.to_le_bytes()).max(1)
+/// An epoch that no other incarnation of the stream, in this log or one before it, has had. The salt of the segment is
+/// part of it, since after a loss sequences may be given out again.
+fn epoch_of(stamp: &Stamp, sequence: Sequence) -> u32 {
+    let log = crc32c::crc32c(&stamp.log_id.to_le_bytes());
+    let segment = crc32c::crc32c_append(log, &stamp.salt.to_le_bytes());
+    crc32c::crc32c_append(segment, &sequence.0.to_le_bytes()).max(1)
 }
 
 struct Decision {
@@ -89,6 +91,7 @@ fn decide(
             };
             Ok(Decision { offset, kept: kept.min(state.pending.saturating_add(1)), ..link })
         }
+        Plan::Loss { before, mark } => Ok(Decision { offset: before.0, previous: mark, ..link }),
         Plan::Position { keep } => Ok(Decision { kept: keep.min(state.pending), ..link }),
         Plan::Acknowledge { device, through } => {
             let through = if through == Devices::FORGET { through } else { through.min(state.last_offset) };

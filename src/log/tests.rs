@@ -13,6 +13,7 @@ use super::storage::Storage;
 
 mod faults;
 mod history;
+mod losses;
 mod pages;
 mod room;
 
