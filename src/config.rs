@@ -213,7 +213,10 @@ pub enum Notice {
     #[error("client.insecure_skip_token_signature_verify is on: anybody can make a token")]
     UnsignedTokens,
     /// `http_api.insecure`
-    #[error("http_api.insecure is on: everybody who reaches an address of this server may call its API")]
+    #[error(
+        "http_api.insecure is on: everybody who reaches the internal address may call the server API; \
+         on the client port it is not served, as it needs a key there"
+    )]
     OpenApi,
     /// A secret that can be guessed (RFC 7518 section 3.2 wants as many bytes as the hash has).
     #[error("{0} is shorter than 32 bytes: it can be guessed from a single token")]
@@ -227,6 +230,14 @@ pub enum Notice {
     /// History of a channel that has a mailbox.
     #[error("{0}: personal channels have mailboxes, which take the place of their history")]
     MailboxHistory(String),
+    /// A dead letter that does not fit into its history.
+    #[error(
+        "storage.segment_size: a dead letter of more than {bytes} bytes is stored without the data of its message; twice client.queue_max_size leaves none out"
+    )]
+    DeadLetterData {
+        /// The most that the log takes.
+        bytes: usize,
+    },
     /// Personal channels that are not personal.
     #[error(
         "{0}: every user may subscribe to the personal channels of others; set allow_user_limited_channels beside it"

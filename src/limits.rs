@@ -93,11 +93,20 @@ pub const SHED_OUTBOX_LEAST: usize = 4096;
 /// Longest user id in bytes.
 pub const USER_ID_BYTES: usize = 1000;
 
-/// Connections of a shard that may be short of their connect command, as a share of its capacity (R02), and the
-/// least number that is always allowed.
+/// Connections of a shard that may be short of their connect command, as a share of its capacity (R02): beyond it the
+/// oldest silent ones go.
 pub const UNAUTHENTICATED_SHARE: u32 = 10;
-/// See [`UNAUTHENTICATED_SHARE`].
+/// Upgrades are refused beyond the share and this number: so many clients may be a round trip short of their connect
+/// command at a time.
 pub const UNAUTHENTICATED_LEAST: u32 = 4096;
+
+/// How long a client may take for its next word before it is taken for a silent one (0.5 s), where there are too many.
+pub const NEWCOMER_TICKS: u32 = 5;
+/// The same for a request while nine tenths of all places are taken (0.1 s).
+pub const NEWCOMER_TICKS_FULL: u32 = 1;
+
+/// Silent connections that go in one turn; more than are accepted in one.
+pub const EVICTIONS_PER_TURN: usize = 64;
 
 /// Presence requests a home gathers at a time; beyond: error 111.
 pub const GATHERS: usize = 4096;
@@ -118,6 +127,12 @@ pub const SURVEYED_PER_TURN: usize = 1024;
 /// Results of sends with an idempotency key that the store remembers at most (about 64 bytes each): five minutes of 3,300
 /// messages a second.
 pub const IDEMPOTENT_SENDS: usize = 1_000_000;
+
+/// Newest messages of a user among which the store looks for idempotency keys of before its start: about 4 ms.
+pub const LOOKED_BACK: usize = 4096;
+
+/// Keys of before its start that the store remembers, of users with many messages (48 bytes each).
+pub const REMEMBERED_KEYS: usize = 100_000;
 
 /// Results of publications with an idempotency key that a shard remembers at most (about 64 bytes each).
 pub const IDEMPOTENT_RESULTS: usize = 100_000;

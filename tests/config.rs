@@ -521,6 +521,10 @@ fn what_is_probably_not_meant_is_said() {
     assert_eq!(notices.len(), 5, "{notices:?}");
     assert!(notices.iter().any(|notice| notice.starts_with("client.insecure is on")));
     assert!(notices.iter().any(|notice| notice.contains("history is off")));
+    assert!(
+        notices.iter().any(|notice| notice.contains("on the client port it is not served")),
+        "{notices:?}"
+    );
 }
 
 #[test]

@@ -55,6 +55,10 @@ struct Plane {
 }
 
 fn plane(limits: HttpLimits) -> Plane {
+    plane_with(limits, ApiSettings { key: Some("key".to_owned()), ..ApiSettings::default() })
+}
+
+fn plane_with(limits: HttpLimits, api: ApiSettings) -> Plane {
     let (sender, receiver) = handover_pair().unwrap();
     let (answers, inbox) = answer_queue(64).unwrap();
     let readiness = Readiness::default();
@@ -62,7 +66,7 @@ fn plane(limits: HttpLimits) -> Plane {
         readiness: readiness.clone(),
         settings: ControlSettings {
             internal_address: Some("127.0.0.1:0".parse().unwrap()),
-            api: ApiSettings { key: Some("key".to_owned()), ..ApiSettings::default() },
+            api,
             demo: Some(DemoSettings {
                 hmac_secret_key: "secret".to_owned(),
                 websocket_path: "/connection/websocket".to_owned(),
@@ -157,6 +161,26 @@ fn the_client_port_shows_nothing_internal() {
         assert_eq!(status(&answer), expected, "{request}{answer}");
     }
     plane.handle.stop();
+}
+
+/// Without a key the API is for who reaches the internal address (A21).
+#[test]
+fn the_client_port_has_no_api_that_needs_no_key() {
+    for key in [None, Some("key".to_owned())] {
+        let plane =
+            plane_with(HttpLimits::default(), ApiSettings { key, insecure: true, ..ApiSettings::default() });
+        let request = post("/api/info", "key", "{}");
+        let outside = answer(plane.hand_over(&request, request.len()));
+        assert!(status(&outside) == "404" && outside.ends_with("not found\n"), "{outside}");
+        let mut inside = TcpStream::connect(plane.internal).unwrap();
+        inside.write_all(request.as_bytes()).unwrap();
+        inside.shutdown(Shutdown::Write).unwrap();
+        let inside = answer(inside);
+        assert_eq!(status(&inside), "200", "{inside}");
+        let health = answer(plane.hand_over(&get("/health"), 5));
+        assert_eq!(status(&health), "200", "{health}");
+        plane.handle.stop();
+    }
 }
 
 #[test]

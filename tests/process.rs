@@ -66,6 +66,24 @@ fn read_to_the_end(stream: &mut TcpStream) -> Vec<u8> {
     }
 }
 
+/// R02: 200 slots, 200 connections without a byte, and as many clients as the silent ones leave room for.
+#[test]
+fn silent_connections_keep_no_client_out() {
+    let server = Server::start_limited(open_config(), 200, &["--shards", "2"]);
+    let mut silent: Vec<_> = (0..200).map(|_| connect(server.address)).collect();
+    // The kernel spreads them over the shards as it likes: half of what is left is room enough for all of these.
+    let clients: Vec<_> = (0..90).map(|_| Client::connected(server.address).0).collect();
+    let refused = |reason: &str| server.metric("millpond_refusals", &format!("reason=\"{reason}\""));
+    until("the silent ones are gone", || refused("silent") >= 150.0);
+    assert_eq!(refused("connection_limit"), 0.0);
+    for stream in &mut silent {
+        assert_eq!(read_to_the_end(stream), b"");
+    }
+    drop(clients);
+    drop(silent);
+    server.wait_until_empty();
+}
+
 #[test]
 fn kill_9_ends_every_connection_and_the_address_can_be_used_at_once() {
     let mut server = Server::start(open_config(), &["--shards", "2"]);

@@ -64,6 +64,7 @@ fn settings() -> Settings {
         max_deliveries: 3,
         ack_by_pong: true,
         dead_letter_channel: String::new(),
+        letter_bytes: usize::MAX,
         ttl: Duration::ZERO,
         replay_page: 100,
     });

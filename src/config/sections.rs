@@ -360,14 +360,14 @@ section! {
         disabled: bool = false,
         /// Key that callers give as `X-API-Key`. Empty: every call is refused with 401.
         key: Secret = Secret::default(),
-        /// For development: no key is needed. So that no website can make its reader's browser call, a call with an
+        /// For development: no key is needed, and the API is served on the internal address only. So that no website can make its reader's browser call, a call with an
         /// `Origin` header, or whose `Host` is neither an address nor a name without a dot (`localhost`), gets 403.
         insecure: bool = false,
         /// How errors are told: in the body of a 200 answer, or by the status as well.
         error_mode: OneOf<ErrorMode> = OneOf(ErrorMode::Reply),
         /// Path before the name of a method.
         handler_prefix: Text = Text::from("/api"),
-        /// Serve the API on the client port too; needs a key.
+        /// Serve the API on the client port too; needs a key: with `insecure` it is not served there.
         external: bool = true,
     }
 }

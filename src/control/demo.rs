@@ -123,6 +123,7 @@ fn mailboxes(client: &ClientSettings) -> MailboxSettings {
         max_deliveries: 5,
         ack_by_pong: has_pongs,
         dead_letter_channel: String::new(),
+        letter_bytes: usize::MAX,
         ttl: Duration::from_secs(7 * 24 * 3600),
         replay_page: 100,
     }

@@ -311,6 +311,16 @@ impl Page<'_> {
             store.ack_failures,
         )?;
         self.counter("mailbox_dead_letters", "Messages put aside", store.dead_lettered)?;
+        self.counter(
+            "mailbox_dead_letter_failures",
+            "Dead letters that the log did not take",
+            store.dead_letter_failures,
+        )?;
+        self.counter(
+            "mailbox_dead_letters_cut",
+            "Dead letters without their data, which was too large",
+            store.dead_letters_cut,
+        )?;
         self.gauge("store_queue", "Questions to the store not yet handled", store.queued)?;
         self.gauge("store_in_flight", "Requests that the log has not acknowledged", store.in_flight)?;
         self.gauge("store_waiting", "Requests that the log has no room for", store.waiting)?;

@@ -3,7 +3,7 @@
 //! | door | who comes | what is served |
 //! |---|---|---|
 //! | internal address | backends, operators | server API, `/health`, `/metrics` |
-//! | sockets handed over by shards | anybody | server API (with its key), `/health`, the demo page if switched on |
+//! | sockets handed over by shards | anybody | server API (never without a key), `/health`, the demo page if switched on |
 //!
 //! A handed-over connection serves one request and is closed: its next one may be for a shard.
 
@@ -265,7 +265,7 @@ fn client_router(
     api: Arc<Api>,
     gateway: Gateway,
 ) -> Router {
-    let router = common_router(settings, readiness, api, settings.api.enabled && settings.api.external);
+    let router = common_router(settings, readiness, api, settings.api.is_external());
     with_refusals(match settings.demo.clone() {
         Some(settings) => router.merge(demo::router(settings, gateway)),
         None => router,

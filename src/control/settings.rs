@@ -28,11 +28,11 @@ pub struct ControlSettings {
 pub struct ApiSettings {
     /// Served at all.
     pub enabled: bool,
-    /// Served on the client port too.
+    /// Served on the client port too, unless `insecure`.
     pub external: bool,
     /// The key a caller must show; `None` and not `insecure`: every call is answered 401.
     pub key: Option<String>,
-    /// No key is asked for (development only).
+    /// No key is asked for (development only), and the API is not served on the client port.
     pub insecure: bool,
     /// How application errors are shown.
     pub error_mode: ErrorMode,
@@ -109,6 +109,14 @@ impl Default for ControlSettings {
             node: NodeSettings::default(),
             limits: HttpLimits::default(),
         }
+    }
+}
+
+impl ApiSettings {
+    /// True if the client port serves the API too: there it needs a key, which `insecure` does away with (A21).
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        self.enabled && self.external && !self.insecure
     }
 }
 

@@ -21,6 +21,8 @@ const COLUMNS: usize = 1 << 16;
 #[derive(Debug)]
 pub struct Admission {
     connections: AtomicU32,
+    /// Those of them that have sent no request yet.
+    requestless: AtomicU32,
     /// Shards that a drain has emptied.
     emptied: AtomicU32,
     /// How near the memory limit is.
@@ -35,6 +37,7 @@ impl Default for Admission {
         let sources = (0..ROWS * COLUMNS).map(|_| AtomicU32::new(0)).collect();
         Self {
             connections: AtomicU32::new(0),
+            requestless: AtomicU32::new(0),
             emptied: AtomicU32::new(0),
             pressure: Pressure::default(),
             this_second: AtomicU64::new(0),
@@ -48,6 +51,24 @@ impl Admission {
     #[must_use]
     pub fn connections(&self) -> u32 {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// A connection was accepted, and has sent no request.
+    pub(crate) fn note_requestless(&self) {
+        self.requestless.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It has sent one, or ended.
+    pub(crate) fn note_request_or_end(&self) {
+        self.requestless.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Connections that count for somebody who asks for one now: not those silent ones that are about to go, as they are
+    /// more than may be (R02). Those who ever sent a request stay within the limits, as each of them was counted.
+    fn connections_to_stay(&self, capacity: u32) -> u32 {
+        let others = self.requestless.load(Ordering::Relaxed).saturating_sub(1);
+        let to_go = others.saturating_sub(capacity / limits::UNAUTHENTICATED_SHARE);
+        self.connections().saturating_sub(to_go)
     }
 
     /// A drain has emptied one more shard, and its mail has left.
@@ -96,7 +117,8 @@ impl Shard {
             return Err(Refusal::Memory);
         }
         let capacity = self.common.settings.max_connections;
-        if over(client.connection_limit, admission.connections()) || over(capacity, admission.connections()) {
+        let connections = admission.connections_to_stay(capacity);
+        if over(client.connection_limit, connections) || over(capacity, connections) {
             return Err(Refusal::ConnectionLimit);
         }
         if over(client.address_connection_limit, admission.of_source(source)) {

@@ -295,6 +295,22 @@ pub enum ApiError {
     /// 107
     #[error("bad request")]
     BadRequest,
+    /// 107, of `send`: the user cannot have a mailbox.
+    #[error(
+        "bad request: the id of this user cannot stand in the name of a personal channel: it is too long there, or has characters that names do not take or that mean several users"
+    )]
+    UserName,
+    /// 107, of `send`: the namespace of personal channels takes other data.
+    #[error(
+        "bad request: this data is not in the publication_data_format of the namespace of personal channels"
+    )]
+    DataFormat,
+    /// 107: the log cannot take so much in one record.
+    #[error("bad request: data and tags are more than the log takes in one record (storage.segment_size)")]
+    TooLarge,
+    /// 107: one more device than have cursors.
+    #[error("bad request: the user has as many devices as may have cursors (mailbox.max_devices)")]
+    TooManyDevices,
     /// 108
     #[error("not available")]
     NotAvailable,
@@ -323,7 +339,9 @@ impl ApiError {
             Self::Internal => 100,
             Self::UnknownChannel => 102,
             Self::NotFound => 104,
-            Self::BadRequest => 107,
+            Self::BadRequest | Self::UserName | Self::DataFormat | Self::TooLarge | Self::TooManyDevices => {
+                107
+            }
             Self::NotAvailable => 108,
             Self::UnrecoverablePosition => 112,
             Self::Conflict => 113,

@@ -56,15 +56,10 @@ impl Shard {
             }
             ApiCommand::History { channel, limit, since, reverse } => {
                 let op = HomeOp::History { limit, cap: u32::MAX, since, reverse };
-                return self.api_ask(id, &channel, |parsed| parsed.options.has_history(), op);
+                return self.api_history(id, &channel, op);
             }
             ApiCommand::HistoryRemove { channel } => {
-                return self.api_ask(
-                    id,
-                    &channel,
-                    |parsed| parsed.options.has_history(),
-                    HomeOp::HistoryRemove,
-                );
+                return self.api_history(id, &channel, HomeOp::HistoryRemove);
             }
             ApiCommand::Channels { pattern, limit, after } => {
                 return Some(self.api_channels(&pattern, limit, &after));
@@ -105,6 +100,12 @@ impl Shard {
         let op = HomeOp::Publish(Box::new(PublishAsk { publish, info: None }));
         self.ask_home(channel.into(), hash, namespace, Origin::Api(id), op);
         None
+    }
+
+    /// A mailbox takes the place of history.
+    fn api_history(&mut self, id: u64, channel: &str, op: HomeOp) -> Option<ApiAnswer> {
+        let is_mailbox = self.common.mailbox_user(channel).is_some();
+        self.api_ask(id, channel, |parsed| parsed.options.has_history() && !is_mailbox, op)
     }
 
     fn api_ask(

@@ -186,12 +186,31 @@ impl Channel {
         self.subscribers.len() as u32 - 1
     }
 
-    /// Removes the subscriber at `place`. Places stay as they are until [`Self::compact`].
-    pub(crate) fn remove(&mut self, place: u32) {
-        if let Some(subscriber) = self.subscribers.get_mut(place as usize) {
-            subscriber.slot = NONE;
-            self.vacant += 1;
+    /// Removes the subscriber at `place`. O(1). While frames are under way places stay as they are until
+    /// [`Self::compact`]; otherwise the last subscriber takes the place, and whoever that is, is told.
+    #[must_use]
+    pub(crate) fn remove(&mut self, place: u32) -> Option<u32> {
+        let subscriber = self.subscribers.get_mut(place as usize)?;
+        subscriber.slot = NONE;
+        self.vacant += 1;
+        if self.is_sweeping() {
+            return None;
         }
+        while self.subscribers.pop_if(|last| last.slot == NONE).is_some() {
+            self.vacant -= 1;
+        }
+        let moved = if (place as usize) < self.subscribers.len() {
+            self.vacant -= 1;
+            let last = self.subscribers.pop()?;
+            self.subscribers[place as usize] = last;
+            Some(last.slot)
+        } else {
+            None
+        };
+        if self.subscribers.capacity() > 4 * self.subscribers.len() + 64 {
+            self.subscribers.shrink_to(2 * self.subscribers.len());
+        }
+        moved
     }
 
     /// Active subscribers.

@@ -75,6 +75,9 @@ impl Shard {
             .map(|since| Position { offset: since.offset, epoch: since.epoch.clone().into_owned() });
         let cap = self.common.settings.client.history_max_publication_limit;
         let op = HomeOp::History { limit: request.limit, cap, since, reverse: request.reverse };
+        if self.common.mailbox_user(&request.channel).is_some() {
+            return self.reply_error(slot, id, ErrorCode::NotAvailable);
+        }
         self.ask_if(slot, id, &request.channel, may_history, op);
     }
 

@@ -138,6 +138,9 @@ impl Shard {
         if connection.has(flag::UNAUTHENTICATED) {
             connection.set(flag::UNAUTHENTICATED, false);
             self.metrics.unauthenticated -= 1;
+            if connection.phase == Phase::Handshake {
+                self.common.admission.note_request_or_end();
+            }
         }
         if user != NONE {
             self.leave_user(user, key, leave);
@@ -205,6 +208,7 @@ impl Shard {
         self.admission_leave(connection.source);
         if self.connections.0.is_empty() {
             self.connections = Connections(slab::Slab::new(), 0);
+            self.forget_newcomers();
         }
     }
 }

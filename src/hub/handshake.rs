@@ -108,6 +108,7 @@ impl Shard {
         connection.phase = Phase::Upgraded;
         connection.set(flag::PROTOBUF, protobuf);
         connection.set(flag::NATIVE_PING, native_ping);
+        self.note_upgraded(slot);
         self.output(slot, |outbox, encoding| outbox.raw(encoding, response));
         self.arm(slot);
     }

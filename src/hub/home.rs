@@ -1,8 +1,7 @@
 //! The home side of a shard: numbers publications, keeps history, knows which shards have subscribers of a channel
 //! and how many sessions a user has.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::Hasher;
 use std::sync::Arc;
 
 use slab::Slab;
@@ -28,8 +27,9 @@ use crate::hub::publication::{Encodings, deliver_publication, publisher, stored}
 use crate::hub::registry::{Registered, Registry};
 use crate::hub::shard::Common;
 use crate::hub::stream::{
-    Appended, Draft, Epoch, HistoryQuery, Publication, Retention, Since, Stream, StreamPosition,
+    Appended, Draft, Epoch, HistoryQuery, JsonCheck, Publication, Retention, Since, Stream, StreamPosition,
 };
+use crate::hub::tally::Tally;
 use crate::hub::user_presence::UserPresence;
 use crate::limits;
 use crate::protocol::ErrorCode;
@@ -70,7 +70,7 @@ pub(crate) struct HomeChannel {
     /// Subscriptions by shard.
     pub(crate) shards: SmallVec<[(ShardId, u32); 2]>,
     /// Subscriptions in presence, by user.
-    pub(crate) users: HashMap<u64, u32, BuildHasherDefault<Keyed>>,
+    pub(crate) users: Tally,
     pub(crate) clients: u32,
     pub(crate) encodings: Encodings,
     /// Of the epoch that subscribers were told, and that the stream gets, until there is a stream.
@@ -153,7 +153,7 @@ impl Homes {
     pub(crate) fn survey(&mut self, at: usize, held: &mut usize, history: &mut usize) -> bool {
         let Some(record) = self.channels.record_at(at) else { return false };
         if let Some(channel) = record {
-            *held += channel.name.len() + 16 + channel.users.capacity() * 17;
+            *held += channel.name.len() + 16 + channel.users.memory_bytes();
             *history += channel.stream.as_ref().map_or(0, |stream| stream.memory_bytes());
         }
         true
@@ -264,7 +264,7 @@ impl Homes {
 
     pub(crate) fn reply(&mut self, origin: Origin, channel: Box<str>, body: ReplyBody, post: &mut Post) {
         match origin {
-            Origin::Nobody => {}
+            Origin::Nobody | Origin::Letter(_) => {}
             Origin::Connection(ticket) => {
                 post.send(ticket.key.shard, Mail::Reply(Box::new(HomeReply { ticket, channel, body })));
             }
@@ -301,7 +301,7 @@ impl Homes {
         channel.encodings.protobuf |= ask.protobuf;
         if ask.presence {
             channel.clients += 1;
-            *channel.users.entry(ask.user_hash).or_insert(0) += 1;
+            channel.users.add(ask.user_hash);
         }
     }
 
@@ -313,16 +313,11 @@ impl Homes {
                 remove(&mut channel.shards, shard);
                 if leaver.presence {
                     channel.clients = channel.clients.saturating_sub(1);
-                    if let Some(count) = channel.users.get_mut(&leaver.user_hash) {
-                        *count -= 1;
-                        if *count == 0 {
-                            channel.users.remove(&leaver.user_hash);
-                        }
-                    }
+                    channel.users.take(leaver.user_hash);
                 }
                 if channel.shards.is_empty() {
                     channel.encodings = Encodings::default();
-                    channel.users = HashMap::default();
+                    channel.users = Tally::default();
                     let Some(stream) = &mut channel.stream else {
                         return self.channels.remove(place.hash);
                     };
@@ -370,7 +365,14 @@ impl Homes {
         let publisher = ask.info.as_ref().map(publisher);
         if !keeps {
             let ApiPublish { data, tags, version, .. } = ask.publish;
-            let publication = Publication { offset: 0, version, data, publisher, tags: tags.into() };
+            let publication = Publication {
+                offset: 0,
+                version,
+                data,
+                publisher,
+                tags: tags.into(),
+                json: JsonCheck::default(),
+            };
             self.deliver_unnumbered(place, &publication, post);
             return None;
         }
@@ -532,7 +534,7 @@ fn record<'a>(
             name: Arc::from(&*place.channel),
             hash: place.hash,
             shards: SmallVec::new(),
-            users: HashMap::default(),
+            users: Tally::default(),
             clients: 0,
             encodings: Encodings::default(),
             generation: epochs.generation(place.hash),
@@ -544,7 +546,7 @@ fn record<'a>(
             channel.encodings = encodings_of(marks);
             if let Some(user) = user.filter(|_| marks & mark::PRESENCE != 0) {
                 channel.clients = 1;
-                channel.users.insert(user, 1);
+                channel.users.add(user);
             }
         }
         channel

@@ -183,7 +183,7 @@ impl Homes {
                 ((counted, counted), kept.kept_counts(hash, |_| counted > 0))
             }
             Registered::Record(channel) => {
-                let is_there = |user| channel.users.contains_key(&user);
+                let is_there = |user| channel.users.contains(user);
                 ((channel.clients, channel.users.len() as u32), kept.kept_counts(hash, is_there))
             }
         };

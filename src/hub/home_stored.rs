@@ -134,7 +134,7 @@ impl Homes {
 /// What a client is told where the server API is told more.
 fn client_error(error: ApiError) -> ErrorCode {
     match error {
-        ApiError::BadRequest => ErrorCode::BadRequest,
+        ApiError::BadRequest | ApiError::TooLarge => ErrorCode::BadRequest,
         ApiError::UnrecoverablePosition => ErrorCode::UnrecoverablePosition,
         ApiError::Overloaded => ErrorCode::TooManyRequests,
         // Temporary: the client tries again.

@@ -190,6 +190,17 @@ pub enum Origin {
     Connection(Ticket),
     /// The control plane.
     Api(u64),
+    /// The store, for a dead letter. A home has nothing to tell it.
+    Letter(LetterKey),
+}
+
+/// Names one dead letter of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LetterKey {
+    /// Those of one reader, which are put aside together.
+    pub burial: usize,
+    /// The message.
+    pub offset: u64,
 }
 
 /// Names one question of one connection.

@@ -121,6 +121,8 @@ labels! {
         NotFound => "not_found",
         /// No whole request in time.
         Timeout => "timeout",
+        /// Silent, and too many others were.
+        Silent => "silent",
         /// The control plane was behind.
         HandOver => "hand_over",
         /// The server is stopping.

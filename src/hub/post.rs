@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use crate::base::ids::ShardId;
 use crate::hub::events::{Event, EventBatch};
-use crate::hub::mail::{Answer, Mail};
+use crate::hub::mail::{Answer, LEAVERS_PER_LETTER, Mail};
 use crate::hub::store::StoreAsk;
 
 /// Letters of all shards that may wait before sources are held back, shared evenly: when a million connections leave at
@@ -62,9 +62,11 @@ impl Post {
         self.letters += 1;
     }
 
-    /// The last letter to `to` that has not left.
-    pub(crate) fn last(&mut self, to: ShardId) -> Option<&mut Mail> {
-        self.outgoing[to.0 as usize].back_mut()
+    /// The last letter to `to` that has not left and is not about a user: what is about a channel may be added to it, as
+    /// the two have nothing to do with each other. A few letters are looked at.
+    pub(crate) fn last_about_channel(&mut self, to: ShardId) -> Option<&mut Mail> {
+        let latest = self.outgoing[to.0 as usize].iter_mut().rev().take(LEAVERS_PER_LETTER + 1);
+        latest.into_iter().find(|mail| !matches!(mail, Mail::User(_)))
     }
 
     /// Number of the last letter to `to`: they count from 1 and leave in order.

@@ -128,6 +128,7 @@ impl Shard {
             + self.handed.capacity() * size_of::<(u32, Vec<u8>)>()
             + self.deferred.capacity() * size_of::<HomeAsk>()
             + self.accepts.memory_bytes()
+            + self.newcomers.memory_bytes()
     }
 
     /// Disconnects the slowest readers until `bytes` of their output are dropped. O(connections).

@@ -10,7 +10,7 @@ use crate::hub::api::{Member, StoredPublication};
 use crate::hub::mail::{Delivery, Terms};
 use crate::hub::metrics::SentKind;
 use crate::hub::settings::DataFormat;
-use crate::hub::stream::{Publication, Publisher};
+use crate::hub::stream::{JsonCheck, Publication, Publisher};
 use crate::protocol::{
     ClientInfo, Encoding, PublicationView, encode_push_join, encode_push_leave, encode_push_message,
     encode_push_publication, is_json,
@@ -73,6 +73,7 @@ pub(crate) fn wrapped(publication: &Publication) -> Publication {
         data,
         publisher,
         tags: publication.tags.clone(),
+        json: JsonCheck::default(),
     }
 }
 
@@ -112,10 +113,12 @@ pub(crate) fn fits_format(format: DataFormat, data: &[u8]) -> bool {
 
 /// True if all parts of a publication can be put into JSON: its data and what is told of its publisher.
 pub(crate) fn fits_json(publication: &Publication) -> bool {
-    let publisher = publication.publisher.as_ref();
-    is_part(Some(&publication.data))
-        && is_part(publisher.and_then(Publisher::conn_info))
-        && is_part(publisher.and_then(Publisher::chan_info))
+    publication.json.get_or_find(|| {
+        let publisher = publication.publisher.as_ref();
+        is_part(Some(&publication.data))
+            && is_part(publisher.and_then(Publisher::conn_info))
+            && is_part(publisher.and_then(Publisher::chan_info))
+    })
 }
 
 /// True if what is told of a member can be put into JSON.
@@ -224,4 +227,35 @@ fn framed(encoding: Encoding, encode: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let start = MAX_SERVER_HEADER - length;
     out[start..MAX_SERVER_HEADER].copy_from_slice(&header[..length]);
     Bytes::from(out).slice(start..)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publication(data: &'static [u8], info: Option<&[u8]>) -> Publication {
+        Publication {
+            offset: 1,
+            version: 0,
+            data: Bytes::from_static(data),
+            publisher: Some(Publisher::new("ann", "c1", info, None)),
+            tags: Box::default(),
+            json: JsonCheck::default(),
+        }
+    }
+
+    #[test]
+    fn whether_a_publication_is_json_is_found_once() {
+        let mut json = publication(b"{\"a\": [1]}", Some(b"2"));
+        assert_eq!(format!("{:?}", json.json), "unknown");
+        assert!(fits_json(&json));
+        json.data = Bytes::from_static(b"{");
+        assert!(fits_json(&json), "the data is not looked at again");
+        for mut other in [publication(b"{", None), publication(b"1", Some(b"{"))] {
+            assert!(!fits_json(&other));
+            assert!(fits_json(&wrapped(&other)), "what is made of it is looked at anew");
+            other.data = Bytes::from_static(b"1");
+            assert!(!fits_json(&other));
+        }
+    }
 }

@@ -138,7 +138,8 @@ impl MailboxPart {
 }
 
 impl Common {
-    /// The user whose mailbox a channel stands for.
+    /// The user whose mailbox a channel stands for. Of a user whose id has the marks of channel names in it, the name of
+    /// the personal channel means others, so there is no mailbox.
     #[must_use]
     pub fn mailbox_user<'a>(&self, channel: &'a str) -> Option<&'a str> {
         self.settings.mailbox.as_ref()?;
@@ -148,7 +149,8 @@ impl Common {
             "" => channel,
             namespace => channel.strip_prefix(namespace)?.strip_prefix(names.namespace_boundary.as_str())?,
         };
-        rest.strip_prefix(names.user_boundary.as_str()).filter(|user| !user.is_empty())
+        let user = rest.strip_prefix(names.user_boundary.as_str())?;
+        (self.personal_user(channel) == Some(user)).then_some(user)
     }
 }
 

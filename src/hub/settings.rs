@@ -111,6 +111,8 @@ pub struct MailboxSettings {
     pub ack_by_pong: bool,
     /// Channel that gets messages after `max_deliveries`; empty: they are only dropped and counted.
     pub dead_letter_channel: String,
+    /// Bytes of a publication there. Of messages that take more, the data is left out.
+    pub letter_bytes: usize,
     /// Time to live of a message sent without one; zero: no end.
     pub ttl: Duration,
     /// Messages replayed in one reply, and in each page after it; at least 1.

@@ -29,11 +29,13 @@ use crate::hub::home::Homes;
 use crate::hub::locals::Locals;
 use crate::hub::mail::{HomeAsk, Mail};
 use crate::hub::metrics::{Refusal, ShardMetrics};
+use crate::hub::newcomers::Newcomers;
 use crate::hub::post::Post;
 use crate::hub::settings::Settings;
 use crate::hub::sockets::Sockets;
 use crate::hub::survey::Survey;
 use crate::hub::sweep::Sweeps;
+use crate::hub::timers::Overdue;
 use crate::limits;
 
 /// Stands for the private entry type of the slab.
@@ -122,9 +124,11 @@ pub struct Shard {
     /// Connections that may read again.
     pub(crate) resumed: VecDeque<u32>,
     /// Connections whose silence ends them unless something is found when they are read once more.
-    pub(crate) overdue: Vec<(u32, u32)>,
+    pub(crate) overdue: VecDeque<Overdue>,
     /// Those of them that the shell was told to read.
-    pub(crate) examined: Vec<(u32, u32)>,
+    pub(crate) examined: Vec<Overdue>,
+    /// Who is not a client yet.
+    pub(crate) newcomers: Newcomers,
     pub(crate) now: Now,
     /// Milliseconds since start, for what is finer than a tick.
     pub(crate) now_ms: u64,
@@ -192,8 +196,9 @@ impl Shard {
             handed: Vec::new(),
             sweeps: Sweeps::new(common.shards),
             resumed: VecDeque::new(),
-            overdue: Vec::new(),
+            overdue: VecDeque::new(),
             examined: Vec::new(),
+            newcomers: Newcomers::default(),
             now: Now::default(),
             hasher,
             rng: Rng::new(seed),
@@ -250,6 +255,7 @@ impl Shard {
         let slot = self.connections.0.insert(connection) as u32;
         self.connections.1 = self.connections.1.max(slot as usize + 1);
         self.metrics.accepts += 1;
+        self.note_accepted(slot, self.generation);
         self.arm(slot);
         (slot, self.generation)
     }
@@ -345,6 +351,7 @@ impl Shard {
         self.own_mail();
         self.decide_overdue();
         self.expire();
+        self.thin_out();
         self.homes.user_deadlines(self.now, &mut self.post);
         self.homes.announcement_deadlines(self.now, &mut self.post);
         self.drain_step();
@@ -379,7 +386,7 @@ impl Shard {
             } else {
                 let homes = &self.homes;
                 let of_homes = [homes.presence.next_deadline(), homes.announcements.next_deadline()];
-                of_homes.into_iter().chain([self.wheel.next_deadline()]).flatten().min()
+                of_homes.into_iter().chain([self.wheel.next_deadline(), self.next_eviction()]).flatten().min()
             },
         }
     }

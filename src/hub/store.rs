@@ -206,7 +206,7 @@ pub struct MailboxGrant {
     pub sent: u64,
     /// Everything up to here needs no acknowledgement.
     pub acknowledged: u64,
-    /// Incarnation of the mailbox, 0 where there is none yet.
+    /// Incarnation of the mailbox; where there is none yet, the one to come.
     pub epoch: u32,
     /// What follows.
     pub next: PageKind,
@@ -231,6 +231,10 @@ pub struct StoreFigures {
     pub redelivered: u64,
     /// Messages put aside after `max_deliveries`.
     pub dead_lettered: u64,
+    /// Letters that the log did not take: their messages stay.
+    pub dead_letter_failures: u64,
+    /// Letters without the data of their messages, which was too large.
+    pub dead_letters_cut: u64,
     /// Gauge: questions in the store's inbox.
     pub queued: u64,
     /// Gauge: requests that the log has not acknowledged.

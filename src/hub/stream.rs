@@ -20,7 +20,7 @@ use crate::base::tick::{Tick, ticks_from_ms};
 mod publication;
 mod read;
 
-pub use publication::{Arrival, Epoch, Publication, Publisher, StreamPosition, arrival};
+pub use publication::{Arrival, Epoch, JsonCheck, Publication, Publisher, StreamPosition, arrival};
 pub use read::{HistoryFault, HistoryPage, HistoryQuery, Publications, Recovery, RecoveryMode, Since};
 
 /// How much a stream keeps, and for how long.
@@ -231,6 +231,7 @@ impl<'a> Access<'a> {
             data: draft.data,
             publisher: draft.publisher,
             tags: draft.tags,
+            json: JsonCheck::default(),
         });
         stream.keep(Arc::clone(&publication), self.retention.size as usize);
         Appended::Published(publication)

@@ -69,8 +69,10 @@ impl NewSubscription {
         overrides: Overrides,
     ) -> Features {
         let mut features = features(parsed, actor, wishes, overrides);
-        if !actor.user.is_empty() && common.mailbox_user(parsed.name) == Some(actor.user) {
-            (features.positioned, features.recoverable) = (true, true);
+        if let Some(owner) = common.mailbox_user(parsed.name) {
+            // Others are told what comes while they are there: nothing is recovered to them.
+            let is_own = owner == actor.user;
+            (features.positioned, features.recoverable) = (is_own, is_own);
         }
         features
     }
@@ -396,7 +398,7 @@ impl Shard {
         let (shard, home) = (self.id, self.home_of_channel(&channel));
         if leave.is_none()
             && kept.is_none()
-            && let Some(letter) = self.post.last(home)
+            && let Some(letter) = self.post.last_about_channel(home)
             && letter.takes_along(hash, shard, Leaver { user_hash, presence })
         {
             return;

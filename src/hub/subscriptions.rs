@@ -186,10 +186,12 @@ impl Shard {
         if let ChannelRef::Many(index) = self.locals.channel(handle)
             && let Some(channel) = self.locals.many(index)
         {
-            if place != NONE {
-                channel.remove(place);
+            let moved = if place == NONE { None } else { channel.remove(place) };
+            let wants_compaction = channel.wants_compaction() && channel.references > 1;
+            if let Some(slot) = moved {
+                self.set_subscription_place(slot, handle, place);
             }
-            if channel.wants_compaction() && channel.references > 1 {
+            if wants_compaction {
                 self.compact(index, handle);
             }
         }

@@ -15,6 +15,15 @@ use crate::limits;
 use crate::protocol::{DisconnectCode, UnsubscribeCode, encode_ping};
 use crate::wire::close::write_ping;
 
+/// A connection that goes unless something is found when it is read once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Overdue {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+    /// Not for its own deadline, but to make room (R02).
+    pub(crate) crowded: bool,
+}
+
 impl Shard {
     /// Arms the timer of a connection for whatever is due first.
     pub(crate) fn arm(&mut self, slot: u32) {
@@ -49,24 +58,29 @@ impl Shard {
     }
 
     /// Connections about to be closed for their silence: the shell reads each of them now, whatever the poller said,
-    /// and the next [`Shard::settle`] decides. While input is held back they stay.
-    pub fn take_overdue(&mut self) -> impl Iterator<Item = (u32, u32)> + use<> {
-        let overdue = std::mem::take(&mut self.overdue);
+    /// and the next [`Shard::settle`] decides. While input is held back they stay, and beyond `most` they wait for the
+    /// next turn.
+    pub fn take_overdue(&mut self, most: usize) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let overdue: Vec<_> = self.overdue.drain(..self.overdue.len().min(most)).collect();
         self.examined.extend_from_slice(&overdue);
-        overdue.into_iter()
+        overdue.into_iter().map(|of| (of.slot, of.generation))
     }
 
     /// The shell has not read all that one of them sent: it is decided after another look.
     pub fn still_overdue(&mut self, slot: u32, generation: u32) {
-        self.examined.retain(|examined| *examined != (slot, generation));
-        self.overdue.push((slot, generation));
+        let again = |of: &Overdue| (of.slot, of.generation) == (slot, generation);
+        let (unread, read): (Vec<_>, _) = std::mem::take(&mut self.examined).into_iter().partition(again);
+        self.examined = read;
+        self.overdue.extend(unread);
     }
 
     /// Closes those who were overdue and still are, now that their sockets were read.
     pub(crate) fn decide_overdue(&mut self) {
-        for (slot, generation) in std::mem::take(&mut self.examined) {
-            if self.is_current(slot, generation) {
-                self.look(slot, true);
+        for of in std::mem::take(&mut self.examined) {
+            match (self.is_current(of.slot, of.generation), of.crowded) {
+                (true, true) => self.evict(of.slot),
+                (true, false) => self.look(of.slot, true),
+                (false, _) => {}
             }
         }
     }
@@ -105,7 +119,7 @@ impl Shard {
             let again = self.now.tick.after(limits::RECHECK_TICKS);
             self.wheel.arm(&mut self.connections, slot, again);
         } else if !was_read && !connection.has(flag::BLOCKED) {
-            self.overdue.push((slot, connection.generation));
+            self.overdue.push_back(Overdue { slot, generation: connection.generation, crowded: false });
         } else {
             return true;
         }

@@ -26,7 +26,7 @@ use crate::hub::mail::{LookAsk, ReplyBody};
 use crate::hub::post::Post;
 use crate::hub::registry::Registered;
 use crate::hub::shard::{Common, ticks_of};
-use crate::hub::stream::Publication;
+use crate::hub::stream::{JsonCheck, Publication};
 use crate::limits;
 
 /// Ticks between two publications about one user at least (P18).
@@ -271,6 +271,7 @@ impl Homes {
             data: state_json(name, state, last_seen),
             publisher: None,
             tags: Box::default(),
+            json: JsonCheck::default(),
         }
     }
 }

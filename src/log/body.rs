@@ -5,6 +5,7 @@ use rkyv::api::high::{HighSerializer, to_bytes_in};
 use rkyv::rancor::Error as ArchiveError;
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::{Archive, Deserialize, Serialize, from_bytes};
+use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::record::{Class, Kind};
 
@@ -13,7 +14,8 @@ use super::record::{Class, Kind};
 pub struct Message {
     /// Whose mailbox.
     pub user: String,
-    /// Id of the message, the same in every delivery of it.
+    /// Id of the message, the same in every delivery of it; and behind it what its sender's key became, if it had one:
+    /// [`Message::marked_id`].
     pub id: String,
     /// Payload.
     pub data: Bytes,
@@ -21,6 +23,39 @@ pub struct Message {
     pub tags: Vec<(String, String)>,
     /// Wall clock of the send in milliseconds since 1970.
     pub sent_at_ms: u64,
+}
+
+impl Message {
+    /// Between an id and what a key became.
+    const MARK: char = '/';
+
+    /// An id, and behind it what becomes of an idempotency key: 128 bits in hexadecimal digits. By that a send that is
+    /// repeated after a restart is known.
+    #[must_use]
+    pub fn marked_id(id: &str, key: &str) -> String {
+        if key.is_empty() { id.to_owned() } else { format!("{id}{}{:032x}", Self::MARK, key_hash(key)) }
+    }
+
+    /// The id as receivers see it.
+    #[must_use]
+    pub fn plain_id(&self) -> &str {
+        self.id.split(Self::MARK).next().unwrap_or_default()
+    }
+
+    /// What the idempotency key became with which the message was sent.
+    #[must_use]
+    pub fn key_hash(&self) -> Option<u128> {
+        let (_, key) = self.id.split_once(Self::MARK)?;
+        u128::from_str_radix(key, 16).ok()
+    }
+}
+
+/// What an idempotency key becomes in a record. Its hash needs no secret: who chooses keys can repeat them anyway.
+#[must_use]
+pub fn key_hash(key: &str) -> u128 {
+    let mut hasher = SipHasher13::new();
+    std::hash::Hasher::write(&mut hasher, key.as_bytes());
+    hasher.finish128().as_u128()
 }
 
 /// A publication of a channel with durable history.

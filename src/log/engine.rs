@@ -75,12 +75,30 @@ impl Engine {
         storage.lock()?;
         let recovered = recover::recover(storage.as_ref(), &settings.seed, now);
         let recovered = recovered.inspect_err(|_| storage.unlock())?;
-        let Recovered { segments, index, identity, next_id, next, noted_through, resume, losses, report } =
-            recovered;
+        let Recovered {
+            segments,
+            index,
+            identity,
+            next_id,
+            next,
+            noted_through,
+            resume,
+            losses,
+            loss_marks,
+            report,
+        } = recovered;
         let active = resume.then(|| segments.last().cloned()).flatten();
         let reserve = Reserve::new(settings.segment_bytes);
         reserve.adopt(storage.as_ref());
-        let shared = Arc::new(Shared::new(storage, identity, segments, index, reserve));
+        let shared = Arc::new(Shared::new(
+            storage,
+            identity,
+            segments,
+            index,
+            reserve,
+            settings.state_ttl,
+            loss_marks,
+        ));
         shared.set_durable_through(next.before());
         let mut engine = Self {
             shared,
@@ -353,6 +371,7 @@ impl Engine {
             log_id: self.shared.identity.log_id,
             next: self.next,
             noted_through: self.noted_through,
+            loss_marks: self.shared.loss_marks(),
             segments: &segments,
             index: &self.shared.index,
         };
@@ -363,10 +382,11 @@ impl Engine {
     fn stage_one(&mut self, request: &Prepared, segment: &Segment, now: u32) {
         let sequence = self.next;
         let stamp = Stamp {
-            log_id: self.shared.identity.log_id,
+            lineage: self.shared.lineage,
             salt: segment.header.salt,
             durable_through: self.durable_through,
             now,
+            state_ttl: self.shared.state_ttl,
         };
         let placed = place(request, self.stream(request.key), sequence, &stamp, &self.settings.mailbox);
         let result = placed.map(|(header, stream)| {

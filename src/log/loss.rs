@@ -54,14 +54,17 @@ impl Losses {
         self.open_end = Some(id);
     }
 
-    /// Those that have not been dealt with; `next` is the sequence of the next record.
-    pub(super) fn conclude(mut self, next: Sequence) -> Vec<Loss> {
+    /// Those that have not been dealt with, and a mark of all that ever were; `next` is the sequence of the next record.
+    pub(super) fn conclude(mut self, next: Sequence) -> (Vec<Loss>, u64) {
         if let Some(id) = self.open_end {
             self.found.push(Loss { before: next, mark: mark([id, next.0, u64::MAX]) });
         }
-        let noted = self.noted;
-        self.found.retain(|loss| !noted.contains(&loss.mark));
-        self.found
+        let mut marks = self.noted;
+        self.found.retain(|loss| !marks.contains(&loss.mark));
+        marks.extend(self.found.iter().map(|loss| loss.mark));
+        marks.sort_unstable();
+        marks.dedup();
+        (self.found, marks.into_iter().fold(0, |all, mark| all ^ mark))
     }
 }
 

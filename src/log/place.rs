@@ -1,7 +1,7 @@
 //! Decides what a request becomes in its stream: number, link, what is kept. Pure.
 
 use super::error::AppendError;
-use super::record::{Header, Sequence};
+use super::record::{Class, Header, Sequence, StreamKey};
 use super::request::{Plan, Prepared, Room};
 use super::settings::{MailboxLimits, WhenFull};
 use super::stream::{Devices, Stream, StreamState};
@@ -9,11 +9,14 @@ use super::stream::{Devices, Stream, StreamState};
 /// What all records of a group share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stamp {
-    pub(super) log_id: u64,
+    /// See [`Shared`](super::shared::Shared).
+    pub(super) lineage: u64,
     pub(super) salt: u32,
     pub(super) durable_through: Sequence,
     /// Seconds since 1970.
     pub(super) now: u32,
+    /// Seconds that the state of a stream outlives its last record.
+    pub(super) state_ttl: u32,
 }
 
 /// The header of a request that becomes record `sequence`, and its stream after it.
@@ -27,7 +30,10 @@ pub(super) fn place(
     let fresh = stream.is_none();
     let mut stream = stream.unwrap_or_default();
     if fresh {
-        stream.state.epoch = epoch_of(stamp, sequence);
+        stream.state.epoch = match request.key.class() {
+            Some(Class::Mailbox) => mailbox_epoch(stamp.lineage, request.key, stamp.now, stamp.state_ttl),
+            _ => epoch_of(stamp, sequence),
+        };
     }
     let decision = decide(request, &mut stream, stamp.now, limits)?;
     let header = Header {
@@ -57,9 +63,21 @@ pub(super) fn place(
 /// An epoch that no other incarnation of the stream, in this log or one before it, has had. The salt of the segment is
 /// part of it, since after a loss sequences may be given out again.
 fn epoch_of(stamp: &Stamp, sequence: Sequence) -> u32 {
-    let log = crc32c::crc32c(&stamp.log_id.to_le_bytes());
+    let log = crc32c::crc32c(&stamp.lineage.to_le_bytes());
     let segment = crc32c::crc32c_append(log, &stamp.salt.to_le_bytes());
     crc32c::crc32c_append(segment, &sequence.0.to_le_bytes()).max(1)
+}
+
+/// The epoch of a mailbox that begins at `now` (seconds since 1970). Clients are told it before there is a mailbox, so it
+/// is a function of the user, of the log with what it has lost, and of a period as long as the state of a mailbox lives: a stream is forgotten that long
+/// after it began at the earliest, so the next one begins in another period and has another epoch. The periods of users
+/// end at different times.
+pub(super) fn mailbox_epoch(lineage: u64, key: StreamKey, now: u32, state_ttl: u32) -> u32 {
+    let period = u64::from(state_ttl.max(1));
+    let begun = key.hash.checked_rem(period).unwrap_or(0).saturating_add(u64::from(now));
+    let number = begun.checked_div(period).unwrap_or(0);
+    let parts = [lineage, key.hash, u64::from(key.check), period, number];
+    parts.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, &part.to_le_bytes())).max(1)
 }
 
 struct Decision {
@@ -145,4 +163,25 @@ fn acknowledged(
     };
     let above = state.last_offset.saturating_sub(floor);
     Ok(state.pending.min(u32::try_from(above).unwrap_or(u32::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mailbox_that_begins_anew_after_its_state_was_forgotten_has_another_epoch() {
+        const TTL: u32 = 3600;
+        for hash in 0..50_u64 {
+            let key = StreamKey { hash: hash.wrapping_mul(0x9e37_79b9_7f4a_7c15), check: 7 };
+            let epoch = |now| mailbox_epoch(5, key, now, TTL);
+            let changes = (1_000_000..1_000_000 + TTL).filter(|now| epoch(*now) != epoch(*now + 1)).count();
+            assert_eq!(changes, 1, "it stays for a whole period");
+            for begun in (1_000_000..1_010_000).step_by(97) {
+                assert_ne!(epoch(begun), epoch(begun + TTL));
+                assert_ne!(epoch(begun), epoch(begun + TTL + 1));
+            }
+            assert_ne!(epoch(1_000_000), mailbox_epoch(6, key, 1_000_000, TTL), "of another log");
+        }
+    }
 }

@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use super::body::Body;
+use super::body::{Body, Message};
 use super::chain::Chain;
 use super::error::ReadError;
 use super::notice::Notice;
+use super::place::mailbox_epoch;
 use super::record::{Class, Kind, Sequence};
 use super::segment::{Place, Segment};
 use super::shared::{LogStatus, Shared};
@@ -32,6 +33,17 @@ pub struct Stored {
     pub expires_at: u32,
     /// What it says.
     pub body: Body,
+}
+
+/// A message of a mailbox, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Place in the mailbox.
+    pub offset: u64,
+    /// Incarnation of the mailbox.
+    pub epoch: u32,
+    /// The message.
+    pub message: Message,
 }
 
 /// Where a stream stands.
@@ -100,6 +112,13 @@ impl Reader {
         Some(StreamInfo { state: stream.state, devices: stream.devices, cursor, known })
     }
 
+    /// The epoch of the mailbox that a user gets with a message at `now` (seconds since 1970), if there is none yet.
+    #[must_use]
+    pub fn epoch_to_come(&self, user: &str, now: u32) -> u32 {
+        let key = self.shared.hasher.stream(Class::Mailbox, user);
+        mailbox_epoch(self.shared.lineage, key, now, self.shared.state_ttl)
+    }
+
     /// Reads one record.
     ///
     /// # Errors
@@ -120,6 +139,43 @@ impl Reader {
         let state = self.shared.index.get(self.shared.hasher.stream(class, name));
         let Some(state) = state.filter(|state| state.head != Sequence(0)) else { return Ok(None) };
         Ok(Some(self.record(state.head)?).filter(|stored| stored.body.name() == name))
+    }
+
+    /// The newest messages of a mailbox that were written from `since` (seconds
+    /// since 1970) on, newest first, at most `most`: also those that are done with, as far as they are still there.
+    ///
+    /// # Errors
+    /// [`ReadError::Storage`] if the file system fails; what is damaged ends the list.
+    pub fn newest(&self, user: &str, since: u32, most: usize) -> Result<Vec<Placed>, ReadError> {
+        let key = self.shared.hasher.stream(Class::Mailbox, user);
+        let (mut newest, Some(state)) = (Vec::new(), self.shared.index.get(key)) else {
+            return Ok(Vec::new());
+        };
+        let mut at = state.head;
+        while newest.len() < most && at != Sequence(0) {
+            let Some(segment) = self.shared.segment_of(at) else { break };
+            let place = match segment.find(at) {
+                Ok(place) => place,
+                Err(error @ ReadError::Storage(_)) => return Err(error),
+                Err(_) => break,
+            };
+            let header = &place.header;
+            if header.key != key || header.epoch != state.epoch || header.written_at < since {
+                break;
+            }
+            if header.kind == Kind::Message {
+                match segment.body(&place) {
+                    Ok(Body::Message(message)) if message.user == user => {
+                        newest.push(Placed { offset: header.offset, epoch: header.epoch, message });
+                    }
+                    Ok(_) => break,
+                    Err(error @ ReadError::Storage(_)) => return Err(error),
+                    Err(_) => {}
+                }
+            }
+            at = Sequence(header.previous);
+        }
+        Ok(newest)
     }
 
     /// Begins a replay of the messages above `after` that have not expired at `now` (seconds since 1970), `page` at a

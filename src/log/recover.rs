@@ -63,6 +63,8 @@ pub(super) struct Recovered {
     pub(super) resume: bool,
     /// Losses for which streams have new epochs, and of which nothing stands in the log yet.
     pub(super) losses: Vec<Loss>,
+    /// Of all losses that ever were.
+    pub(super) loss_marks: u64,
     pub(super) report: RecoveryReport,
 }
 
@@ -123,6 +125,7 @@ pub(super) fn read(
             .unwrap_or_default(),
         resume: false,
         losses: Vec::new(),
+        loss_marks: 0,
         report,
     };
     let mut losses = Losses::default();
@@ -130,7 +133,7 @@ pub(super) fn read(
         let later = found.get(at.saturating_add(1)..).unwrap_or(&[]);
         read_segment(segment, later, &mut recovered, &mut losses)?;
     }
-    recovered.losses = losses.conclude(recovered.next);
+    (recovered.losses, recovered.loss_marks) = losses.conclude(recovered.next);
     recovered.report.new_losses = recovered.losses.len();
     for loss in &recovered.losses {
         recovered.index.renew(loss.before, loss.mark);
@@ -151,10 +154,20 @@ fn read_snapshot(storage: &dyn Storage, found: &[Found]) -> Option<Snapshot> {
 }
 
 fn conclude_clean(snapshot: Snapshot, identity: Identity, next_id: u64, report: RecoveryReport) -> Recovered {
-    let Snapshot { next, noted_through, segments, index } = snapshot;
+    let Snapshot { next, noted_through, loss_marks, segments, index } = snapshot;
     let (resume, losses) = (false, Vec::new());
-    let mut recovered =
-        Recovered { segments, index, identity, next_id, next, noted_through, resume, losses, report };
+    let mut recovered = Recovered {
+        segments,
+        index,
+        identity,
+        next_id,
+        next,
+        noted_through,
+        resume,
+        losses,
+        loss_marks,
+        report,
+    };
     recovered.sum_up();
     recovered
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use super::error::StorageError;
 use super::index::Index;
@@ -23,7 +24,11 @@ pub(super) struct Shared {
     pub(super) storage: Box<dyn Storage>,
     pub(super) identity: Identity,
     pub(super) hasher: KeyHasher,
+    /// The log and what it has lost: streams that begin now and those that were lost have different epochs.
+    pub(super) lineage: u64,
     pub(super) index: Index,
+    /// Seconds that the state of a stream outlives its last record.
+    pub(super) state_ttl: u32,
     pub(super) status: Status,
     pub(super) reserve: Reserve,
     /// The highest sequence that a finished sync covered.
@@ -38,17 +43,26 @@ impl Shared {
         segments: Vec<Arc<Segment>>,
         index: Index,
         reserve: Reserve,
+        state_ttl: Duration,
+        loss_marks: u64,
     ) -> Self {
         Self {
             storage,
             identity,
             hasher: KeyHasher::new(&identity.secret),
+            lineage: identity.log_id ^ loss_marks,
             index,
+            state_ttl: u32::try_from(state_ttl.as_secs()).unwrap_or(u32::MAX),
             status: Status::default(),
             reserve,
             durable_through: AtomicU64::new(0),
             segments: RwLock::new(segments),
         }
+    }
+
+    /// See [`Losses`](super::loss::Losses).
+    pub(super) fn loss_marks(&self) -> u64 {
+        self.lineage ^ self.identity.log_id
     }
 
     pub(super) fn durable_through(&self) -> Sequence {

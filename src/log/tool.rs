@@ -294,7 +294,7 @@ fn count_streams(recovered: &Recovered, now: u32, report: &mut StatsReport) {
 fn inspected(segment: u64, at: u64, header: &Header, body: Option<&Body>) -> Inspected {
     let detail = match body {
         Some(Body::Cursor(cursor)) => cursor.device.clone(),
-        Some(Body::Message(message)) => message.id.clone(),
+        Some(Body::Message(message)) => message.plain_id().to_owned(),
         _ => String::new(),
     };
     Inspected {

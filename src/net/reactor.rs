@@ -273,7 +273,7 @@ impl Reactor {
         if self.parts.shard.holds_back_input() {
             return;
         }
-        for (slot, generation) in self.parts.shard.take_overdue() {
+        for (slot, generation) in self.parts.shard.take_overdue(EVENTS_PER_TURN) {
             if self.read(slot, generation, true) {
                 // It sent more than its share, and what is asked for may stand behind that.
                 self.parts.shard.still_overdue(slot, generation);

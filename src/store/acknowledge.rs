@@ -97,7 +97,7 @@ impl<A: Archive> Office<A> {
     pub(super) fn ack_failed(&mut self, acknowledge: LostAck, error: ApiError, now: Now) {
         let LostAck { owner, through, ticket } = acknowledge;
         self.figures.ack_failures += 1;
-        let is_final = error == ApiError::BadRequest;
+        let is_final = matches!(error, ApiError::TooManyDevices | ApiError::TooLarge);
         if let Some(ticket) = ticket {
             let error = if is_final { ErrorCode::BadRequest } else { ErrorCode::Internal };
             return self.reply(ticket, ReplyBody::Failed(error));

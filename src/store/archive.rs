@@ -7,7 +7,7 @@ use crate::log::body::Body;
 use crate::log::error::{ReadError, RefuseError};
 use crate::log::history::{HistoryRead, HistoryWalk, Trail};
 use crate::log::pages::{Pages, StreamPage};
-use crate::log::reader::{Reader, StreamInfo};
+use crate::log::reader::{Placed, Reader, StreamInfo};
 use crate::log::record::Class;
 use crate::log::request::AppendRequest;
 
@@ -22,6 +22,9 @@ pub trait Archive {
     /// Where a stream stands, and the cursor of a device.
     fn info(&self, class: Class, name: &str, device: &str) -> Option<StreamInfo>;
 
+    /// The epoch of the mailbox that a user without one gets with a message at `now` (seconds since 1970).
+    fn epoch_to_come(&self, user: &str, now: u32) -> u32;
+
     /// At most `limit` messages of a stream behind `after` that have not expired at `now` (seconds since 1970). `None`
     /// once `budget` records were looked at: ask again, it goes on from there. `budget` is what is left of it afterwards.
     ///
@@ -35,6 +38,13 @@ pub trait Archive {
         now: u32,
         budget: &mut usize,
     ) -> Result<Option<StreamPage>, ReadError>;
+
+    /// The newest messages of a user that were stored from `since` (seconds since 1970) on,
+    /// newest first, at most `most`; acknowledged ones too, as far as the log still has them.
+    ///
+    /// # Errors
+    /// [`ReadError::Storage`] if the file system fails.
+    fn newest(&self, user: &str, since: u32, most: usize) -> Result<Vec<Placed>, ReadError>;
 
     /// Begins to read a page of a history; `None` if there is no such channel. `trail` shortens the way of the next read.
     fn history(&self, read: &HistoryRead<'_>, trail: Option<&mut Trail>) -> Option<HistoryWalk>;
@@ -66,6 +76,10 @@ impl Archive for LogArchive {
         self.reader.info(class, name, device)
     }
 
+    fn epoch_to_come(&self, user: &str, now: u32) -> u32 {
+        self.reader.epoch_to_come(user, now)
+    }
+
     fn page(
         &self,
         stream: (Class, &str),
@@ -75,6 +89,10 @@ impl Archive for LogArchive {
         budget: &mut usize,
     ) -> Result<Option<StreamPage>, ReadError> {
         self.pages.borrow_mut().read(&self.reader, stream, after, limit, now, budget)
+    }
+
+    fn newest(&self, user: &str, since: u32, most: usize) -> Result<Vec<Placed>, ReadError> {
+        self.reader.newest(user, since, most)
     }
 
     fn history(&self, read: &HistoryRead<'_>, trail: Option<&mut Trail>) -> Option<HistoryWalk> {

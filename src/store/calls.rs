@@ -118,7 +118,7 @@ fn listed_message(stored: Stored) -> Option<StoredMessage> {
     let Body::Message(message) = stored.body else { return None };
     Some(StoredMessage {
         offset: stored.offset,
-        id: message.id,
+        id: message.plain_id().to_owned(),
         data: message.data,
         tags: message.tags,
         sent_at_ms: message.sent_at_ms,

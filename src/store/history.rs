@@ -20,7 +20,7 @@ use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{HomeAsk, HomeOp, Origin, PublishAsk};
 use crate::hub::settings::ChannelOptions;
 use crate::hub::store::{HistoryAnswer, HistoryMail, StoreMail};
-use crate::hub::stream::{Publication, Publisher};
+use crate::hub::stream::{JsonCheck, Publication, Publisher};
 use crate::limits;
 use crate::log::body;
 use crate::log::body::{Body, Version};
@@ -140,7 +140,14 @@ impl<A: Archive> Office<A> {
         let known = self.known_result(&channel, &idempotency_key, now);
         let publication = known.is_none().then(|| {
             let publisher = info.as_ref().map(crate::hub::publication::publisher);
-            Arc::new(Publication { offset: 0, version, data, publisher, tags: tags.into() })
+            Arc::new(Publication {
+                offset: 0,
+                version,
+                data,
+                publisher,
+                tags: tags.into(),
+                json: JsonCheck::default(),
+            })
         });
         let position = known.unwrap_or_else(|| {
             if !idempotency_key.is_empty() {
@@ -269,7 +276,14 @@ impl<A: Archive> Office<A> {
         }
         let publication = result.ok().map(|appended| {
             let version = version.map_or(0, |version| version.number);
-            Arc::new(Publication { offset: appended.offset, version, data, publisher, tags })
+            Arc::new(Publication {
+                offset: appended.offset,
+                version,
+                data,
+                publisher,
+                tags,
+                json: JsonCheck::default(),
+            })
         });
         let result = result.map(|appended| Some((appended.offset, appended.epoch)));
         self.finish(channel, origin, key, publication, result, now);
@@ -350,6 +364,9 @@ impl<A: Archive> Office<A> {
     }
 
     fn tell_history(&mut self, channel: Box<str>, origin: Origin, answer: HistoryAnswer) {
+        if let Origin::Letter(letter) = origin {
+            self.letter_done(letter, matches!(answer, HistoryAnswer::Published { .. }));
+        }
         let name = channel.clone();
         self.tell_home(&name, StoreMail::History(Box::new(HistoryMail { channel, origin, answer })));
     }

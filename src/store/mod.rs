@@ -20,6 +20,8 @@
 mod acknowledge;
 pub mod archive;
 mod calls;
+mod dead_letter;
+mod earlier;
 pub mod events;
 mod history;
 mod inbox;

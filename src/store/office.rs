@@ -7,6 +7,8 @@ use slab::Slab;
 
 use super::acknowledge::{LateAck, LostAck};
 use super::archive::Archive;
+use super::dead_letter::Burials;
+use super::earlier::Earlier;
 use super::events::EventQueues;
 use super::history::{Histories, PendingHistory};
 use super::letters::Letters;
@@ -52,6 +54,8 @@ pub struct Office<A> {
     pub(super) keys: HashMap<(Box<str>, Box<str>), Vec<Place>>,
     /// Offset and epoch of sends by user and key.
     pub(super) idempotency: Idempotency<(u64, u32)>,
+    /// Those of sends before the start.
+    pub(super) earlier: Earlier,
     pub(super) histories: Histories,
     pub(super) reads: Reads,
     pub(super) late_acks: HashMap<Owner, LateAck>,
@@ -60,6 +64,8 @@ pub struct Office<A> {
     /// The process ends: what fails is not tried again.
     pub(super) is_ending: bool,
     pub(super) redeliveries: HashMap<Owner, Redelivery>,
+    /// Letters on their way into a durable history.
+    pub(super) burials: Burials,
     pub(super) events: EventQueues,
     pub(super) figures: StoreFigures,
 }
@@ -100,12 +106,14 @@ impl<A: Archive> Office<A> {
             sends: Slab::new(),
             keys: HashMap::new(),
             idempotency: Idempotency::new(secret, limits::IDEMPOTENT_SENDS),
+            earlier: Earlier::default(),
             histories: Histories::new(secret),
             reads: Reads::default(),
             late_acks: HashMap::new(),
             acks_due: None,
             is_ending: false,
             redeliveries: HashMap::new(),
+            burials: Burials::default(),
             events: EventQueues::default(),
             figures: StoreFigures::default(),
         }
@@ -149,6 +157,7 @@ impl<A: Archive> Office<A> {
                 break;
             }
         }
+        self.end_burials(now);
         self.flush_acks(now);
         self.flush_events(now);
         self.idempotency.sweep(now.tick, SWEPT);
@@ -239,7 +248,7 @@ impl<A: Archive> Office<A> {
                 self.waiting.push_front((request, pending));
                 return false;
             }
-            Err((RefuseError::TooLarge, _)) => self.refused(pending, ApiError::BadRequest, now),
+            Err((RefuseError::TooLarge, _)) => self.refused(pending, ApiError::TooLarge, now),
             Err((RefuseError::Closed, _)) => self.refused(pending, ApiError::StorageUnavailable, now),
         }
         true
@@ -314,6 +323,6 @@ fn api_error(error: AppendError) -> ApiError {
         AppendError::NotStored(_) | AppendError::Uncertain(_) | AppendError::Closed => {
             ApiError::StorageUnavailable
         }
-        AppendError::TooManyDevices => ApiError::BadRequest,
+        AppendError::TooManyDevices => ApiError::TooManyDevices,
     }
 }

@@ -1,21 +1,12 @@
 //! Messages that a live session does not acknowledge: sent again, and after `max_deliveries` put aside.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::value::RawValue;
-
 use super::archive::Archive;
-use super::office::{Office, Pending};
+use super::office::Office;
 use crate::base::tick::{Now, Tick};
-use crate::hub::api::ApiPublish;
-use crate::hub::channel_name::parse;
-use crate::hub::mail::{HomeAsk, HomeOp, Mail, Origin, PublishAsk};
 use crate::hub::shard::ticks_of;
 use crate::hub::store::{Owner, Page, PageAsk, PageKind, StoreAsk};
 use crate::limits;
-use crate::log::body::Message;
 use crate::log::record::Class;
-use crate::log::request::{Append, epoch_text};
 
 /// How often messages of a reader were sent to a live session.
 #[derive(Debug, Default)]
@@ -55,24 +46,6 @@ impl Redelivery {
     }
 }
 
-/// What the dead-letter channel gets.
-#[derive(serde::Serialize)]
-struct DeadLetter<'a> {
-    user: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    device: &'a str,
-    offset: u64,
-    epoch: &'a str,
-    id: &'a str,
-    reason: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    b64data: Option<String>,
-    tags: std::collections::BTreeMap<&'a str, &'a str>,
-    sent_at: u64,
-}
-
 impl<A: Archive> Office<A> {
     /// `ack_wait` is over for a session.
     pub(super) fn redeliver(&mut self, ask: PageAsk, now: Now) {
@@ -101,19 +74,26 @@ impl<A: Archive> Office<A> {
         let Some(read) = read else { return self.tell_page(page(Vec::new(), after)) };
         let mut publications = read.publications;
         publications.retain(|publication| publication.offset <= after);
-        let (Some(oldest), Some(last)) = (publications.first(), publications.last()) else {
+        let Some(oldest) = publications.first().map(|publication| publication.offset) else {
             // It has expired, or made room for others.
             return self.tell_page(page(Vec::new(), after));
         };
-        let (mut through, last) = (oldest.offset.saturating_sub(1), last.offset);
+        let mut through = oldest.saturating_sub(1);
+        // What is being put aside is not sent again.
+        let buried = self.burials.through(&owner);
+        let skipped = publications.partition_point(|of| buried.is_some_and(|last| of.offset <= last));
+        publications.drain(..skipped);
+        let Some(last) = publications.last().map(|publication| publication.offset) else {
+            return self.tell_page(page(Vec::new(), through));
+        };
         if let Some(exhausted) = self.exhausted(&owner, info.map_or(0, |info| info.cursor), last, now)
+            && buried.is_none()
             && !self.is_overloaded()
         {
             let count = publications.partition_point(|publication| publication.offset <= exhausted);
             let offsets = publications.drain(..count).map(|publication| publication.offset);
             let dead: Vec<_> = offsets.zip(&read.stored).collect();
-            through = dead.last().map_or(through, |(offset, _)| *offset);
-            self.put_aside(&owner, &dead, now);
+            through = self.put_aside(&owner, epoch, &dead, now).unwrap_or(through);
         }
         self.figures.redelivered += publications.len() as u64;
         self.tell_page(page(publications, through));
@@ -137,58 +117,5 @@ impl<A: Archive> Office<A> {
         let of = self.redeliveries.entry(owner.clone()).or_default();
         of.acknowledge(cursor);
         of.count(last, most, wait / 2, now.tick)
-    }
-
-    /// Messages go to the dead-letter channel, and the cursor moves past them. Not while a shard is far behind: they are
-    /// sent once more then, and put aside the next time.
-    fn put_aside(&mut self, owner: &Owner, dead: &[(u64, &Message)], now: Now) {
-        let info = self.archive.info(Class::Mailbox, &owner.user, &owner.device);
-        let epoch = info.map(|info| epoch_text(info.state.epoch)).unwrap_or_default();
-        for (offset, message) in dead {
-            self.figures.dead_lettered += 1;
-            self.publish_dead_letter(owner, message, *offset, &epoch);
-        }
-        let Some((through, _)) = dead.last().copied() else { return };
-        if self.redeliveries.get_mut(owner).is_some_and(|of| of.acknowledge(through)) {
-            self.redeliveries.remove(owner);
-        }
-        let append = Append::Acknowledge {
-            class: Class::Mailbox,
-            name: owner.user.to_string(),
-            device: owner.device.to_string(),
-            through,
-        };
-        self.append(append, Pending::Acknowledge(Box::new(owner.clone()), through, None), now);
-    }
-
-    fn publish_dead_letter(&mut self, owner: &Owner, message: &Message, offset: u64, epoch: &str) {
-        let settings = &self.common.settings;
-        let channel = settings.mailbox.as_ref().map_or("", |of| of.dead_letter_channel.as_str());
-        let Ok(parsed) = parse(&settings.channel, channel) else { return };
-        let namespace = parsed.namespace_index;
-        let json = serde_json::from_slice::<&RawValue>(&message.data).ok();
-        let letter = DeadLetter {
-            user: &owner.user,
-            device: &owner.device,
-            offset,
-            epoch,
-            id: &message.id,
-            reason: "max_deliveries",
-            data: json,
-            b64data: json.is_none().then(|| STANDARD.encode(&message.data)),
-            tags: message.tags.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
-            sent_at: message.sent_at_ms,
-        };
-        let data = serde_json::to_vec(&letter).unwrap_or_default().into();
-        let publish = ApiPublish { channel: channel.to_owned(), data, ..ApiPublish::default() };
-        let ask = HomeAsk {
-            channel: channel.into(),
-            hash: self.hasher.of(channel.as_bytes()),
-            namespace,
-            origin: Origin::Nobody,
-            op: HomeOp::Publish(Box::new(PublishAsk { publish, info: None })),
-        };
-        let home = self.common.home_of_channel(&self.hasher, channel);
-        self.letters.send(home, Mail::Home(Box::new(ask)));
     }
 }

@@ -9,7 +9,7 @@ use crate::base::tick::Now;
 use crate::hub::api::Position;
 use crate::hub::mail::Subscribed;
 use crate::hub::store::{MailboxGrant, OpenAsk, Owner, Page, PageAsk, PageKind, StoreAsk, StoreMail};
-use crate::hub::stream::Publication;
+use crate::hub::stream::{JsonCheck, Publication};
 use crate::limits;
 use crate::log::body::{Body, Message};
 use crate::log::error::ReadError;
@@ -54,10 +54,14 @@ impl<A: Archive> Office<A> {
         {
             self.introduce(&ask.owner, info.as_ref().map_or(0, |info| info.cursor), now);
         }
-        let OpenAsk { origin, channel, since, reject_unrecovered, granted, .. } = ask;
+        let OpenAsk { origin, channel, owner, since, reject_unrecovered, granted } = ask;
         let granted = match found {
             Some((info, start, messages)) => grant(granted, info, &start, messages),
-            None => grant_nothing(granted, since.as_ref()),
+            None => {
+                let seconds = u32::try_from(now.unix_seconds()).unwrap_or(u32::MAX);
+                let epoch = self.archive.epoch_to_come(&owner.user, seconds);
+                grant_nothing(granted, epoch, since.as_ref())
+            }
         };
         let result = if granted.recovered || !reject_unrecovered {
             Ok(Box::new(granted))
@@ -142,29 +146,37 @@ impl<A: Archive> Office<A> {
     }
 }
 
+/// Where a client goes on that says where it stopped. Who knows nothing gets what is not acknowledged.
 fn start_of(info: &StreamInfo, since: Option<&Position>) -> Start {
     let floor = info.state.floor();
-    match since {
-        // Without an epoch an offset may be one of an earlier incarnation: what is not acknowledged comes again.
-        None => Start { after: info.cursor, recovered: true },
-        Some(since) if since.epoch.is_empty() => Start { after: info.cursor, recovered: true },
-        Some(since)
-            if since.epoch == epoch_text(info.state.epoch) && since.offset <= info.state.last_offset =>
-        {
-            Start { after: since.offset.max(floor), recovered: since.offset >= floor }
-        }
-        Some(_) => Start { after: info.cursor, recovered: false },
+    let Some(since) = since.filter(|since| !is_nowhere(since)) else {
+        return Start { after: info.cursor, recovered: true };
+    };
+    if is_of(since, info.state.epoch) && since.offset <= info.state.last_offset {
+        Start { after: since.offset.max(floor), recovered: since.offset >= floor }
+    } else {
+        Start { after: info.cursor, recovered: false }
     }
 }
 
-/// There is no mailbox yet, or not any more.
-fn grant_nothing(granted: Subscribed, since: Option<&Position>) -> Subscribed {
-    let recovered = since.is_none_or(|since| since.epoch.is_empty());
+/// True for the position of a client that was told none.
+fn is_nowhere(since: &Position) -> bool {
+    since.offset == 0 && since.epoch.is_empty()
+}
+
+/// An offset without an epoch is taken for one of this incarnation (client-protocol.md section 4).
+fn is_of(since: &Position, epoch: u32) -> bool {
+    since.epoch.is_empty() || since.epoch == epoch_text(epoch)
+}
+
+/// There is no mailbox yet, or not any more: the client is told the epoch that it will have. It takes no memory.
+fn grant_nothing(granted: Subscribed, epoch: u32, since: Option<&Position>) -> Subscribed {
     let next = PageKind::Last;
     Subscribed {
+        position: Position { offset: 0, epoch: epoch_text(epoch) },
         was_recovering: true,
-        recovered,
-        mailbox: Some(MailboxGrant { sent: 0, acknowledged: 0, epoch: 0, next }),
+        recovered: since.is_none_or(|since| since.offset == 0 && is_of(since, epoch)),
+        mailbox: Some(MailboxGrant { sent: 0, acknowledged: 0, epoch, next }),
         ..granted
     }
 }
@@ -200,5 +212,12 @@ fn grant(
 /// A message of a mailbox as a publication of its channel.
 fn publication_of(offset: u64, message: &Message) -> Publication {
     let tags = tags_of(message);
-    Publication { offset, version: 0, data: message.data.clone(), publisher: None, tags }
+    Publication {
+        offset,
+        version: 0,
+        data: message.data.clone(),
+        publisher: None,
+        tags,
+        json: JsonCheck::default(),
+    }
 }

@@ -11,7 +11,7 @@ use crate::hub::api::{ApiAnswer, ApiError, ApiSend, Position};
 use crate::hub::channel_name::{parse, personal};
 use crate::hub::publication::fits_format;
 use crate::hub::store::{SendRefusal, StoreMail, StoredMessage};
-use crate::hub::stream::Publication;
+use crate::hub::stream::{JsonCheck, Publication};
 use crate::limits;
 use crate::log::body::Message;
 use crate::log::request::{Append, Appended, epoch_text};
@@ -74,11 +74,19 @@ impl<A: Archive> Office<A> {
             if let Some(others) = self.keys.get_mut(&(user.into(), key.clone())) {
                 return others.push(job);
             }
+            match self.sent_earlier(user, &key, now) {
+                Ok(None) => {}
+                Ok(Some((offset, epoch))) => {
+                    return self.finish_send(job, Ok(Position { offset, epoch: epoch_text(epoch) }));
+                }
+                // It may be stored or not: whoever comes again is told then.
+                Err(_) => return self.finish_send(job, Err(ApiError::StorageUnavailable)),
+            }
             self.keys.insert((user.into(), key.clone()), Vec::new());
         }
         let message = Message {
             user: user.to_owned(),
-            id: message_id.to_owned(),
+            id: Message::marked_id(message_id, &key),
             data: send.data.clone(),
             tags: send.tags.clone(),
             sent_at_ms: now.unix_ms,
@@ -94,16 +102,16 @@ impl<A: Archive> Office<A> {
         let settings = &self.common.settings;
         let namespace = &settings.client.personal_channel.as_ref().ok_or(ApiError::NotAvailable)?.namespace;
         if user.is_empty() || user.len() > limits::USER_ID_BYTES {
-            return Err(ApiError::BadRequest);
+            return Err(ApiError::UserName);
         }
         let channel = personal(&settings.channel, namespace, user);
         // Of a name with the marks of channel names in it, others would be the readers.
-        if self.common.personal_user(&channel) != Some(user) {
-            return Err(ApiError::BadRequest);
+        if self.common.mailbox_user(&channel) != Some(user) {
+            return Err(ApiError::UserName);
         }
-        let parsed = parse(&settings.channel, &channel).map_err(|_| ApiError::BadRequest)?;
+        let parsed = parse(&settings.channel, &channel).map_err(|_| ApiError::UserName)?;
         let fits = fits_format(parsed.options.publication_data_format, &send.data);
-        fits.then(|| channel.as_str().into()).ok_or(ApiError::BadRequest)
+        fits.then(|| channel.as_str().into()).ok_or(ApiError::DataFormat)
     }
 
     /// Seconds since 1970 from which on a message is not delivered any more, 0 = never.
@@ -124,7 +132,8 @@ impl<A: Archive> Office<A> {
             self.idempotency.record(&user, &key, (offset, epoch), now.tick);
         }
         self.finish_all(job, user, key, &Ok(Position { offset, epoch: text.clone() }));
-        let publication = Publication { offset, version: 0, data, publisher: None, tags };
+        let publication =
+            Publication { offset, version: 0, data, publisher: None, tags, json: JsonCheck::default() };
         let stored = StoredMessage {
             channel: channel.clone(),
             publication: Arc::new(publication),
@@ -138,7 +147,7 @@ impl<A: Archive> Office<A> {
     pub(super) fn not_stored(&mut self, message: PendingMessage, error: ApiError) {
         let reason = match error {
             ApiError::MailboxFull => SendRefusal::MailboxFull,
-            ApiError::BadRequest => SendRefusal::TooLarge,
+            ApiError::TooLarge => SendRefusal::TooLarge,
             _ => SendRefusal::Storage,
         };
         self.figures.refuse(reason, 1);
@@ -170,7 +179,7 @@ impl<A: Archive> Office<A> {
 pub(super) fn tags_of(message: &Message) -> Box<[(String, String)]> {
     let mut tags = message.tags.clone();
     if !tags.iter().any(|(name, _)| name == ID_TAG) {
-        tags.push((ID_TAG.to_owned(), message.id.clone()));
+        tags.push((ID_TAG.to_owned(), message.plain_id().to_owned()));
     }
     tags.into()
 }

@@ -12,7 +12,7 @@ use millpond::log::error::{ReadError, RefuseError};
 use millpond::log::fake::{FakeDisk, Fate};
 use millpond::log::history::{HistoryRead, HistoryWalk, Trail};
 use millpond::log::pages::{Pages, StreamPage};
-use millpond::log::reader::{Reader, StreamInfo};
+use millpond::log::reader::{Placed, Reader, StreamInfo};
 use millpond::log::record::{Class, Sequence};
 use millpond::log::request::{Ack, AppendRequest};
 use millpond::log::settings::LogSettings;
@@ -129,6 +129,10 @@ impl Archive for Desk {
         Ok(())
     }
 
+    fn epoch_to_come(&self, user: &str, now: u32) -> u32 {
+        self.0.borrow().reader.epoch_to_come(user, now)
+    }
+
     fn info(&self, class: Class, name: &str, device: &str) -> Option<StreamInfo> {
         self.0.borrow().reader.info(class, name, device)
     }
@@ -142,6 +146,10 @@ impl Archive for Desk {
         budget: &mut usize,
     ) -> Result<Option<StreamPage>, ReadError> {
         Pages::default().read(&self.0.borrow().reader, stream, after, limit, now, budget)
+    }
+
+    fn newest(&self, user: &str, since: u32, most: usize) -> Result<Vec<Placed>, ReadError> {
+        self.0.borrow().reader.newest(user, since, most)
     }
 
     fn history(&self, read: &HistoryRead<'_>, trail: Option<&mut Trail>) -> Option<HistoryWalk> {

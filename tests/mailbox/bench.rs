@@ -32,6 +32,7 @@ pub(crate) fn settings() -> Settings {
         max_deliveries: 3,
         ack_by_pong: true,
         dead_letter_channel: "quiet:dead".into(),
+        letter_bytes: 2000,
         ttl: Duration::ZERO,
         replay_page: 4,
     });
@@ -56,7 +57,10 @@ impl Bench {
     }
 
     pub(crate) fn on(disk: FakeDisk, log: LogSettings) -> Self {
-        let settings = settings();
+        Self::of(&settings(), disk, log)
+    }
+
+    pub(crate) fn of(settings: &Settings, disk: FakeDisk, log: LogSettings) -> Self {
         let verifier = || Verifier::new(&settings.client.token).unwrap();
         let common = Arc::new(Common {
             subscription_tokens: verifier(),

@@ -247,7 +247,7 @@ impl Client {
         let offset = publication.offset;
         let message = desk.durable(&self.user, offset).expect("delivered before it was durable");
         assert_eq!(self.shown(&message.data), publication.data, "{} {offset}", self.user);
-        assert_eq!(publication.tags["id"], message.id);
+        assert_eq!(publication.tags["id"], message.plain_id());
         let session = self.session.as_mut().expect("a session");
         assert!(session.subscribed, "a publication before the reply");
         session.log.push(offset);

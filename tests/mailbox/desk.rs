@@ -11,7 +11,7 @@ use millpond::log::error::{ReadError, RefuseError, StorageError};
 use millpond::log::fake::FakeDisk;
 use millpond::log::history::{HistoryRead, HistoryWalk, Trail};
 use millpond::log::pages::{Pages, StreamPage};
-use millpond::log::reader::{Reader, StreamInfo};
+use millpond::log::reader::{Placed, Reader, StreamInfo};
 use millpond::log::record::{Class, Sequence};
 use millpond::log::request::{Ack, Append, AppendRequest};
 use millpond::log::settings::{LogSettings, MailboxLimits};
@@ -140,6 +140,14 @@ impl Archive for Desk {
         }
         shelf.queue.push_back(request);
         Ok(())
+    }
+
+    fn epoch_to_come(&self, user: &str, now: u32) -> u32 {
+        self.0.borrow().reader.epoch_to_come(user, now)
+    }
+
+    fn newest(&self, user: &str, since: u32, most: usize) -> Result<Vec<Placed>, ReadError> {
+        self.0.borrow().reader.newest(user, since, most)
     }
 
     fn history(&self, read: &HistoryRead<'_>, trail: Option<&mut Trail>) -> Option<HistoryWalk> {

@@ -11,6 +11,7 @@
 
 mod bench;
 mod client;
+mod dead;
 #[allow(dead_code, reason = "shared with the test of event queues")]
 mod desk;
 #[allow(dead_code, reason = "shared with the simulation of shards")]
@@ -18,11 +19,13 @@ mod desk;
 mod frames;
 #[path = "../support/hub.rs"]
 mod hub;
+mod keys;
 #[allow(dead_code, reason = "shared with the simulation of shards")]
 #[path = "../sim/net.rs"]
 mod net;
 mod office;
 mod play;
+mod positions;
 mod rows;
 mod town;
 mod turns;

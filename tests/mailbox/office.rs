@@ -24,7 +24,7 @@ fn nothing_is_answered_or_delivered_before_the_log_has_it() {
     bench.hand_out();
     let answers = bench.answers();
     assert_eq!(answers.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [first, second]);
-    assert_eq!(sent(&answers[0].1), [Ok(1), Ok(1), Err(ApiError::BadRequest)]);
+    assert_eq!(sent(&answers[0].1), [Ok(1), Ok(1), Err(ApiError::UserName)]);
     assert_eq!(sent(&answers[1].1), [Ok(2)]);
     let live: Vec<_> = bench.live();
     assert_eq!(live, [(1, "1".to_owned()), (1, "1".to_owned()), (2, "2".to_owned())]);
@@ -37,9 +37,9 @@ fn bad_calls_are_refused_at_once() {
     assert!(matches!(bench.answer(id), ApiAnswer::Error(ApiError::BadRequest)));
     let long = "u".repeat(1001);
     let id = bench.send(&[&long, "tab\t"], "1", "");
-    assert_eq!(sent(&bench.answer(id)), [Err(ApiError::BadRequest); 2]);
+    assert_eq!(sent(&bench.answer(id)), [Err(ApiError::UserName); 2]);
     let id = bench.send(&["ann"], "", "");
-    assert_eq!(sent(&bench.answer(id)), [Err(ApiError::BadRequest)]);
+    assert_eq!(sent(&bench.answer(id)), [Err(ApiError::DataFormat)]);
     let id = bench.call(ApiCommand::Info);
     assert!(matches!(bench.answer(id), ApiAnswer::Error(ApiError::NotAvailable)));
     assert!(bench.office.is_idle());
@@ -269,10 +269,14 @@ fn a_position_decides_where_a_replay_begins() {
     let at = |offset, epoch: &str| Some(Position { offset, epoch: epoch.to_owned() });
     let known = bench.open("", at(8, &epoch));
     assert_eq!((offsets(&known), known.recovered, known.position.offset), (vec![9, 10], true, 10));
-    // An offset without an epoch may be one of an earlier incarnation.
-    assert_eq!(offsets(&bench.open("", at(8, ""))), [4, 5, 6]);
+    // An offset without an epoch counts, none at all does not.
+    let known = bench.open("", at(8, ""));
+    assert_eq!((offsets(&known), known.recovered), (vec![9, 10], true));
+    let unknown = bench.open("", at(0, ""));
+    assert_eq!((offsets(&unknown), unknown.recovered), (vec![4, 5, 6], true));
     // The client libraries ignore publications of a reply that says that some are missing: they come behind it.
-    for (since, after) in [(at(1, &epoch), 3), (at(11, &epoch), 3), (at(8, "ffffffff"), 3), (at(0, "_"), 3)] {
+    let lost = [(1, &*epoch), (11, &epoch), (1, ""), (11, ""), (8, "ffffffff"), (0, "_")];
+    for (since, after) in lost.map(|(offset, epoch)| (at(offset, epoch), 3)) {
         let granted = bench.open("", since.clone());
         let grant = granted.mailbox.unwrap();
         assert_eq!((granted.recovered, granted.was_recovering, offsets(&granted)), (false, true, vec![]));

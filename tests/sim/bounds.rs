@@ -1,6 +1,7 @@
 //! What one peer may make a shard do and hold within one turn has a bound: output, copies, reads, frames under way.
 
 use millpond::hub::api::{ApiAnswer, ApiCommand, ApiPublish};
+use millpond::hub::mail::Mail;
 use millpond::hub::metrics::MemoryCategory;
 use millpond::hub::settings::{ChannelOptions, Settings};
 use millpond::protocol::client::{self, Connect, Subscribe};
@@ -339,5 +340,55 @@ fn a_connect_command_that_names_very_many_channels_is_refused() {
     };
     for (entries, is_ok) in [(65_536, true), (65_537, false)] {
         assert_eq!(commands(Encoding::Json, json(entries).as_bytes()).next().unwrap().is_ok(), is_ok);
+    }
+}
+
+/// Whoever leaves a channel in a crowd, and of whom nobody is told, rides along in the letter of the one before: 64 a letter,
+/// whatever letters about users stand between them. Somebody who comes in between keeps the order.
+#[test]
+fn a_crowd_that_leaves_takes_few_letters() {
+    let mut stage = Stage { world: World::new(1, 2, settings()) };
+    let channel = (0..).map(|at| format!("hist:{at}")).find(|name| stage.world.home(name) == 1).unwrap();
+    let command = format!(r#"{{"id":2,"subscribe":{{"channel":"{channel}"}}}}"#);
+    let peers: Vec<Peer> = (0..201).map(|_| stage.live()).collect();
+    let (late, crowd) = peers.split_last().unwrap();
+    for peer in crowd {
+        stage.say(*peer, &command);
+    }
+    stage.world.settle();
+    stage.world.busy[1] = u32::MAX;
+    crowd[..100].iter().for_each(|peer| stage.pipe(*peer).finish());
+    stage.world.turn();
+    stage.say(*late, &command);
+    crowd[100..].iter().for_each(|peer| stage.pipe(*peer).finish());
+    stage.world.turn();
+    let weights: Vec<usize> = stage.world.inboxes[1]
+        .iter()
+        .filter(|mail| matches!(mail, Mail::Home(_)))
+        .map(Mail::weight)
+        .collect();
+    assert_eq!(weights, [64, 36, 1, 64, 36]);
+    stage.world.busy[1] = 0;
+    stage.world.settle();
+    let stats = stage.world.ask(0, ApiCommand::PresenceStats { channel: channel.into() });
+    assert!(matches!(stats, ApiAnswer::PresenceStats { num_clients: 1, num_users: 1 }), "{stats:?}");
+}
+
+/// Of those whose silence would end them the shell reads a turn's worth, and the others in the turns after.
+#[test]
+fn whoever_is_overdue_waits_for_a_turn_with_room() {
+    let mut stage = Stage::new(settings());
+    let peers: Vec<Peer> = (0..10).map(|_| stage.upgraded()).collect();
+    stage.world.tick += 150;
+    let now = stage.world.now();
+    stage.world.shards[0].begin(now);
+    stage.world.shards[0].settle();
+    let shard = &mut stage.world.shards[0];
+    let counts: Vec<usize> = (0..4).map(|_| shard.take_overdue(4).count()).collect();
+    assert_eq!(counts, [4, 4, 2, 0]);
+    shard.settle();
+    stage.world.turn();
+    for peer in peers {
+        assert!(matches!(stage.seen(peer)[..], [Seen::Close(3502, _)]));
     }
 }

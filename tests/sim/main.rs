@@ -15,6 +15,7 @@ mod bounds;
 mod client;
 mod connect;
 mod counted;
+mod crowd;
 mod delay;
 mod frames;
 #[path = "../support/hub.rs"]

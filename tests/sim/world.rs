@@ -199,7 +199,7 @@ impl World {
         if self.shards[at].holds_back_input() {
             return;
         }
-        let overdue: Vec<_> = self.shards[at].take_overdue().collect();
+        let overdue: Vec<_> = self.shards[at].take_overdue(usize::MAX).collect();
         let named = |pipe: &Pipe| pipe.key.is_some_and(|key| overdue.contains(&key));
         let sockets = self.nets[at].pipes.iter().filter(|(_, pipe)| named(pipe) && pipe.closed.is_none());
         for socket in sockets.map(|(socket, _)| *socket).collect::<Vec<_>>() {

@@ -37,6 +37,12 @@ impl Server {
         Self::start_at(free_address(), config, args)
     }
 
+    /// The same with another number of connections.
+    pub(crate) fn start_limited(mut config: Value, max_connections: u32, args: &[&str]) -> Self {
+        config["server"] = json!({ "max_connections": max_connections });
+        Self::start(config, args)
+    }
+
     /// The same at an address that the test chose.
     pub(crate) fn start_at(address: SocketAddr, config: Value, args: &[&str]) -> Self {
         Self::start_with(address, config, args, &[])
@@ -54,7 +60,9 @@ impl Server {
             json!({ "internal_address": internal.ip(), "internal_port": internal.port() });
         config["http_api"] = json!({ "key": API_KEY });
         // Fits every descriptor limit, so that a test may choose its number of shards.
-        config["server"] = json!({ "max_connections": 5000 });
+        if config["server"].is_null() {
+            config["server"] = json!({ "max_connections": 5000 });
+        }
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.json");
         std::fs::write(&file, config.to_string()).unwrap();

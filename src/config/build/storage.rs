@@ -13,6 +13,7 @@ use crate::config::stored::{Mailbox, Storage};
 use crate::config::{Notice, StorageConfig};
 use crate::hub::channel_name;
 use crate::hub::settings::{ChannelSettings, ClientSettings, MailboxSettings};
+use crate::limits::MESSAGE_OVERHEAD_BYTES;
 use crate::log::settings::{LogSettings, MailboxLimits, SyncPolicy};
 
 /// `mailbox.ack_wait` where it is left to us and pongs do not take longer.
@@ -62,9 +63,25 @@ impl Checks<'_> {
             max_deliveries: section.max_deliveries.0,
             ack_by_pong: section.ack_by_pong,
             dead_letter_channel: dead_letter.clone(),
+            letter_bytes: self.letter_bytes(root, channel, client),
             ttl: section.ttl.0,
             replay_page: section.replay_page.0,
         })
+    }
+
+    /// What a dead letter may have: the log takes it, if it is to be stored, and a subscriber's queue too.
+    fn letter_bytes(&mut self, root: &Root, channel: &ChannelSettings, client: &ClientSettings) -> usize {
+        let queue = client.queue_max_size / 4 * 3;
+        let parsed = channel_name::parse(channel, &root.mailbox.dead_letter_channel.0);
+        if !parsed.is_ok_and(|of| of.options.history_durable && of.options.has_history()) {
+            return queue;
+        }
+        let log = log_settings(&root.storage, &root.mailbox);
+        let record = log.max_body_bytes().saturating_sub(MESSAGE_OVERHEAD_BYTES);
+        if record < queue {
+            self.notices.push(Notice::DeadLetterData { bytes: record });
+        }
+        record.min(queue)
     }
 
     fn personal_history(&mut self, root: &Root, channel: &ChannelSettings, client: &ClientSettings) {

@@ -1,7 +1,7 @@
 //! `send` and the methods of mailboxes. Everything goes to the store, which answers once the log has it.
 
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, Unexpected, Visitor};
+use serde::de::{Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
@@ -67,8 +67,7 @@ pub(super) struct MailboxAckParams {
     user: String,
     #[serde(deserialize_with = "or_default")]
     device: String,
-    #[serde(deserialize_with = "or_default")]
-    offset: u64,
+    offset: Option<u64>,
 }
 
 /// `mailbox_forget`.
@@ -102,6 +101,12 @@ pub(super) enum SendFault {
     NoDevice,
     #[error("bad request: data (or b64data) is missing")]
     NoData,
+    #[error("bad request: b64data is not base64 (RFC 4648 section 4, with padding)")]
+    Base64,
+    #[error("bad request: data nests deeper than clients may be sent")]
+    Json,
+    #[error("bad request: ttl is not {EXPECTED_TTL}")]
+    Ttl,
     #[error("bad request: data and tags have {bytes} bytes, more than the {most} that a message may have")]
     TooLarge { bytes: usize, most: usize },
     #[error(
@@ -114,12 +119,24 @@ pub(super) enum SendFault {
     NoOffset,
 }
 
-/// A time to live in whole seconds, rounded up: a number of seconds, or text with units such as `"1h30m"`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Ttl(u32);
+/// A time to live in whole seconds, rounded up: a number of seconds, or text with units such as `"1h30m"`. `None` if it
+/// is a number or text of another kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ttl(Option<u32>);
+
+/// What a time to live is.
+const EXPECTED_TTL: &str = "seconds, or a duration with units (ms, s, m, h, d) such as 1h30m";
 
 impl Ttl {
-    const EXPECTED: &'static str = "seconds, or a duration with units (ms, s, m, h, d) such as 1h30m";
+    fn seconds(self) -> Result<u32, SendFault> {
+        self.0.ok_or(SendFault::Ttl)
+    }
+}
+
+impl Default for Ttl {
+    fn default() -> Self {
+        Self(Some(0))
+    }
 }
 
 impl<'de> Deserialize<'de> for Ttl {
@@ -129,17 +146,27 @@ impl<'de> Deserialize<'de> for Ttl {
             type Value = Ttl;
 
             fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str(Ttl::EXPECTED)
+                formatter.write_str(EXPECTED_TTL)
             }
 
             fn visit_u64<E: serde::de::Error>(self, seconds: u64) -> Result<Ttl, E> {
                 // What is beyond 136 years is as good as never.
-                Ok(Ttl(u32::try_from(seconds).unwrap_or(u32::MAX)))
+                Ok(Ttl(Some(u32::try_from(seconds).unwrap_or(u32::MAX))))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Ttl, E> {
+                Ok(Ttl(None))
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Ttl, E> {
+                Ok(Ttl(None))
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Ttl, E> {
-                let ms = parse_ms(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))?;
-                self.visit_u64(ms.div_ceil(1000))
+                match parse_ms(text) {
+                    Some(ms) => self.visit_u64(ms.div_ceil(1000)),
+                    None => Ok(Ttl(None)),
+                }
             }
         }
         deserializer.deserialize_any(Seconds)
@@ -162,7 +189,8 @@ impl SendParams<'_> {
         if recipients.users.len() > USERS_PER_SEND {
             return Err(SendFault::TooManyUsers.into());
         }
-        let data = payload(self.data, &self.b64data)?.filter(|data| !data.is_empty());
+        let fault = if self.b64data.is_empty() { SendFault::Json } else { SendFault::Base64 };
+        let data = payload(self.data, &self.b64data).map_err(|_| fault)?.filter(|data| !data.is_empty());
         let data = data.ok_or(SendFault::NoData)?;
         let bytes = size(&data, &self.tags.0);
         if bytes > most {
@@ -175,7 +203,7 @@ impl SendParams<'_> {
             users: Vec::new(),
             data,
             tags: self.tags.0,
-            ttl_seconds: self.ttl.0,
+            ttl_seconds: self.ttl.seconds()?,
             idempotency_key: self.idempotency_key,
         };
         Ok((recipients, send))
@@ -318,11 +346,9 @@ impl Executor {
     }
 
     pub(super) async fn mailbox_ack(&self, params: MailboxAckParams) -> Outcome {
-        if params.offset == 0 {
-            return Err(SendFault::NoOffset.into());
-        }
+        let offset = params.offset.ok_or(SendFault::NoOffset)?;
         let (user, device) = (checked_user(params.user)?, checked_device(params.device)?);
-        let ask = ApiCommand::MailboxAck { user, device, offset: params.offset };
+        let ask = ApiCommand::MailboxAck { user, device, offset };
         done(&self.ask_store(ask).await?)?;
         render(&Empty {})
     }

@@ -185,7 +185,12 @@ fn status_of(error: ApiError, mode: ErrorMode) -> StatusCode {
     match error {
         ApiError::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         ApiError::UnknownChannel | ApiError::NotFound => StatusCode::NOT_FOUND,
-        ApiError::BadRequest | ApiError::NotAvailable => StatusCode::BAD_REQUEST,
+        ApiError::BadRequest
+        | ApiError::UserName
+        | ApiError::DataFormat
+        | ApiError::TooLarge
+        | ApiError::TooManyDevices
+        | ApiError::NotAvailable => StatusCode::BAD_REQUEST,
         ApiError::UnrecoverablePosition => StatusCode::RANGE_NOT_SATISFIABLE,
         ApiError::Conflict => StatusCode::CONFLICT,
         ApiError::MailboxFull => StatusCode::INSUFFICIENT_STORAGE,

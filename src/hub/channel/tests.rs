@@ -155,7 +155,10 @@ impl Model {
             Act::Remove(_) if self.expecting.is_empty() => {}
             Act::Remove(ref which) => {
                 let gone = self.expecting.swap_remove(which.index(self.expecting.len()));
-                self.channel.remove(gone.place);
+                if let Some(moved) = self.channel.remove(gone.place) {
+                    let mut others = self.expecting.iter_mut();
+                    others.find(|expecting| expecting.slot == moved).unwrap().place = gone.place;
+                }
                 assert_eq!(self.channel.active(), self.expecting.len());
             }
             Act::Compact => self.compact(),
@@ -202,4 +205,20 @@ fn old_subscribers_get_frames_in_every_round_of_the_numbers() {
             while model.step() {}
         }
     }
+}
+
+/// While nothing is under way nobody has to be moved but the last, and no place stays empty.
+#[test]
+fn a_quiet_channel_has_no_gaps() {
+    let mut model = Model::new(0);
+    (0..1000).for_each(|_| model.add());
+    for left in (0..1000).rev() {
+        let at = left / 2;
+        let gone = model.expecting.swap_remove(at);
+        if let Some(moved) = model.channel.remove(gone.place) {
+            model.expecting.iter_mut().find(|other| other.slot == moved).unwrap().place = gone.place;
+        }
+        assert_eq!((model.channel.subscribers.len(), model.channel.wants_compaction()), (left, false));
+    }
+    assert!(model.channel.subscribers.capacity() <= 64, "its memory goes with its subscribers");
 }

@@ -1,5 +1,7 @@
 //! What a stream is made of: epochs, positions and publications in their compact form.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use bytes::Bytes;
 
 use crate::hub::api::{Member, Position, StoredPublication};
@@ -88,6 +90,50 @@ pub struct Publication {
     pub publisher: Option<Publisher>,
     /// Tags.
     pub tags: Box<[(String, String)]>,
+    /// Whether it can be put into JSON.
+    pub json: JsonCheck,
+}
+
+/// Whether something can be put into JSON, found out by who wants to know it first: once for all replies and frames that a
+/// publication is put into.
+#[derive(Default)]
+pub struct JsonCheck(AtomicU8);
+
+impl JsonCheck {
+    const UNKNOWN: u8 = 0;
+    const YES: u8 = 1;
+    const NO: u8 = 2;
+
+    /// What is known, else what `find` finds. Who asks at the same time may find it too, and finds the same.
+    pub(crate) fn get_or_find(&self, find: impl FnOnce() -> bool) -> bool {
+        match self.0.load(Ordering::Relaxed) {
+            Self::UNKNOWN => {
+                let fits = find();
+                self.0.store(if fits { Self::YES } else { Self::NO }, Ordering::Relaxed);
+                fits
+            }
+            known => known == Self::YES,
+        }
+    }
+}
+
+/// What is known of a publication makes it no other one.
+impl PartialEq for JsonCheck {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for JsonCheck {}
+
+impl std::fmt::Debug for JsonCheck {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self.0.load(Ordering::Relaxed) {
+            Self::UNKNOWN => "unknown",
+            Self::YES => "yes",
+            _ => "no",
+        })
+    }
 }
 
 impl Publication {

@@ -188,4 +188,17 @@ fn a_stream_that_is_lost_whole_does_not_come_back_as_itself() {
     let again = engine.append(requests, NOW).unwrap()[0].result.unwrap();
     assert_eq!(again.offset, lost.offset);
     assert_ne!(again.epoch, lost.epoch);
+    // Also one that begins after a fast start.
+    let hers = |engine: &Engine| engine.reader().epoch_to_come("carol", NOW);
+    let coming = hers(&engine);
+    engine.close(NOW).unwrap();
+    let (engine, report) = start(&disk);
+    assert_eq!((report.clean, hers(&engine)), (false, coming), "a file that was cut short is read");
+    drop(engine);
+    disk.remove(&quarantined_name(1)).unwrap();
+    let (engine, _) = start(&disk);
+    assert_eq!(hers(&engine), coming);
+    engine.close(NOW).unwrap();
+    let (engine, report) = start(&disk);
+    assert_eq!((report.clean, hers(&engine)), (true, coming));
 }

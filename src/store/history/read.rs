@@ -7,7 +7,7 @@ use crate::base::tick::Now;
 use crate::hub::api::{ApiError, Position};
 use crate::hub::mail::{HomeAsk, HomeOp, Origin, SubscribeAsk, Subscribed};
 use crate::hub::store::HistoryAnswer;
-use crate::hub::stream::{Publication, Publisher};
+use crate::hub::stream::{JsonCheck, Publication, Publisher};
 use crate::limits;
 use crate::log::body::{self, Body, Version};
 use crate::log::error::ReadError;
@@ -301,6 +301,7 @@ fn publication_of(stored: Stored) -> Option<Publication> {
         data,
         publisher,
         tags: tags.into(),
+        json: JsonCheck::default(),
     })
 }
 
