@@ -11,6 +11,7 @@
 
 mod capacity;
 mod demo;
+mod demo_key;
 mod drain;
 mod heap;
 mod herald;
@@ -107,6 +108,9 @@ pub enum StartError {
     /// The demo page could not be switched on.
     #[error("the demo cannot be served: {0}")]
     Demo(#[from] crate::control::demo::DemoError),
+    /// The signing key of the demo, which outlives it, cannot be used.
+    #[error("the demo cannot be served: {0}")]
+    DemoKey(#[from] demo_key::DemoKeyError),
     /// The operating system refused something that every start needs.
     #[error("cannot start: {0}")]
     Os(#[from] io::Error),

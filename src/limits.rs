@@ -7,8 +7,16 @@ pub const EXPIRIES_PER_TURN: usize = 4096;
 /// publication waits for them at most.
 pub const TIMERS_PER_TURN: usize = 256;
 
+/// How long a user is not offline yet whose last session closed without a code (3 s): where that was a network that came
+/// back, the next session is there by then.
+pub const UNSAID_TICKS: u32 = 30;
+
 /// A gap between two turns longer than this (2 s) is our own stall: pong deadlines start anew (C02, C03).
 pub const STALL_TICKS: u32 = 20;
+
+/// For so long (30 s) after a session took the place of a lost one, its subscriptions are its library's doing: libraries
+/// try again for 20 s at most between two attempts.
+pub const RESUBSCRIBE_TICKS: u32 = 300;
 
 /// When a deadline for input is looked at again that was put off because a command of the connection waits for another
 /// shard (1 s).

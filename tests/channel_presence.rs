@@ -90,7 +90,7 @@ fn a_lost_member_stays_for_the_grace_period() {
         assert_eq!(news(&mut world, ann), ["-bob"], "who does not come back leaves");
         assert_eq!(present(&mut world), ((1, 1), vec!["ann".into()]));
         let bob = enter(&mut world, last, "bob");
-        world.close(bob, None);
+        world.close(bob, Some(1001));
         pass(&mut world, 1);
         assert_eq!(news(&mut world, ann), ["+bob", "-bob"], "a goodbye is no loss");
         world.kill(ann, true);
@@ -98,6 +98,75 @@ fn a_lost_member_stays_for_the_grace_period() {
         assert_eq!(present(&mut world), ((1, 1), vec!["ann".into()]), "also where nobody else is there");
         pass(&mut world, 100);
         assert_eq!(present(&mut world), ((0, 0), Vec::new()));
+    }
+}
+
+#[test]
+fn an_anonymous_member_is_kept_and_the_next_takes_its_place() {
+    let options = format!("{ANNOUNCED}presence_grace = \"10s\"\nallow_subscribe_for_anonymous = true");
+    let mut world = world(3, &options);
+    let ann = enter(&mut world, 0, "ann");
+    let guest = enter(&mut world, 1, "");
+    news(&mut world, ann);
+    world.kill(guest, true);
+    world.run();
+    pass(&mut world, 50);
+    assert_eq!(news(&mut world, ann), Vec::<String>::new());
+    assert_eq!(present(&mut world), ((2, 2), vec![String::new(), "ann".into()]));
+    let guest = enter(&mut world, 2, "");
+    assert_eq!(news(&mut world, ann), ["+", "-"]);
+    pass(&mut world, 200);
+    assert_eq!(present(&mut world), ((2, 2), vec![String::new(), "ann".into()]));
+    world.kill(guest, true);
+    world.run();
+    pass(&mut world, 100);
+    assert_eq!(news(&mut world, ann), ["-"]);
+}
+
+#[test]
+fn a_page_is_never_larger_than_asked_for_however_many_are_lost() {
+    for shards in [1, 4] {
+        let mut world = world(shards, "presence_grace = \"60s\"");
+        let sockets: Vec<i32> =
+            (0..40).map(|user| enter(&mut world, user % usize::from(shards), &format!("u{user}"))).collect();
+        for lost in [0, 3, 36, 40] {
+            sockets[..lost]
+                .iter()
+                .filter(|socket| world.is_open(**socket))
+                .copied()
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|socket| world.kill(socket, true));
+            world.run();
+            for limit in [1, 3, 4, 39, 40, 100] {
+                let members = pages(&mut world, limit, |_| {});
+                assert_eq!(members.len(), 40, "{shards} shards, {lost} lost, pages of {limit}");
+            }
+        }
+    }
+}
+
+#[test]
+fn time_in_which_the_server_stood_still_is_no_time_to_return() {
+    for shards in [1, 3] {
+        let mut world = world(shards, &format!("{ANNOUNCED}presence_grace = \"10s\""));
+        let last = usize::from(shards) - 1;
+        let ann = enter(&mut world, 0, "ann");
+        let (bob, eve) = (enter(&mut world, last, "bob"), enter(&mut world, last, "eve"));
+        news(&mut world, ann);
+        world.kill(bob, true);
+        world.kill(eve, true);
+        world.run();
+        pass(&mut world, 30);
+        world.tick += 300;
+        pass(&mut world, 20);
+        assert_eq!(news(&mut world, ann), Vec::<String>::new());
+        enter(&mut world, 0, "bob");
+        assert_eq!(news(&mut world, ann), ["+bob", "-bob"], "no gap between the sessions");
+        pass(&mut world, 48);
+        assert_eq!(news(&mut world, ann), Vec::<String>::new());
+        pass(&mut world, 3);
+        assert_eq!(news(&mut world, ann), ["-eve"], "the rest of the grace is left");
     }
 }
 

@@ -337,6 +337,8 @@ fn who_returns_within_grace_was_never_gone() {
             world.kill(bob, round % 2 == 0);
             pass(&mut world, 599);
             bob = world.connect(round % usize::from(shards), "bob");
+            world.run();
+            world.send(bob, &json!({ "id": 2, "unsubscribe": { "channel": "room:x" } }));
             pass(&mut world, 5);
         }
         assert_eq!(of_user(&mut world, "bob"), [], "{shards} shards");
@@ -348,7 +350,7 @@ fn who_returns_within_grace_was_never_gone() {
         let again = world.connect(0, "bob");
         pass(&mut world, 900);
         assert_eq!(of_user(&mut world, "bob"), [EventKind::Online, EventKind::Away]);
-        world.close(again, None);
+        world.close(again, Some(1000));
         world.run();
         assert_eq!(of_user(&mut world, "bob"), [EventKind::Offline]);
     }
@@ -362,7 +364,7 @@ fn only_wanted_kinds_are_made() {
             let bob = world.connect(shard, "bob");
             world.run();
             pass(&mut world, 901);
-            world.close(bob, None);
+            world.close(bob, Some(1000));
             pass(&mut world, 1);
         }
         let told = told(&mut world);

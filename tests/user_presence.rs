@@ -2,6 +2,8 @@
 //! equals a plain model, nobody flaps inside the grace period, and offline comes on time.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
+#[path = "user_presence/crowd.rs"]
+mod crowd;
 #[path = "user_presence/model.rs"]
 mod model;
 #[path = "user_presence/world.rs"]
@@ -9,10 +11,10 @@ mod model;
 mod world;
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
-use millpond::base::rng::Rng;
 use millpond::hub::api::{ApiAnswer, ApiCommand, Target, UserState};
-use model::{AWAY_AFTER, OFFLINE_AFTER, User};
+use model::{AWAY_AFTER, OFFLINE_AFTER};
 use serde_json::{Value, json};
 use world::{EPOCH_MS, Event, World};
 
@@ -102,10 +104,10 @@ fn the_current_state_comes_with_the_subscription_and_each_change_once() {
 }
 
 #[test]
-fn browsers_say_goodbye_without_a_code_and_other_codes_are_none() {
+fn a_goodbye_has_its_code_and_everything_else_is_a_loss() {
     let mut world = world(2);
     let watcher = watcher(&mut world, 0, ["bob".to_owned()].into_iter());
-    for (code, is_goodbye) in [(None, true), (Some(1001), true), (Some(1000), true), (Some(1002), false)] {
+    for (code, is_goodbye) in [(None, false), (Some(1001), true), (Some(1000), true), (Some(1002), false)] {
         let bob = world.connect(1, "bob");
         pass(&mut world, 20);
         world.close(bob, code);
@@ -113,6 +115,27 @@ fn browsers_say_goodbye_without_a_code_and_other_codes_are_none() {
         let told = states(&mut world, watcher);
         assert_eq!(told.last().unwrap() == "offline", is_goodbye, "{code:?}: {told:?}");
     }
+}
+
+/// Without a code: a library that was told of a lost network is back at once, and nobody hears of it; one that was told to
+/// disconnect stays away, and its user is offline three seconds later.
+#[test]
+fn who_closes_without_a_code_is_back_soon_or_gone() {
+    let mut world = world(2);
+    let watcher = watcher(&mut world, 0, ["bob".to_owned()].into_iter());
+    let bob = world.connect(1, "bob");
+    pass(&mut world, 20);
+    assert_eq!(states(&mut world, watcher).last().unwrap(), "online");
+    world.close(bob, None);
+    pass(&mut world, 25);
+    let bob = world.connect(1, "bob");
+    pass(&mut world, 40);
+    assert_eq!(states(&mut world, watcher), Vec::<String>::new());
+    world.close(bob, None);
+    pass(&mut world, 29);
+    assert_eq!(states(&mut world, watcher), Vec::<String>::new());
+    pass(&mut world, 3);
+    assert_eq!(states(&mut world, watcher), ["offline"]);
 }
 
 #[test]
@@ -172,12 +195,156 @@ fn a_reconnect_within_the_grace_period_publishes_nothing() {
         }
         pass(&mut world, 540);
         bob = world.connect(2 + round % 3, "bob");
-        pass(&mut world, 50);
+        pass(&mut world, 25);
+        world.send(bob, &json!({ "id": 5, "unsubscribe": { "channel": "presence:x" } }));
+        pass(&mut world, 25);
     }
     assert_eq!(states(&mut world, watcher), Vec::<String>::new());
-    world.close(bob, None);
+    world.close(bob, Some(1000));
     pass(&mut world, 1);
     assert_eq!(states(&mut world, watcher), ["offline"], "the session took the place of the lost one");
+}
+
+/// What libraries send by themselves to be back.
+const BACK: [&str; 2] = ["presence:x", "presence:y"];
+
+fn is_back(world: &mut World, shard: usize, user: &str) -> i32 {
+    let socket = world.connect(shard, user);
+    for (id, channel) in (2..).zip(BACK) {
+        world.send(socket, &json!({ "id": id, "subscribe": { "channel": channel } }));
+    }
+    socket
+}
+
+#[test]
+fn whoever_was_away_is_away_after_a_short_drop_until_the_user_does_something() {
+    for shards in [1, 2, 5] {
+        let mut world = world(shards);
+        let last = usize::from(shards) - 1;
+        let watcher = watcher(&mut world, 0, ["bob", "amy"].map(str::to_owned).into_iter());
+        let (mut bob, mut amy) = (world.connect(last, "bob"), world.connect(0, "amy"));
+        world.send(amy, &set("away"));
+        pass(&mut world, AWAY_AFTER + 20);
+        told(&mut world, watcher);
+        for round in 0..4 {
+            world.kill(bob, round % 2 == 0);
+            world.kill(amy, round % 2 == 1);
+            pass(&mut world, 1 + 100 * round);
+            (bob, amy) = (is_back(&mut world, 0, "bob"), is_back(&mut world, last, "amy"));
+            pass(&mut world, 50);
+            assert_eq!(told(&mut world, watcher), [], "round {round}, {shards} shards");
+        }
+        for socket in [bob, amy] {
+            world.send(socket, &json!({ "id": 8, "unsubscribe": { "channel": "presence:x" } }));
+        }
+        pass(&mut world, 20);
+        assert_eq!(told(&mut world, watcher), [("bob".to_owned(), "online".to_owned())], "amy is set away");
+        world.send(amy, &set("online"));
+        pass(&mut world, 20);
+        assert_eq!(told(&mut world, watcher), [("amy".to_owned(), "online".to_owned())]);
+    }
+}
+
+#[test]
+fn away_comes_when_it_would_have_come_without_the_drop() {
+    for (lost_at, back_at) in [(300, 400), (500, 899), (500, 950), (850, 890)] {
+        let mut world = world(3);
+        let watcher = watcher(&mut world, 0, ["bob".to_owned()].into_iter());
+        let bob = world.connect(1, "bob");
+        pass(&mut world, lost_at);
+        world.kill(bob, true);
+        let mut away_at = None;
+        states(&mut world, watcher);
+        for tick in lost_at..AWAY_AFTER + 100 {
+            if tick == back_at {
+                is_back(&mut world, 2, "bob");
+            }
+            world.step();
+            for state in states(&mut world, watcher) {
+                assert_eq!((state.as_str(), away_at.replace(tick + 1)), ("away", None));
+            }
+        }
+        assert_eq!(away_at, Some(AWAY_AFTER), "lost at {lost_at}, back at {back_at}");
+    }
+}
+
+#[test]
+fn of_several_lost_sessions_the_most_present_returns_first_and_none_is_set_away_by_mistake() {
+    let mut world = world(4);
+    let watcher = watcher(&mut world, 0, ["bob".to_owned()].into_iter());
+    let (phone, desk) = (world.connect(1, "bob"), world.connect(2, "bob"));
+    world.send(desk, &set("away"));
+    pass(&mut world, 20);
+    assert_eq!(states(&mut world, watcher), ["offline", "online"]);
+    world.kill(phone, true);
+    world.kill(desk, true);
+    pass(&mut world, 100);
+    let first = is_back(&mut world, 3, "bob");
+    world.step();
+    let second = is_back(&mut world, 0, "bob");
+    pass(&mut world, 20);
+    assert_eq!(states(&mut world, watcher), Vec::<String>::new());
+    world.send(first, &set("away"));
+    pass(&mut world, 20);
+    assert_eq!(states(&mut world, watcher), ["away"]);
+    world.send(second, &json!({ "id": 8, "unsubscribe": { "channel": "presence:x" } }));
+    pass(&mut world, 20);
+    assert_eq!(states(&mut world, watcher), ["online"]);
+}
+
+#[test]
+fn clients_whose_close_frame_has_no_code_say_goodbye_before() {
+    let mut world = world(2);
+    let watcher = watcher(&mut world, 0, ["bob".to_owned()].into_iter());
+    for (code, then_acts, expected) in
+        [(None, false, vec!["offline"]), (Some(1011), false, vec!["offline"]), (None, true, vec![])]
+    {
+        let bob = world.connect(1, "bob");
+        pass(&mut world, 20);
+        states(&mut world, watcher);
+        world.send(bob, &set("offline"));
+        world.run();
+        assert_eq!(world.inbox(bob).last().unwrap(), &json!({ "id": 6, "rpc": { "data": {} } }));
+        if then_acts {
+            world.send(bob, &json!({ "id": 8, "unsubscribe": { "channel": "presence:x" } }));
+        }
+        pass(&mut world, 20);
+        assert_eq!(states(&mut world, watcher), Vec::<String>::new(), "it is still there");
+        world.close(bob, code);
+        pass(&mut world, 20);
+        assert_eq!(states(&mut world, watcher), expected, "{code:?}, {then_acts}");
+    }
+}
+
+#[test]
+fn a_server_that_stood_still_does_not_count_it_against_those_who_were_lost() {
+    for shards in [1, 3] {
+        let mut world = World::new(shards, &CONFIGURATION.replace("\"90s\"", "\"0s\""));
+        let watcher = watcher(&mut world, 0, ["bob", "amy"].map(str::to_owned).into_iter());
+        let (bob, amy) = (world.connect(0, "bob"), world.connect(0, "amy"));
+        pass(&mut world, 20);
+        told(&mut world, watcher);
+        let lost_at = world.tick;
+        world.kill(bob, true);
+        world.kill(amy, true);
+        pass(&mut world, 100);
+        world.tick += 2 * OFFLINE_AFTER;
+        pass(&mut world, 1);
+        assert_eq!(told(&mut world, watcher), [], "{shards} shards");
+        let reply = get(&mut world, watcher, &["amy"]);
+        let seen = (EPOCH_MS / 1000) + u64::from(lost_at) / 10;
+        assert_eq!(reply["rpc"]["data"]["users"]["amy"]["last_seen"], seen);
+        pass(&mut world, OFFLINE_AFTER - 110);
+        is_back(&mut world, 0, "bob");
+        pass(&mut world, 5);
+        assert_eq!(told(&mut world, watcher), [], "{shards} shards");
+        pass(&mut world, 10);
+        assert_eq!(
+            told(&mut world, watcher),
+            [("amy".to_owned(), "offline".to_owned())],
+            "the rest of its time"
+        );
+    }
 }
 
 #[test]
@@ -192,8 +359,6 @@ fn idle_or_set_away_is_away_and_the_active_device_wins() {
     world.send(phone, &json!({ "id": 5, "unsubscribe": { "channel": "presence:x" } }));
     pass(&mut world, 20);
     assert_eq!(states(&mut world, watcher), ["online"]);
-    let set =
-        |state: &str| json!({ "id": 6, "rpc": { "method": "presence.set", "data": { "state": state } } });
     world.send(phone, &set("away"));
     pass(&mut world, 20);
     assert_eq!(states(&mut world, watcher), ["away"]);
@@ -323,7 +488,7 @@ fn sessions_of_a_user_are_listed_with_what_backends_want_to_know() {
     assert_eq!(views[0].channels, ["presence:ann", "presence:x"]);
     pass(&mut world, AWAY_AFTER);
     assert!(listed(&mut world, "watcher")[0].away);
-    world.close(first, None);
+    world.close(first, Some(1000));
     pass(&mut world, 1);
     assert!(listed(&mut world, "watcher").is_empty());
     assert!(listed(&mut world, "").is_empty(), "nobody in particular");
@@ -339,177 +504,9 @@ fn without_the_setting_there_are_no_methods() {
     assert!(answers.iter().all(|answer| matches!(answer, ApiAnswer::Error(error) if error.code() == 108)));
 }
 
-/// Users with up to three devices each, everything that can happen to them at random, and the model beside.
-struct Crowd {
-    world: World,
-    rng: Rng,
-    names: Vec<String>,
-    users: Vec<User>,
-    owners: HashMap<i32, usize>,
-    /// Cut from the network; the server will notice.
-    cut: Vec<i32>,
-    watchers: Vec<i32>,
-    told: Vec<Vec<(u32, String)>>,
-}
+static SUBSCRIBE: LazyLock<Value> =
+    LazyLock::new(|| json!({ "id": 5, "subscribe": { "channel": "presence:x" } }));
 
-impl Crowd {
-    const WATCHED_BY_ONE: usize = 250;
-
-    fn new(shards: u16, count: usize, seed: u64) -> Self {
-        let mut world = world(shards);
-        let names: Vec<String> = (0..count).map(|user| format!("u{user}")).collect();
-        let watchers = names.chunks(Self::WATCHED_BY_ONE).enumerate();
-        let watchers: Vec<i32> = watchers
-            .map(|(at, names)| watcher(&mut world, at % usize::from(shards), names.iter().cloned()))
-            .collect();
-        for watcher in &watchers {
-            assert!(told(&mut world, *watcher).iter().all(|(_, state)| state == "offline"));
-        }
-        Self {
-            world,
-            rng: Rng::new(seed),
-            users: vec![User::default(); count],
-            told: vec![Vec::new(); count],
-            names,
-            owners: HashMap::new(),
-            cut: Vec::new(),
-            watchers,
-        }
-    }
-
-    fn run(&mut self, ticks: u32, shards: u16) {
-        for _ in 0..ticks {
-            self.world.tick += 1;
-            if self.rng.below(500) == 0 {
-                // The wall clock jumps, back or forth by up to an hour: timers must not care.
-                self.world.wall_ms = EPOCH_MS - 3_600_000 + u64::from(self.rng.below(7_200_000));
-            }
-            for user in 0..self.users.len() {
-                // About one deed of each user in 40 s.
-                if self.rng.below(400) == 0 {
-                    self.deed(user, shards);
-                }
-            }
-            let events = self.world.run();
-            let now = self.world.tick;
-            self.users.iter_mut().for_each(|user| user.passes(now));
-            for event in events {
-                self.heard(&event, now);
-            }
-            self.collect(now);
-        }
-    }
-
-    fn deed(&mut self, index: usize, shards: u16) {
-        let (now, user) = (self.world.tick, &mut self.users[index]);
-        let usable: Vec<i32> =
-            user.sessions.iter().map(|of| of.socket).filter(|socket| !self.cut.contains(socket)).collect();
-        let pick = self.rng.below(12);
-        if usable.is_empty() || (pick == 0 && usable.len() < 3) {
-            let shard = self.rng.below(u32::from(shards)) as usize;
-            let socket = self.world.connect(shard, &self.names[index]);
-            self.owners.insert(socket, index);
-            return user.enters(socket, now);
-        }
-        let socket = usable[self.rng.below(usable.len() as u32) as usize];
-        match pick {
-            0..=2 => {
-                self.world.close(socket, [None, Some(1000), Some(1001)][self.rng.below(3) as usize]);
-                user.says_goodbye(socket, now);
-            }
-            3..=5 => {
-                self.world.kill(socket, pick == 3);
-                user.is_lost(socket, now, now);
-            }
-            6 => {
-                self.world.cut(socket);
-                self.cut.push(socket);
-            }
-            7 | 8 => {
-                let away = pick == 7;
-                let params = json!({ "state": if away { "away" } else { "online" } });
-                self.world
-                    .send(socket, &json!({ "id": 2, "rpc": { "method": "presence.set", "data": params } }));
-                user.sets(socket, away, now);
-            }
-            9 | 10 => {
-                self.world.send(socket, &json!({ "id": 3, "unsubscribe": { "channel": "presence:x" } }));
-                user.acts(socket, now);
-            }
-            _ => {
-                self.world.send(socket, &json!({ "id": 4, "presence_stats": { "channel": "presence:x" } }));
-            }
-        }
-    }
-
-    fn heard(&mut self, event: &Event, now: u32) {
-        let (Event::Ponged(socket) | Event::Closed(socket, _)) = event;
-        let Some(&owner) = self.owners.get(socket) else { return };
-        let user = &mut self.users[owner];
-        match event {
-            Event::Ponged(_) => user.pongs(*socket, now),
-            Event::Closed(_, 3012) => {
-                let sign = user.sessions.iter().find(|of| of.socket == *socket).map_or(now, |of| of.sign);
-                user.is_lost(*socket, sign, now);
-                self.cut.retain(|cut| cut != socket);
-            }
-            Event::Closed(..) => {}
-        }
-    }
-
-    fn collect(&mut self, now: u32) {
-        for at in 0..self.watchers.len() {
-            for (name, state) in told(&mut self.world, self.watchers[at]) {
-                let user: usize = name[1..].parse().unwrap();
-                self.told[user].push((now, state));
-            }
-        }
-    }
-
-    /// What the server answers about everybody, beside the model.
-    fn compare_answers(&mut self) {
-        let now = self.world.tick;
-        for names in self.names.clone().chunks(1000) {
-            let mut seen = 0;
-            for answer in self.world.api(&ApiCommand::UserPresence { users: names.to_vec() }) {
-                let ApiAnswer::UserPresence(views) = answer else { panic!("{answer:?}") };
-                for (name, view) in views {
-                    let user = &self.users[name[1..].parse::<usize>().unwrap()];
-                    assert_eq!(view.state.name(), user.state(), "{name} at {now}: {user:?}");
-                    assert_eq!(view.devices as usize, user.sessions.len(), "{name} at {now}: {user:?}");
-                    let unix = |tick: u32| (self.world.wall_ms + u64::from(tick) * 100) / 1000;
-                    let last_seen = user.seen.filter(|_| user.sessions.is_empty()).map(unix);
-                    assert_eq!(view.last_seen, last_seen, "{name} at {now}: {user:?}");
-                    seen += 1;
-                }
-            }
-            assert_eq!(seen, names.len());
-        }
-    }
-}
-
-fn from_environment(name: &str, default: u32) -> u32 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap())
-}
-
-#[test]
-fn watchers_and_answers_agree_with_the_model() {
-    let count = from_environment("MILLPOND_PRESENCE_USERS", 400) as usize;
-    let seed = u64::from(from_environment("MILLPOND_PRESENCE_SEED", 4));
-    let ticks = from_environment("MILLPOND_PRESENCE_TICKS", 6000);
-    for shards in from_environment("MILLPOND_PRESENCE_SHARDS", 1)..=8 {
-        let shards = shards as u16;
-        let mut crowd = Crowd::new(shards, count, seed + u64::from(shards));
-        for _ in 0..10 {
-            crowd.run(ticks / 10, shards);
-            crowd.compare_answers();
-        }
-        let changes: usize = crowd.users.iter().map(|user| user.log.len()).sum();
-        println!("{shards} shards, seed {seed}: {count} users, {ticks} ticks, {changes} changes");
-        assert!(changes > count, "nothing happened");
-        for (name, (user, told)) in crowd.names.iter().zip(crowd.users.iter().zip(&crowd.told)) {
-            let log: Vec<_> = user.log.iter().map(|(tick, state)| (*tick, (*state).to_owned())).collect();
-            assert_eq!(*told, log, "{name}, {shards} shards, seed {seed}");
-        }
-    }
+fn set(state: &str) -> Value {
+    json!({ "id": 6, "rpc": { "method": "presence.set", "data": { "state": state } } })
 }

@@ -1,9 +1,9 @@
-//! Where the demo keeps its letters, so that they outlive a restart.
+//! Where the demo keeps its letters, and the key that says whose they are, so that they outlive a restart.
 
 use std::path::PathBuf;
 
-use super::StartError;
 use super::store::OpenStore;
+use super::{StartError, demo_key};
 use crate::config::{Config, StorageConfig};
 use crate::control::demo::switch_on;
 use crate::control::settings::ControlSettings;
@@ -48,6 +48,10 @@ pub(super) fn start(
     };
     let message_bytes = store.as_ref().map(|_| storage.message_bytes(&settings.client));
     let scratch = store.as_ref().filter(|_| is_scratch).map(|_| Scratch(storage.path.clone()));
+    let token = &mut settings.client.token;
+    if store.is_some() && !is_scratch && token.hmac_secret_key.is_none() {
+        token.hmac_secret_key = demo_key::load(&demo_key::place(&storage.path))?;
+    }
     switch_on(settings, control, message_bytes)?;
     Ok((store, scratch))
 }

@@ -8,6 +8,7 @@ use crate::control::webhook::clock::unix_ms;
 use crate::control::webhook::metrics::{DeliveryFigures, WebhookFigures};
 use crate::control::webhook::source::{EventPages, EventSource, Place, StoredEvents, Unreadable};
 use crate::control::webhook::task::{ClientError, Courier};
+use crate::hub::events::EventRecord;
 use crate::hub::store::{DeliveredAsk, StoreAsk};
 use crate::log::reader::{Reader, Replay};
 use crate::log::record::Class;
@@ -46,9 +47,9 @@ impl Webhooks {
             let settings = &config.settings;
             let who = (settings.node_name.as_str(), settings.version.as_str());
             let seed = store.seed() ^ index;
-            let delivered = Arc::clone(&figures.delivery);
+            let figures_of_both = (Arc::clone(&figures.delivery), Arc::clone(&figures.queue));
             let source = Arc::clone(&source);
-            webhooks.couriers.push(Courier::new(delivery.clone(), who, source, delivered, seed)?);
+            webhooks.couriers.push(Courier::new(delivery.clone(), who, source, figures_of_both, seed)?);
             webhooks.queues.push((queue.clone(), Arc::clone(&figures.queue)));
             webhooks.figures.push(figures);
         }
@@ -71,16 +72,29 @@ impl EventSource for LogEvents {
 
     fn first_waiting(&self, queue: &str) -> Option<u64> {
         let info = self.reader.info(Class::Webhook, queue, "")?;
-        // At the beginning of time nothing has expired.
-        let mut replay = self.reader.replay(Class::Webhook, queue, info.cursor, 1, 0)?;
-        let page = replay.next_page().ok()?;
-        page.iter().find_map(|stored| record_of(&stored.body)).map(|record| record.first)
+        self.record_after(queue, info.cursor).map(|record| record.first)
+    }
+
+    fn number_after(&self, queue: &str, place: Place) -> Option<u64> {
+        let info = self.reader.info(Class::Webhook, queue, "")?;
+        let before = place.offset.checked_sub(1).filter(|_| info.state.epoch == place.epoch)?;
+        self.record_after(queue, before).map(|record| record.end())
     }
 
     fn acknowledge(&self, queue: &str, through: Place, next: Option<u64>) -> bool {
         let Place { epoch, offset: through } = through;
         let ask = DeliveredAsk { queue: queue.into(), epoch, through, next };
         self.inbox.ask(StoreAsk::Delivered(Box::new(ask))).is_ok()
+    }
+}
+
+impl LogEvents {
+    /// The first record behind an offset, expired or not.
+    fn record_after(&self, queue: &str, offset: u64) -> Option<EventRecord> {
+        // At the beginning of time nothing has expired.
+        let mut replay = self.reader.replay(Class::Webhook, queue, offset, 1, 0)?;
+        let page = replay.next_page().ok()?;
+        page.iter().find_map(|stored| record_of(&stored.body))
     }
 }
 

@@ -71,7 +71,8 @@ pub enum DemoError {
 
 /// Switches the demo on: adds what it needs to the settings and leaves the rest as configured.
 ///
-/// * Tokens: signed with `client.token.hmac_secret_key`; where none is set, with a random one of this start.
+/// * Tokens: signed with `client.token.hmac_secret_key`; where none is set (`app` keeps one beside
+///   the log), with a random one of this start.
 /// * Namespace `room` (unless configured): presence, joins and leaves pushed, the last 100 messages of a day kept and
 ///   recovered, JSON objects only; every demo user may subscribe, and publish where subscribed.
 /// * User presence (unless configured) in the namespace `presence`, which every demo user may watch.

@@ -20,6 +20,7 @@ use crate::hub::permission::{Actor, Wishes};
 use crate::hub::session_mailbox::device_of;
 use crate::hub::shard::{Shard, ticks_of};
 use crate::hub::subscribe::{NewSubscription, may_subscribe, subscribe_result};
+use crate::hub::timers::first_ping_early;
 use crate::limits;
 use crate::protocol::{Connect, Subscribe};
 use crate::protocol::{ConnectResult, SubscribeResult, encode_connect};
@@ -416,9 +417,9 @@ impl Shard {
 
     fn go_live(&mut self, slot: u32) {
         let interval = ticks_of(self.common.settings.client.ping_interval);
-        let jitter = if interval == 0 { 0 } else { self.rng.below(interval / 2 + 1) };
-        let first_ping = self.now.tick.after(interval - jitter);
+        let now = self.now.tick;
         let Some(connection) = self.connection(slot) else { return };
+        let first_ping = now.after(interval - first_ping_early(connection.generation, interval));
         connection.phase = Phase::Live;
         connection.ping = first_ping;
         if connection.has(flag::UNAUTHENTICATED) {

@@ -60,6 +60,11 @@ impl Accepts {
 }
 
 impl Shard {
+    /// When a connection was accepted, right to a second.
+    pub(crate) fn accepted_in(&self, generation: u32) -> Option<Tick> {
+        self.accepts.at(generation, self.generation)
+    }
+
     /// Lists the sessions that the server API asked for this turn.
     pub(crate) fn list_connections(&mut self, io: &impl Sockets) {
         for (id, user) in std::mem::take(&mut self.listings) {

@@ -19,10 +19,12 @@ const NO_CLOSE: u16 = 1006;
 /// How a connection went, for the presence of its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Farewell {
-    /// It will not come back: the client said goodbye, or was told not to reconnect.
+    /// It will not come back: the client said goodbye (by its close code, or `presence.set` before), or was told not to reconnect.
     Goodbye,
     /// It may come back; the peer was heard of just now.
     Heard,
+    /// The peer closed without saying why: either it will not come back, or it does at once.
+    Unsaid,
     /// It may come back; the peer may have been silent for a while.
     Lost,
 }
@@ -33,9 +35,15 @@ impl Farewell {
         if matches!(code, 3500..=3999 | 4500..=4999) { Self::Goodbye } else { Self::Lost }
     }
 
-    /// What the close code of a client tells: browsers send none, or 1001 where a page goes away.
+    /// What the close code of a client tells. Browsers send 1001 where a page goes away, and none where a script closes
+    /// without one: centrifuge-js does, whether its application disconnects or the browser reports that its network is
+    /// gone. In the second case the frame comes once the network is back, and a new connection right behind it.
     fn of_peer(code: Option<u16>) -> Self {
-        if matches!(code, None | Some(1000 | 1001)) { Self::Goodbye } else { Self::Heard }
+        match code {
+            Some(1000 | 1001) => Self::Goodbye,
+            None => Self::Unsaid,
+            Some(_) => Self::Heard,
+        }
     }
 }
 
@@ -124,6 +132,7 @@ impl Shard {
 
     /// Gives up subscriptions, user and counts.
     pub(crate) fn leave_all(&mut self, slot: u32, farewell: Farewell) {
+        let farewell = self.farewell_of(slot, farewell);
         for handle in self.subscription_handles(slot) {
             self.note_unsubscribed(slot, handle, EndedBy::Disconnect, 0, "");
             self.leave_as(slot, handle, farewell != Farewell::Goodbye);

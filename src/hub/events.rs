@@ -274,6 +274,10 @@ pub struct QueueFigures {
     pub stored: AtomicU64,
     /// Dropped since the start, for want of room or because the log could not take them.
     pub dropped: AtomicU64,
+    /// Number of the first event of this run; 0 while it is not known.
+    pub begin: AtomicU64,
+    /// Of the dropped ones those that had numbers already, which the courier has not come across yet.
+    pub unstored: AtomicU64,
 }
 
 /// Events that leave a shard together.

@@ -7,6 +7,8 @@
 //! * `presence_grace`: a member lost without goodbye stays in presence and counts, and its leave waits. Where the user
 //!   returns in time, the join of the new session comes before the leave of the lost one, so nobody sees a gap.
 //!
+//! All ticks here are counted without those in which this shard stood still: nobody could return in them.
+//!
 //! A channel costs something here only within a second of a join or leave (with a rate), or while a member is lost.
 
 use std::cmp::Reverse;
@@ -37,6 +39,8 @@ pub(crate) struct Announcements {
     kept: HashMap<u64, Vec<Kept>, BuildHasherDefault<Keyed>>,
     /// When which channel is to be looked at.
     deadlines: BinaryHeap<Reverse<(Tick, u64)>>,
+    /// Number of the member that was lost last.
+    latest: u64,
 }
 
 /// Announcements of one channel in one second.
@@ -51,6 +55,8 @@ struct Rate {
 /// A member who was lost.
 #[derive(Debug)]
 struct Kept {
+    /// Goes up from one to the next, also across channels: the order in pages.
+    number: u64,
     member: KeptMember,
     deadline: Tick,
     /// The user has subscribed again; only the leave is still to be pushed.
@@ -76,6 +82,13 @@ impl Announcements {
     pub(crate) fn kept_members(&self, hash: u64) -> impl Iterator<Item = Member> {
         let kept = self.kept.get(&hash).map(Vec::as_slice).unwrap_or_default();
         kept.iter().filter(|kept| !kept.returned).map(|kept| kept.member.member.clone())
+    }
+
+    /// Those of them after a number, with theirs.
+    pub(crate) fn kept_after(&self, hash: u64, after: u64) -> impl Iterator<Item = (u64, Member)> {
+        let kept = self.kept.get(&hash).map(Vec::as_slice).unwrap_or_default();
+        let later = kept.iter().filter(move |kept| !kept.returned && kept.number > after);
+        later.map(|kept| (kept.number, kept.member.member.clone()))
     }
 
     /// A user subscribed: it takes the place of a lost session of the same user.
@@ -136,6 +149,11 @@ impl Announcements {
 }
 
 impl Homes {
+    /// When the next channel is to be looked at.
+    pub(crate) fn next_announcement(&self) -> Option<Tick> {
+        self.announcements.next_deadline().map(|counted| self.presence.real(counted))
+    }
+
     /// Tells subscribers of a join or a leave, or that there were too many of them.
     pub(crate) fn announce(
         &mut self,
@@ -147,9 +165,10 @@ impl Homes {
         let hash = place.hash;
         let options = self.common.settings.channel.options.get(usize::from(place.namespace));
         let limit = options.map_or(0, |options| options.join_leave_max_rate);
+        let counted = self.presence.counted(now.tick);
         let Self { announcements, channels, common, .. } = self;
         if announcements
-            .may_announce(hash, limit, now.tick, || second_ticks(channels.get(hash), common.shards))
+            .may_announce(hash, limit, counted, || second_ticks(channels.get(hash), common.shards))
         {
             self.deliver_membership(place, member, joined, post);
         }
@@ -168,9 +187,12 @@ impl Homes {
     /// A member was lost and may come back.
     pub(crate) fn keep_member(&mut self, hash: u64, member: KeptMember, now: Now) {
         let grace = self.common.settings.channel.options[usize::from(member.namespace)].presence_grace;
-        let deadline = now.tick.after(ticks_of(grace));
+        let deadline = self.presence.counted(now.tick).after(ticks_of(grace));
         self.announcements.deadlines.push(Reverse((deadline, hash)));
-        self.announcements.kept.entry(hash).or_default().push(Kept { member, deadline, returned: false });
+        self.announcements.latest += 1;
+        let number = self.announcements.latest;
+        let kept = Kept { number, member, deadline, returned: false };
+        self.announcements.kept.entry(hash).or_default().push(kept);
     }
 
     /// Sessions and distinct users in a channel, lost ones that may come back included.
@@ -223,9 +245,10 @@ impl Homes {
 
     /// Looks at the channels whose time has come.
     pub(crate) fn announcement_deadlines(&mut self, now: Now, post: &mut Post) {
+        let counted = self.presence.counted(now.tick);
         for _ in 0..limits::EXPIRIES_PER_TURN {
-            let Some(hash) = self.announcements.due(now.tick) else { return };
-            for lost in self.announcements.take(hash, |kept| kept.deadline <= now.tick) {
+            let Some(hash) = self.announcements.due(counted) else { return };
+            for lost in self.announcements.take(hash, |kept| kept.deadline <= counted) {
                 if lost.announced
                     && let Registered::Record(channel) = self.channels.get(hash)
                 {
@@ -234,7 +257,7 @@ impl Homes {
                 }
             }
             let second_ticks = second_ticks(self.channels.get(hash), self.common.shards);
-            if self.announcements.second_over(hash, now.tick, second_ticks) {
+            if self.announcements.second_over(hash, counted, second_ticks) {
                 self.deliver_counts(hash, post);
             }
         }

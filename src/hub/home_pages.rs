@@ -1,7 +1,8 @@
 //! Channel presence page by page: the home asks one shard after the other, in order, until the page is full.
 //!
 //! Members are in the order of (shard, slot), which a connection keeps as long as it lives. So whoever is there from the
-//! first page to the last is listed exactly once, and the cursor is that pair. A page costs its shards a scan of their
+//! first page to the last is listed exactly once, and the cursor is that pair. Lost members who may come back have no place on
+//! a shard: they stand behind all others, in the order in which they were lost. A page costs its shards a scan of their
 //! subscribers and memory for the page only.
 
 use slab::Slab;
@@ -25,26 +26,35 @@ struct Pending {
     members: Vec<Member>,
 }
 
-/// After which member a page begins: all before `shard`, and on it up to this slot.
+/// After which member a page begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cursor {
-    pub(crate) shard: u16,
-    pub(crate) slot: Option<u32>,
+pub(crate) enum Cursor {
+    /// All before the shard, and on it up to this slot.
+    Live(u16, Option<u32>),
+    /// All that are not lost, and lost ones up to this number.
+    Kept(u64),
 }
 
 impl Cursor {
     /// The beginning for an empty text; `None` for one that no page ended with.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         if text.is_empty() {
-            return Some(Self { shard: 0, slot: None });
+            return Some(Self::Live(0, None));
         }
         let (shard, slot) = text.split_once('.')?;
+        if shard == "lost" {
+            return Some(Self::Kept(slot.parse().ok()?));
+        }
         let slot = if slot.is_empty() { None } else { Some(slot.parse().ok()?) };
-        Some(Self { shard: shard.parse().ok()?, slot })
+        Some(Self::Live(shard.parse().ok()?, slot))
     }
 
-    fn text(shard: ShardId, slot: u32) -> String {
-        format!("{}.{slot}", shard.0)
+    fn text(self) -> String {
+        match self {
+            Self::Live(shard, None) => format!("{shard}."),
+            Self::Live(shard, Some(slot)) => format!("{shard}.{slot}"),
+            Self::Kept(number) => format!("lost.{number}"),
+        }
     }
 }
 
@@ -66,39 +76,54 @@ impl Homes {
         pending.members.extend(part.members);
         match part.next {
             Some(slot) if pending.members.len() >= pending.limit as usize => {
-                self.end(part.page, Cursor::text(shard, slot), post);
+                self.end(part.page, Some(Cursor::Live(shard.0, Some(slot))), post);
             }
-            _ => self.ask_next(part.page, Cursor { shard: shard.0 + 1, slot: None }, post),
+            _ => self.ask_next(part.page, Cursor::Live(shard.0 + 1, None), post),
         }
     }
 
     fn ask_next(&mut self, page: u32, from: Cursor, post: &mut Post) {
+        let (from, slot) = match from {
+            Cursor::Live(shard, slot) => (shard, slot),
+            Cursor::Kept(number) => return self.end_with_kept(page, number, post),
+        };
         let Some(channel) = self.pages.0.get(page as usize).map(|pending| pending.channel.clone()) else {
             return;
         };
         let shards = self.shards_of(self.hasher.of(channel.as_bytes()));
         let Some(pending) = self.pages.0.get(page as usize) else { return };
-        let Some(next) = shards.into_iter().filter(|shard| shard.0 >= from.shard).min() else {
-            return self.end(page, String::new(), post);
+        let Some(next) = shards.into_iter().filter(|shard| shard.0 >= from).min() else {
+            return self.end_with_kept(page, 0, post);
         };
-        let after = from.slot.filter(|_| next.0 == from.shard);
+        let after = slot.filter(|_| next.0 == from);
         let left = pending.limit - pending.members.len() as u32;
         if left == 0 {
             // Full to the brim, and others follow: they begin the next page.
-            let cursor = format!("{}.", next.0);
-            return self.end(page, cursor, post);
+            return self.end(page, Some(Cursor::Live(next.0, None)), post);
         }
         let ask = CollectPage { channel, home: self.shard, page, after, limit: left };
         post.send(next, Mail::CollectPage(Box::new(ask)));
     }
 
-    fn end(&mut self, page: u32, cursor: String, post: &mut Post) {
-        let Pending { api, channel, mut members, .. } = self.pages.0.remove(page as usize);
-        if cursor.is_empty() {
-            // Lost members who may come back have no place on a shard: they stand at the end.
-            let kept = self.announcements.kept_members(self.hasher.of(channel.as_bytes()));
-            members.extend(kept.take(limits::PRESENCE_PAGE as usize));
+    /// All live members behind the beginning of the page are in it: lost ones fill it up.
+    fn end_with_kept(&mut self, page: u32, after: u64, post: &mut Post) {
+        let Some(pending) = self.pages.0.get_mut(page as usize) else { return };
+        let hash = self.hasher.of(pending.channel.as_bytes());
+        let (mut last, mut cursor) = (after, None);
+        for (number, member) in self.announcements.kept_after(hash, after) {
+            if pending.members.len() >= pending.limit as usize {
+                cursor = Some(Cursor::Kept(last));
+                break;
+            }
+            pending.members.push(member);
+            last = number;
         }
+        self.end(page, cursor, post);
+    }
+
+    fn end(&mut self, page: u32, cursor: Option<Cursor>, post: &mut Post) {
+        let Pending { api, members, .. } = self.pages.0.remove(page as usize);
+        let cursor = cursor.map(Cursor::text).unwrap_or_default();
         let answer = ApiAnswer::PresencePage { members, cursor };
         post.answer(Answer { id: api, shard: self.shard, answer });
     }
@@ -110,11 +135,13 @@ mod tests {
 
     #[test]
     fn cursors_are_read_as_they_are_written() {
-        let end = Cursor::text(ShardId(7), 123);
-        assert_eq!(Cursor::parse(&end), Some(Cursor { shard: 7, slot: Some(123) }));
-        assert_eq!(Cursor::parse("7."), Some(Cursor { shard: 7, slot: None }));
-        assert_eq!(Cursor::parse(""), Some(Cursor { shard: 0, slot: None }));
-        for wrong in ["7", ".", "a.1", "1.b", "70000.1", "1.2.3", "-1.2"] {
+        for cursor in
+            [Cursor::Live(7, Some(123)), Cursor::Live(7, None), Cursor::Kept(0), Cursor::Kept(u64::MAX)]
+        {
+            assert_eq!(Cursor::parse(&cursor.text()), Some(cursor));
+        }
+        assert_eq!(Cursor::parse(""), Some(Cursor::Live(0, None)));
+        for wrong in ["7", ".", "a.1", "1.b", "70000.1", "1.2.3", "-1.2", "lost.", "lost.x", "lost.-1"] {
             assert_eq!(Cursor::parse(wrong), None, "{wrong}");
         }
     }

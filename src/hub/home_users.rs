@@ -1,13 +1,16 @@
 //! The home side of users: how many connections each has, and on which shards.
 
+use std::cmp::Reverse;
+
 use smallvec::SmallVec;
 
 use crate::base::ids::{ConnKey, ShardId};
 use crate::base::tick::{Now, Tick};
+use crate::hub::activity::Activity;
 use crate::hub::api::UserState;
 use crate::hub::home::Homes;
 use crate::hub::home_shards::{add, remove};
-use crate::hub::mail::{CloseOthers, Leave, Mail, Origin, ReplyBody, Ticket, UserAsk, UserOp};
+use crate::hub::mail::{CloseOthers, Inherit, Leave, Mail, Origin, ReplyBody, Ticket, UserAsk, UserOp};
 use crate::hub::post::Post;
 use crate::hub::registry::Registered;
 
@@ -36,6 +39,16 @@ pub(crate) struct HomeUser {
     pub(crate) deferred: bool,
     /// Counts as a user without sessions.
     pub(crate) absent: bool,
+    /// What few records need.
+    pub(crate) rare: Option<Box<Rare>>,
+}
+
+/// See [`HomeUser::rare`].
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
+    /// Live sessions that have the place of a lost one and have not taken over yet what it was: until they say what
+    /// they are themselves, they are as it was.
+    heirs: Vec<(ConnKey, Activity)>,
     /// For events about a user who has lost sessions only; `None` where nobody wants any.
     pub(crate) name: Option<Box<str>>,
 }
@@ -43,10 +56,12 @@ pub(crate) struct HomeUser {
 /// A session lost without goodbye.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lost {
-    /// When it counts no more.
+    /// Its last sign of life.
+    pub(crate) sign: Tick,
+    /// When it counts no more, in time in which this shard did not stand still.
     pub(crate) deadline: Tick,
-    /// It was quiet.
-    pub(crate) quiet: bool,
+    /// What its user last did.
+    pub(crate) activity: Activity,
 }
 
 const _: () = assert!(size_of::<HomeUser>() <= 104, "docs/PRESENCE.md tells about 100 bytes");
@@ -63,20 +78,57 @@ impl HomeUser {
         self.shards.iter().map(|(_, count)| *count).sum()
     }
 
+    /// Live sessions that make the user online.
+    pub(crate) fn active_sessions(&self) -> u32 {
+        let quiet_heirs = self.heirs().iter().filter(|(_, activity)| activity.is_quiet()).count() as u32;
+        self.sessions().saturating_sub(self.quiet + quiet_heirs)
+    }
+
     /// A session was lost.
     fn lose(&mut self, lost: Lost) {
         self.lost.push(lost);
         if self.lost.len() > LOST_MAX {
-            self.forget_earliest();
+            let earliest = self.lost.iter().enumerate().min_by_key(|(_, lost)| lost.deadline);
+            if let Some((place, _)) = earliest {
+                self.lost.remove(place);
+            }
         }
     }
 
-    /// The lost session that would have expired first came back, or is forgotten.
-    fn forget_earliest(&mut self) {
-        let earliest = self.lost.iter().enumerate().min_by_key(|(_, lost)| lost.deadline);
-        if let Some((place, _)) = earliest {
-            self.lost.remove(place);
+    /// The lost session that comes back: nobody knows which, so the most present one.
+    fn returns(&mut self, now: Tick) -> Option<Activity> {
+        let presence = |lost: &Lost| {
+            let activity = lost.activity;
+            (!activity.is_set_away(), !activity.is_idle(), Reverse(activity.age(now)), Reverse(lost.deadline))
+        };
+        let (place, _) = self.lost.iter().enumerate().max_by_key(|(_, lost)| presence(lost))?;
+        let activity = self.lost.remove(place).activity;
+        if !activity.is_set_away() {
+            for left in &mut self.lost {
+                left.activity = left.activity.doubtful();
+            }
         }
+        Some(activity)
+    }
+
+    /// Live sessions that have the place of a lost one and have not taken over yet what it was.
+    pub(crate) fn heirs(&self) -> &[(ConnKey, Activity)] {
+        self.rare.as_ref().map(|rare| rare.heirs.as_slice()).unwrap_or_default()
+    }
+
+    fn is_heir(&self, key: ConnKey) -> bool {
+        self.heirs().iter().any(|(heir, _)| *heir == key)
+    }
+
+    /// Ends the time in which a session is what the lost one was.
+    fn take_heir(&mut self, key: ConnKey) -> Option<Activity> {
+        let rare = self.rare.as_mut()?;
+        let place = rare.heirs.iter().position(|(heir, _)| *heir == key)?;
+        let (_, activity) = rare.heirs.swap_remove(place);
+        if rare.heirs.is_empty() && rare.name.is_none() {
+            self.rare = None;
+        }
+        Some(activity)
     }
 }
 
@@ -86,9 +138,10 @@ impl Homes {
         let hash = ask.hash;
         let before = self.state_for_events(hash);
         match ask.op {
-            UserOp::Enter { ticket, alone } => self.user_enters(hash, ask.key, ticket, alone, post),
-            UserOp::Leave(leave) => self.user_leaves(hash, ask.key.shard, leave, now),
-            UserOp::Quiet(quiet) => self.user_quiet(hash, quiet),
+            UserOp::Enter { ticket, alone } => self.user_enters(hash, ask.key, (ticket, alone), now, post),
+            UserOp::Leave(leave) => self.user_leaves(hash, ask.key, leave, now),
+            UserOp::Quiet(quiet) => self.user_quiet(hash, ask.key, quiet),
+            UserOp::Continued(quiet) => self.user_continued(hash, ask.key, quiet),
         }
         self.note_user(hash, before, ask.name, now, post);
         self.settle_user(hash, now, post);
@@ -98,8 +151,8 @@ impl Homes {
         &mut self,
         hash: u64,
         key: ConnKey,
-        ticket: Option<u32>,
-        alone: Option<Box<str>>,
+        (ticket, alone): (Option<u32>, Option<Box<str>>),
+        now: Now,
         post: &mut Post,
     ) {
         let limit = self.common.settings.client.user_connection_limit;
@@ -111,7 +164,12 @@ impl Homes {
             let user = self.users.record(hash, HomeUser::of_single);
             let count = user.sessions();
             add(&mut user.shards, key.shard);
-            user.forget_earliest();
+            if (limit == 0 || count < limit)
+                && let Some(activity) = user.returns(now.tick)
+            {
+                user.rare.get_or_insert_default().heirs.push((key, activity));
+                post.send(key.shard, Mail::Inherit(Box::new(Inherit { key, activity })));
+            }
             count
         };
         if let Some(name) = alone {
@@ -124,8 +182,9 @@ impl Homes {
         }
     }
 
-    fn user_leaves(&mut self, hash: u64, shard: ShardId, leave: Leave, now: Now) {
-        let lost = leave.lost.and_then(|sign| self.presence.deadline(sign));
+    fn user_leaves(&mut self, hash: u64, key: ConnKey, leave: Leave, now: Now) {
+        let deadline = leave.lost.and_then(|sign| self.presence.deadline(sign, leave.is_unsaid));
+        let lost = leave.lost.zip(deadline);
         match self.users.get(hash) {
             Registered::Nothing => return,
             Registered::Single(..) if lost.is_none() => {
@@ -135,23 +194,39 @@ impl Homes {
             Registered::Single(..) | Registered::Record(_) => {}
         }
         let user = self.users.record(hash, HomeUser::of_single);
-        remove(&mut user.shards, shard);
-        user.quiet = user.quiet.saturating_sub(u32::from(leave.quiet));
-        if let Some(deadline) = lost {
-            user.lose(Lost { deadline, quiet: leave.quiet });
+        remove(&mut user.shards, key.shard);
+        let mut activity = leave.activity;
+        if let Some(inherited) = user.take_heir(key) {
+            activity = activity.continuing(inherited);
+        } else {
+            user.quiet = user.quiet.saturating_sub(u32::from(activity.is_quiet()));
+        }
+        if let Some((sign, deadline)) = lost {
+            user.lose(Lost { sign, deadline, activity });
             self.presence.look_at(deadline, hash);
+            self.presence.look_at_idle(activity, deadline, hash, now.tick);
         } else {
             // Also where others are left: they may turn out to have been silent for longer.
             self.presence.seen(hash, now.tick);
         }
     }
 
-    fn user_quiet(&mut self, hash: u64, quiet: bool) {
+    fn user_quiet(&mut self, hash: u64, key: ConnKey, quiet: bool) {
         match self.users.get(hash) {
             Registered::Nothing => {}
+            // It says what it is once it has heard what it was.
+            Registered::Record(user) if user.is_heir(key) => {}
             Registered::Single(..) => self.users.set_mark(hash, if quiet { QUIET } else { 0 }),
             Registered::Record(user) if quiet => user.quiet += 1,
             Registered::Record(user) => user.quiet = user.quiet.saturating_sub(1),
+        }
+    }
+
+    fn user_continued(&mut self, hash: u64, key: ConnKey, quiet: bool) {
+        if let Registered::Record(user) = self.users.get(hash)
+            && user.take_heir(key).is_some()
+        {
+            user.quiet += u32::from(quiet);
         }
     }
 

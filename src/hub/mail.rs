@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::base::ids::{ConnKey, ShardId};
 use crate::base::tick::Tick;
+use crate::hub::activity::Activity;
 use crate::hub::api::{ApiAnswer, ApiCommand, ApiPublish, Member, Position, UserView};
 use crate::hub::metrics::SentKind;
 use crate::hub::settings::{ChannelOptions, SlowConsumer};
@@ -40,6 +41,8 @@ pub enum Mail {
     CollectedPage(Box<CollectedPage>),
     /// From a user's home: close this user's sessions but the newest one (`single_connection`).
     CloseOthers(Box<CloseOthers>),
+    /// From a user's home: this session has the place of a lost one. It answers with [`UserOp::Continued`].
+    Inherit(Box<Inherit>),
     /// From the store to the home of a stored stream.
     Store(Box<StoreMail>),
     /// From the home of a mailbox to the shard of one session.
@@ -101,7 +104,7 @@ impl Mail {
             },
             Self::User(ask) => match &ask.op {
                 UserOp::Enter { ticket, alone } => ticket.is_none() && alone.is_none() && !users_are_watched,
-                UserOp::Leave(_) | UserOp::Quiet(_) => !users_are_watched,
+                UserOp::Leave(_) | UserOp::Quiet(_) | UserOp::Continued(_) => !users_are_watched,
             },
             _ => false,
         }
@@ -429,15 +432,28 @@ pub enum UserOp {
     Leave(Leave),
     /// A connection that entered became idle or was set away, or (false) is active again.
     Quiet(bool),
+    /// A connection took over what the lost session was whose place it has ([`Mail::Inherit`]), and is quiet or not.
+    Continued(bool),
 }
 
 /// How a connection of a user went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leave {
-    /// It was quiet.
-    pub quiet: bool,
+    /// What its user last did.
+    pub(crate) activity: Activity,
     /// Where it was lost without goodbye: when it last gave a sign of life.
     pub lost: Option<Tick>,
+    /// Its peer closed without saying why.
+    pub(crate) is_unsaid: bool,
+}
+
+/// A session has the place of a lost one of its user.
+#[derive(Debug)]
+pub struct Inherit {
+    /// The session.
+    pub key: ConnKey,
+    /// What the user of the lost one last did.
+    pub(crate) activity: Activity,
 }
 
 /// A question about users of one home.

@@ -267,11 +267,10 @@ impl Shard {
         if !matches!(command.body, Body::Pong) && !self.within_rate(slot, id) {
             return;
         }
-        if matches!(
-            command.body,
-            Body::Subscribe(_) | Body::Unsubscribe(_) | Body::Publish(_) | Body::Send(_)
-        ) {
-            self.touch(slot);
+        match command.body {
+            Body::Subscribe(_) => self.touch_by_subscribe(slot),
+            Body::Unsubscribe(_) | Body::Publish(_) | Body::Send(_) => self.touch(slot),
+            _ => {}
         }
         match command.body {
             Body::Connect(connect) => self.connect(slot, id, &connect),

@@ -1,11 +1,12 @@
 //! The session side of user presence: when a session becomes idle, how it ends, and what clients and backends ask.
 //!
 //! A session is active by the commands that a user causes (subscribe, unsubscribe, publish, rpc, send), not by those
-//! that libraries and pages send on their own (pong, refresh, presence, history). Signs of life are those commands and
-//! the answered pings.
+//! that libraries and pages send on their own (pong, refresh, presence, history, `mailbox.ack`, and the subscriptions
+//! that come back with a session). Signs of life are those commands and the answered pings.
 
 use std::borrow::Cow;
 
+use crate::base::ids::ConnKey;
 use crate::base::tick::Tick;
 use crate::hub::activity::Activity;
 use crate::hub::api::{ApiAnswer, ApiError, UserView};
@@ -13,12 +14,13 @@ use crate::hub::channel_name::parse;
 use crate::hub::cold::Wait;
 use crate::hub::connection::{Connection, NONE, Phase, flag};
 use crate::hub::depart::Farewell;
-use crate::hub::mail::{Leave, LookAsk, Mail, Origin, ReplyBody, Ticket, UserAsk, UserOp};
+use crate::hub::mail::{Inherit, Leave, LookAsk, Mail, Origin, ReplyBody, Ticket, UserAsk, UserOp};
 use crate::hub::metrics::SentKind;
 use crate::hub::object::object;
 use crate::hub::permission::{Actor, may_subscribe};
 use crate::hub::settings::UserPresenceSettings;
 use crate::hub::shard::{Shard, ticks_of};
+use crate::hub::timers::first_ping_early;
 use crate::limits;
 use crate::protocol::{ErrorCode, Rpc, encode_rpc};
 
@@ -50,6 +52,43 @@ impl Shard {
         self.change_activity(slot, |activity| activity.touched(now));
     }
 
+    /// A session subscribed: its user did, unless it has come back just now and its library sees to its subscriptions.
+    pub(crate) fn touch_by_subscribe(&mut self, slot: u32) {
+        let (now, young) = (self.now.tick, self.is_young(slot));
+        self.change_activity(
+            slot,
+            |activity| {
+                if young { activity.subscribed(now) } else { activity.touched(now) }
+            },
+        );
+    }
+
+    fn is_young(&self, slot: u32) -> bool {
+        let accepted = self.connections.0.get(slot as usize).and_then(|of| self.accepted_in(of.generation));
+        accepted.is_some_and(|at| self.now.tick.since(at) <= limits::RESUBSCRIBE_TICKS)
+    }
+
+    /// A session has the place of a lost one of its user, and goes on as that one was.
+    pub(crate) fn inherit(&mut self, ask: &Inherit) {
+        let key = ask.key;
+        let user = match self.connections.0.get(key.slot as usize) {
+            Some(connection) if connection.generation == key.generation => connection.user,
+            _ => NONE,
+        };
+        let Some(settings) = self.common.settings.user_presence.as_ref().filter(|_| user != NONE) else {
+            // It has left, and its home has heard so by now or soon.
+            return;
+        };
+        let away_after = settings.away_after;
+        let mut activity = self.locals.activity(user, key.slot).continuing(ask.activity);
+        if !away_after.is_zero() && activity.age(self.now.tick) >= ticks_of(away_after) {
+            activity = activity.idled();
+        }
+        self.locals.set_activity(user, key.slot, activity);
+        self.tell_home(key, user, UserOp::Continued(activity.is_quiet()));
+        self.arm(key.slot);
+    }
+
     /// When a session becomes idle if its user does nothing; `None` if it is, or never will be.
     pub(crate) fn idle_due(&self, slot: u32, connection: &Connection) -> Option<Tick> {
         let away_after = self.common.settings.user_presence.as_ref()?.away_after;
@@ -73,26 +112,41 @@ impl Shard {
     pub(crate) fn leave_of(&self, slot: u32, farewell: Farewell) -> Leave {
         let now = self.now.tick;
         let Some(connection) = self.connections.0.get(slot as usize).filter(|of| of.user != NONE) else {
-            return Leave { quiet: false, lost: None };
+            return Leave { activity: Activity::at(now), lost: None, is_unsaid: false };
         };
         let activity = self.locals.activity(connection.user, slot);
         let lost = match farewell {
             Farewell::Goodbye => None,
-            Farewell::Heard => Some(now),
+            Farewell::Heard | Farewell::Unsaid => Some(now),
             Farewell::Lost => Some(self.last_sign(connection, activity)),
         };
-        Leave { quiet: activity.is_quiet(), lost }
+        Leave { activity, lost, is_unsaid: farewell == Farewell::Unsaid }
     }
 
-    /// While an answer to a ping is missing, the peer was last heard of at the ping before, or at its user's last
-    /// command.
+    /// How a session ends for presence: a client may have said goodbye before.
+    pub(crate) fn farewell_of(&self, slot: u32, farewell: Farewell) -> Farewell {
+        match self.connections.0.get(slot as usize) {
+            Some(of) if of.user != NONE && self.locals.activity(of.user, slot).is_leaving() => {
+                Farewell::Goodbye
+            }
+            _ => farewell,
+        }
+    }
+
+    /// While an answer to a ping is missing, the peer was last heard of at the ping before (before the first one, at its
+    /// beginning), or at its user's last command.
     fn last_sign(&self, connection: &Connection, activity: Activity) -> Tick {
         let (client, now) = (&self.common.settings.client, self.now.tick);
         if connection.phase != Phase::Live || !connection.has(flag::AWAITING_PONG) {
             return now;
         }
         let since = ticks_of(client.ping_interval) + ticks_of(client.pong_timeout);
-        let answered = Tick(connection.ping.0.saturating_sub(since));
+        let mut answered = Tick(connection.ping.0.saturating_sub(since));
+        let interval = ticks_of(client.ping_interval);
+        let began = answered.after(first_ping_early(connection.generation, interval));
+        if self.accepted_in(connection.generation).is_some_and(|at| began.since(at) <= interval / 2) {
+            answered = began;
+        }
         let active = Tick(now.0.saturating_sub(activity.age(now)));
         answered.max(active).min(now)
     }
@@ -112,16 +166,18 @@ impl Shard {
         }
         self.locals.set_activity(user, slot, after);
         if before.is_quiet() != after.is_quiet() {
-            let name = self.locals.user_name(user);
-            let (home, hash) = (self.common.home_of(&self.hasher, name), self.hasher.of(name.as_bytes()));
-            let (key, name, op) =
-                (self.key(slot), self.name_for_events(name), UserOp::Quiet(after.is_quiet()));
-            let ask = UserAsk { hash, key, name, op };
-            self.post.send(home, Mail::User(Box::new(ask)));
+            self.tell_home(self.key(slot), user, UserOp::Quiet(after.is_quiet()));
         }
         if before.is_idle() && !after.is_idle() {
             self.arm(slot);
         }
+    }
+
+    fn tell_home(&mut self, key: ConnKey, user: u32, op: UserOp) {
+        let name = self.locals.user_name(user);
+        let (home, hash) = (self.common.home_of(&self.hasher, name), self.hasher.of(name.as_bytes()));
+        let ask = UserAsk { hash, key, name: self.name_for_events(name), op };
+        self.post.send(home, Mail::User(Box::new(ask)));
     }
 
     /// Methods of clients. Without user presence and mailboxes there are none.
@@ -130,10 +186,8 @@ impl Shard {
         let (presence, mailbox) = (settings.user_presence.is_some(), settings.mailbox.is_some());
         let data = request.data.as_deref().unwrap_or_default();
         let done = match &*request.method {
-            "mailbox.ack" if mailbox => {
-                self.touch(slot);
-                self.mailbox_ack(slot, id, data)
-            }
+            // A page acknowledges on its own what it was sent: no deed of its user.
+            "mailbox.ack" if mailbox => self.mailbox_ack(slot, id, data),
             _ if !presence && (!mailbox || request.method.starts_with("presence.")) => {
                 Err(ErrorCode::NotAvailable)
             }
@@ -158,6 +212,7 @@ impl Shard {
         match &*params.state {
             "away" => self.change_activity(slot, |activity| activity.set_away(true)),
             "online" => self.change_activity(slot, |activity| activity.set_away(false).touched(now)),
+            "offline" => self.change_activity(slot, Activity::leaving),
             _ => return Err(ErrorCode::BadRequest),
         }
         self.rpc_result(slot, id, b"{}");

@@ -227,6 +227,7 @@ impl Shard {
         if now.tick.since(self.now.tick) > limits::STALL_TICKS && self.now.tick > Tick(0) {
             self.forgiven_until = now.tick.after(ticks_of(self.common.settings.client.pong_timeout));
             self.metrics.stalls += 1;
+            self.homes.presence.stood_still(now.tick.since(self.now.tick), now.tick);
         }
         self.now = now;
         self.now_ms = self.now_ms.max(u64::from(now.tick.0) * TICK_MS);
@@ -338,6 +339,7 @@ impl Shard {
             Mail::CollectPage(ask) => self.collect_page(&ask),
             Mail::CollectedPage(page) => self.homes.page_part(page.shard, page.part, &mut self.post),
             Mail::CloseOthers(ask) => self.close_others(&ask.user, ask.keep),
+            Mail::Inherit(ask) => self.inherit(&ask),
             Mail::Store(mail) => self.homes.stored(*mail, &mut self.post),
             Mail::Page(page) => self.mailbox_page(&page),
             Mail::Api(ask) => self.api(*ask),
@@ -385,7 +387,7 @@ impl Shard {
                 Some(self.now.tick.after(1))
             } else {
                 let homes = &self.homes;
-                let of_homes = [homes.presence.next_deadline(), homes.announcements.next_deadline()];
+                let of_homes = [homes.presence.next_deadline(), homes.next_announcement()];
                 of_homes.into_iter().chain([self.wheel.next_deadline(), self.next_eviction()]).flatten().min()
             },
         }

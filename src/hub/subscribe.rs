@@ -379,7 +379,7 @@ impl Shard {
         let (user, presence) = (self.user_of(slot), flags & sub::PRESENCE != 0);
         let user_hash = self.hasher.of(user.as_bytes());
         let grace = self.common.settings.channel.options[usize::from(namespace)].presence_grace;
-        let keeps = lost && active && presence && !user.is_empty() && !grace.is_zero();
+        let keeps = lost && active && presence && !grace.is_zero();
         let member = (keeps || announced).then(|| self.member(slot, Some(handle)));
         let (leave, kept) = match member {
             Some(member) if keeps => (None, Some(KeptMember { member, user_hash, namespace, announced })),

@@ -24,6 +24,14 @@ pub(crate) struct Overdue {
     pub(crate) crowded: bool,
 }
 
+/// By how many ticks the first ping of a connection comes before a whole interval has passed, so that those who connect
+/// at once are not pinged at once for ever: at most half of it. It follows from the generation, so that the ping tells
+/// when the connection began.
+pub(crate) fn first_ping_early(generation: u32, interval: u32) -> u32 {
+    let spread = u64::from(generation.wrapping_mul(0x9e37_79b9));
+    ((spread * (u64::from(interval / 2) + 1)) >> 32) as u32
+}
+
 impl Shard {
     /// Arms the timer of a connection for whatever is due first.
     pub(crate) fn arm(&mut self, slot: u32) {

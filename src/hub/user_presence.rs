@@ -7,8 +7,9 @@
 //! | none live, some lost without goodbye | away | what they were told before |
 //! | none | offline | offline |
 //!
-//! A lost session counts for watchers as if it were there until `offline_after` after its last sign of life, and the
-//! next session of the user takes its place. So a reconnect within the grace period publishes nothing. A user with one
+//! A lost session counts for watchers as if it were there, becoming idle like any other, until `offline_after` after its
+//! last sign of life. The next session of the user takes its place and goes on as it was: idle for as long, and set away
+//! where it was. So a reconnect within the grace period publishes nothing. A user with one
 //! session costs its registry entry; only users with several sessions, lost ones, or watchers have a record. Watchers
 //! are told at most one change in [`DEBOUNCE_TICKS`], then the newest.
 
@@ -18,6 +19,7 @@ use std::collections::BinaryHeap;
 use bytes::Bytes;
 
 use crate::base::tick::{Now, Tick};
+use crate::hub::activity::Activity;
 use crate::hub::api::{UserState, UserView};
 use crate::hub::home::Homes;
 use crate::hub::home_users::{HomeUser, QUIET};
@@ -36,11 +38,17 @@ const DEBOUNCE_TICKS: u32 = 10;
 #[derive(Debug)]
 pub(crate) struct UserPresence {
     offline_after: Option<u32>,
+    /// Zero: nobody becomes idle.
+    away_after: u32,
     last_seen: LastSeen,
-    /// When which user is to be looked at.
+    /// When which user is to be looked at, in time in which this shard did not stand still.
     deadlines: BinaryHeap<Reverse<(Tick, u64)>>,
     /// The server is stopping: nobody is told anything any more.
     stopping: bool,
+    /// Ticks in which this shard stood still, all together: nobody could come back in them.
+    stood_still: u32,
+    /// When it last went on after that.
+    went_on: Tick,
     /// Users with a record and without a session.
     pub(crate) absent: usize,
 }
@@ -51,16 +59,49 @@ impl UserPresence {
         let users = settings.map_or(0, |settings| settings.last_seen_users);
         Self {
             offline_after: settings.map(|settings| ticks_of(settings.offline_after)),
+            away_after: settings.map_or(0, |settings| ticks_of(settings.away_after)),
             last_seen: LastSeen::new(users.div_ceil(u32::from(common.shards.max(1))) as usize),
             deadlines: BinaryHeap::new(),
             stopping: false,
+            stood_still: 0,
+            went_on: Tick(0),
             absent: 0,
         }
     }
 
-    /// Until when a session whose last sign of life was at `sign` may come back; `None` where presence is off.
-    pub(crate) fn deadline(&self, sign: Tick) -> Option<Tick> {
-        self.offline_after.map(|ticks| sign.after(ticks))
+    /// Until when a session whose last sign of life was at `sign` may come back; `None` where presence is off. Signs
+    /// that came while this shard stood still were not read, so time before does not count. Who closed without saying why
+    /// has [`limits::UNSAID_TICKS`] to come back.
+    pub(crate) fn deadline(&self, sign: Tick, is_unsaid: bool) -> Option<Tick> {
+        let most = if is_unsaid { limits::UNSAID_TICKS } else { u32::MAX };
+        self.offline_after.map(|ticks| self.counted(sign.max(self.went_on)).after(ticks.min(most)))
+    }
+
+    /// A tick on the clock that stands while this shard does.
+    pub(crate) fn counted(&self, tick: Tick) -> Tick {
+        Tick(tick.0.saturating_sub(self.stood_still))
+    }
+
+    /// The other way round.
+    pub(crate) fn real(&self, counted: Tick) -> Tick {
+        counted.after(self.stood_still)
+    }
+
+    /// This shard stood still for so long until now.
+    pub(crate) fn stood_still(&mut self, ticks: u32, now: Tick) {
+        self.stood_still += ticks;
+        self.went_on = now;
+    }
+
+    /// Has a user looked at when a session lost until `deadline` becomes idle.
+    pub(crate) fn look_at_idle(&mut self, lost: Activity, deadline: Tick, hash: u64, now: Tick) {
+        if self.away_after > 0 && !lost.is_quiet() {
+            let left = self.away_after.saturating_sub(lost.age(now));
+            let idle = self.counted(now).after(left);
+            if idle < deadline {
+                self.look_at(idle, hash);
+            }
+        }
     }
 
     /// A user is gone.
@@ -77,7 +118,8 @@ impl UserPresence {
 
     /// When the next user is to be looked at.
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
-        self.deadlines.peek().filter(|_| !self.stopping).map(|Reverse((tick, _))| *tick)
+        let next = self.deadlines.peek().filter(|_| !self.stopping);
+        next.map(|Reverse((tick, _))| self.real(*tick))
     }
 
     /// True once nobody is told anything any more.
@@ -100,19 +142,30 @@ impl UserPresence {
         self.deadlines.pop().map(|Reverse((_, hash))| hash)
     }
 
-    fn last_sign(&self, user: &HomeUser) -> Option<Tick> {
-        let latest = user.lost.iter().map(|lost| lost.deadline).max()?;
-        Some(Tick(latest.0.saturating_sub(self.offline_after?)))
+    fn last_sign(user: &HomeUser) -> Option<Tick> {
+        user.lost.iter().map(|lost| lost.sign).max()
+    }
+
+    /// Lost sessions become idle and come to their end. The last sign of life of those that do.
+    fn pass(&self, user: &mut HomeUser, now: Tick) -> Option<Tick> {
+        let counted = self.counted(now);
+        let ended = user.lost.iter().filter(|lost| lost.deadline <= counted).map(|lost| lost.sign).max();
+        user.lost.retain(|lost| lost.deadline > counted);
+        for lost in &mut user.lost {
+            if self.away_after > 0 && lost.activity.age(now) >= self.away_after {
+                lost.activity = lost.activity.idled();
+            }
+        }
+        ended
     }
 }
 
 impl HomeUser {
     /// The state as it is.
     fn state(&self) -> UserState {
-        let sessions = self.sessions();
-        if sessions > self.quiet {
+        if self.active_sessions() > 0 {
             UserState::Online
-        } else if sessions > 0 || !self.lost.is_empty() {
+        } else if self.sessions() > 0 || !self.lost.is_empty() {
             UserState::Away
         } else {
             UserState::Offline
@@ -121,7 +174,7 @@ impl HomeUser {
 
     /// The state with lost sessions as if they were there: what watchers are told.
     pub(crate) fn lasting_state(&self) -> UserState {
-        if self.lost.iter().any(|lost| !lost.quiet) { UserState::Online } else { self.state() }
+        if self.lost.iter().any(|lost| !lost.activity.is_quiet()) { UserState::Online } else { self.state() }
     }
 }
 
@@ -151,7 +204,7 @@ impl Homes {
                 (if mark & QUIET == 0 { UserState::Online } else { UserState::Away }, 1, None)
             }
             Registered::Record(user) => {
-                let sign = self.presence.last_sign(user).max(remembered);
+                let sign = UserPresence::last_sign(user).max(remembered);
                 (user.state(), user.sessions(), sign)
             }
         };
@@ -170,7 +223,7 @@ impl Homes {
         if user.watched.is_some() {
             return self.tell_watchers(hash, now, post);
         }
-        if !user.lost.is_empty() {
+        if !user.lost.is_empty() || !user.heirs().is_empty() {
             return;
         }
         match (sessions, user.shards.first().copied()) {
@@ -193,9 +246,9 @@ impl Homes {
             if let Registered::Record(user) = self.users.get(hash) {
                 let before = user.lasting_state();
                 user.deferred = false;
-                let sign = self.presence.last_sign(user);
-                user.lost.retain(|lost| lost.deadline > now.tick);
-                if let Some(sign) = sign.filter(|_| user.lost.is_empty() && user.shards.is_empty()) {
+                let ended = self.presence.pass(user, now.tick);
+                // Also where others are left: they may turn out to have been silent for longer.
+                if let Some(sign) = ended {
                     self.presence.seen(hash, sign);
                 }
                 self.note_deadline(hash, before, now, post);
@@ -247,7 +300,7 @@ impl Homes {
         if let Some(earliest) = earliest {
             if !user.deferred {
                 user.deferred = true;
-                self.presence.look_at(earliest, hash);
+                self.presence.look_at(self.presence.counted(earliest), hash);
             }
             return;
         }

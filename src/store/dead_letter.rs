@@ -4,6 +4,8 @@
 //! a message is in its mailbox or in that history, or in both. A letter that the log refuses leaves its message where it
 //! is; the session's next timer, whose pauses grow, tries again. Elsewhere the letters reach who is subscribed now.
 
+use std::collections::HashMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
@@ -40,14 +42,19 @@ pub(super) struct Burials {
     under_way: Slab<Burial>,
     /// Every letter has its answer.
     done: Vec<Burial>,
+    /// The last message of each reader in them.
+    readers: HashMap<Owner, u64>,
 }
 
 impl Burials {
     /// The last message of a reader whose letter is on its way.
     pub(super) fn through(&self, owner: &Owner) -> Option<u64> {
-        let under_way = self.under_way.iter().map(|(_, burial)| burial);
-        let mut burials = under_way.chain(&self.done);
-        burials.find(|burial| burial.owner == *owner).map(|burial| burial.through)
+        self.readers.get(owner).copied()
+    }
+
+    fn begin(&mut self, burial: Burial) -> usize {
+        self.readers.insert(burial.owner.clone(), burial.through);
+        self.under_way.insert(burial)
     }
 
     /// A letter has its answer.
@@ -107,7 +114,7 @@ impl<A: Archive> Office<A> {
         let burial = waits.then(|| {
             let owner = owner.clone();
             let missing = dead.len();
-            self.burials.under_way.insert(Burial { owner, epoch, through, missing, refused: None })
+            self.burials.begin(Burial { owner, epoch, through, missing, refused: None })
         });
         let text = epoch_text(epoch);
         for &(offset, message) in dead {
@@ -152,6 +159,7 @@ impl<A: Archive> Office<A> {
     pub(super) fn end_burials(&mut self, now: Now) {
         for burial in std::mem::take(&mut self.burials.done) {
             let Burial { owner, epoch, through, refused, .. } = burial;
+            self.burials.readers.remove(&owner);
             let through = refused.map_or(through, |first| first.saturating_sub(1));
             let info = self.archive.info(Class::Mailbox, &owner.user, &owner.device);
             if info.is_some_and(|info| info.state.epoch == epoch && info.cursor < through) {

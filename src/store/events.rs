@@ -161,6 +161,7 @@ impl EventQueues {
         } else {
             // Their numbers are missing, which the backend is told; they take no room.
             queue.figures.dropped.fetch_add(count, Ordering::Relaxed);
+            queue.figures.unstored.fetch_add(count, Ordering::Relaxed);
             queue.delivered = queue.delivered.saturating_add(count).min(queue.next);
         }
         queue.show();
@@ -174,6 +175,7 @@ impl<A: Archive> Office<A> {
         let seconds = u32::try_from(now.unix_seconds()).unwrap_or(u32::MAX);
         let queues = queues.into_iter().map(|(settings, figures)| {
             let (delivered, next) = self.bounds_of(&settings.name, seconds).unwrap_or((1, 1));
+            figures.begin.store(next, Ordering::Relaxed);
             Queue {
                 settings,
                 figures,

@@ -37,6 +37,9 @@ pub trait EventSource: Send + Sync {
     /// there, or it cannot be read.
     fn first_waiting(&self, queue: &str) -> Option<u64>;
 
+    /// Number of the event after a record, expired or not. Waits for the disk. `None` if it cannot be read.
+    fn number_after(&self, queue: &str, place: Place) -> Option<u64>;
+
     /// Everything up to a record is done with; `next` is the number of the event after it, where it is known. False if
     /// this could not be noted now: try again, or with a later record.
     fn acknowledge(&self, queue: &str, through: Place, next: Option<u64>) -> bool;

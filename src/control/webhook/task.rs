@@ -15,6 +15,7 @@ use super::feed::{Feed, Next};
 use super::metrics::DeliveryFigures;
 use super::settings::WebhookSettings;
 use super::source::{EventSource, Place};
+use crate::hub::events::QueueFigures;
 
 pub use super::client::ClientError;
 
@@ -30,11 +31,15 @@ pub struct Courier {
     source: Arc<dyn EventSource>,
     client: Client,
     figures: Arc<DeliveryFigures>,
+    of_queue: Arc<QueueFigures>,
     backoff: Backoff,
     /// The run that `expected` is of.
     run: u64,
     /// Number of the event that the backend waits for; `None`: not known yet.
     expected: Option<u64>,
+    /// Number of the event after the last one that is counted: every one before was delivered, refused, expired, or
+    /// dropped. `None`: not known yet.
+    counted: Option<u64>,
 }
 
 /// How the delivery of a batch ended.
@@ -54,13 +59,24 @@ impl Courier {
         settings: WebhookSettings,
         (node, version): (&str, &str),
         source: Arc<dyn EventSource>,
-        figures: Arc<DeliveryFigures>,
+        (figures, of_queue): (Arc<DeliveryFigures>, Arc<QueueFigures>),
         seed: u64,
     ) -> Result<Self, ClientError> {
         let client = Client::new(&settings, version)?;
         let backoff = Backoff::new(settings.retry_min, settings.retry_max, seed);
         let node = node.to_owned();
-        Ok(Self { settings, node, source, client, figures, backoff, run: 0, expected: None })
+        Ok(Self {
+            settings,
+            node,
+            source,
+            client,
+            figures,
+            of_queue,
+            backoff,
+            run: 0,
+            expected: None,
+            counted: None,
+        })
     }
 
     /// Delivers for ever. Dropping the future stops at once: what was not acknowledged is delivered after the next start.
@@ -68,6 +84,8 @@ impl Courier {
         let (source, name) = (Arc::clone(&self.source), self.settings.name.clone());
         let first = spawn_blocking(move || source.first_waiting(&name));
         self.expected = first.await.ok().flatten();
+        // What this run has stored by now does not wait from before.
+        self.counted = self.expected.map(|first| self.begin().map_or(first, |begin| begin.min(first)));
         let (source, name) = (Arc::clone(&self.source), self.settings.name.clone());
         let mut feed = Feed::new(source, name, self.settings.batch_max_events);
         loop {
@@ -87,7 +105,7 @@ impl Courier {
                         sleep(self.settings.batch_max_delay).await;
                     }
                 }
-                Ok(Next::Gone(through)) => self.acknowledge(through, None).await,
+                Ok(Next::Gone(through)) => self.gone(through).await,
                 Ok(Next::Nothing) => sleep(self.settings.batch_max_delay).await,
                 Err(error) => {
                     tracing::error!(webhook = self.settings.name, %error, "events wait");
@@ -102,7 +120,10 @@ impl Courier {
             self.run = batch.run();
             // While anything waits the numbers go on from run to run, else they begin anew.
             self.expected = self.expected.filter(|expected| *expected <= batch.first());
+            self.counted = self.counted.filter(|counted| *counted <= batch.first());
         }
+        self.count_gone(batch.first());
+        self.counted = Some(batch.end());
         self.expected.get_or_insert(batch.first());
         let end = self.deliver(&mut batch).await;
         let events = batch.len() as u64;
@@ -116,6 +137,36 @@ impl Courier {
             End::Expired => {}
         }
         self.acknowledge(batch.through(), Some(batch.end())).await;
+    }
+
+    /// All that waited has expired, or is damaged.
+    async fn gone(&mut self, through: Place) {
+        let (source, name) = (Arc::clone(&self.source), self.settings.name.clone());
+        let end = spawn_blocking(move || source.number_after(&name, through)).await.ok().flatten();
+        if let Some(end) = end {
+            self.count_gone(end);
+            self.counted = self.counted.max(Some(end));
+        }
+        self.acknowledge(through, end).await;
+    }
+
+    /// Events that were never read expired, or the log lost them, but for those that it has not even taken.
+    fn count_gone(&self, next: u64) {
+        let gone = next.saturating_sub(self.counted.or(self.begin()).unwrap_or(next));
+        let unstored = self.of_queue.unstored.load(Ordering::Relaxed).min(gone);
+        self.of_queue.unstored.fetch_sub(unstored, Ordering::Relaxed);
+        if gone > unstored {
+            self.figures.expired.fetch_add(gone - unstored, Ordering::Relaxed);
+            tracing::warn!(
+                webhook = self.settings.name,
+                events = gone - unstored,
+                "events are too old and dropped"
+            );
+        }
+    }
+
+    fn begin(&self) -> Option<u64> {
+        Some(self.of_queue.begin.load(Ordering::Relaxed)).filter(|begin| *begin > 0)
     }
 
     /// Sends a batch until it is delivered, or there is no point in it any more.

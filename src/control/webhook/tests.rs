@@ -17,6 +17,7 @@ use super::metrics::DeliveryFigures;
 use super::settings::WebhookSettings;
 use super::task::{ClientError, Courier};
 use crate::base::rng::Rng;
+use crate::hub::events::QueueFigures;
 
 const SECRET: &str = "a secret of the tests";
 
@@ -36,7 +37,8 @@ fn settings(url: String) -> WebhookSettings {
 
 fn courier(settings: WebhookSettings, memory: &Memory, figures: &Arc<DeliveryFigures>) -> Courier {
     let source = Arc::new(memory.clone());
-    Courier::new(settings, ("node", "millpond test"), source, Arc::clone(figures), 1).unwrap()
+    Courier::new(settings, ("node", "millpond test"), source, (Arc::clone(figures), Arc::default()), 1)
+        .unwrap()
 }
 
 fn start(settings: WebhookSettings, memory: &Memory) -> (JoinHandle<()>, Arc<DeliveryFigures>) {
@@ -205,9 +207,10 @@ async fn what_grows_too_old_is_dropped_and_said() {
     gone.add(40, 1);
     gone.add(2, 0);
     gone.0.lock().unwrap().hidden = 1;
-    let (task, _) = start(settings(up.url()), &gone);
+    let (task, figures) = start(settings(up.url()), &gone);
     until(|| gone.is_done()).await;
     task.abort();
+    assert_eq!((of(&figures.expired), of(&figures.delivered)), (40, 2));
     let missed = &up.seen()[0].json()["events"][0];
     assert_eq!(
         (&missed["type"], &missed["id"], &missed["count"]),
@@ -222,9 +225,10 @@ async fn a_queue_of_which_all_has_expired_is_done_with() {
     memory.add(1, 0);
     memory.0.lock().unwrap().hidden = 2;
     memory.0.lock().unwrap().full = 3;
-    let (task, _) = start(settings(backend.url()), &memory);
+    let (task, figures) = start(settings(backend.url()), &memory);
     until(|| memory.is_done()).await;
-    assert_eq!(memory.0.lock().unwrap().acknowledged, (2, None));
+    assert_eq!(memory.0.lock().unwrap().acknowledged, (2, Some(3)));
+    assert_eq!(of(&figures.expired), 2);
     memory.0.lock().unwrap().unreadable = 2;
     memory.add(1, 0);
     until(|| memory.is_done()).await;
@@ -233,6 +237,59 @@ async fn a_queue_of_which_all_has_expired_is_done_with() {
     assert_eq!(backend.seen()[0].ids(), [2, 3]);
     let missed = &backend.seen()[0].json()["events"][0];
     assert_eq!((&missed["type"], &missed["count"]), (&"missed".into(), &2.into()));
+    assert_eq!((of(&figures.expired), of(&figures.delivered)), (2, 1), "each counts once");
+}
+
+#[tokio::test]
+async fn every_event_is_delivered_refused_expired_or_dropped_and_counted_once() {
+    for seed in 0..30 {
+        let mut rng = Rng::new(seed);
+        let reactions: Vec<_> =
+            (0..200).map(|_| Reaction::Status([200, 200, 500, 400][rng.below(4) as usize], "")).collect();
+        let (memory, backend) = (Memory::default(), Backend::start(reactions).await);
+        let (queue, mut stored, mut lost) = (Arc::new(QueueFigures::default()), 0, 0);
+        queue.begin.store(1, Ordering::Relaxed);
+        let figures = Arc::new(DeliveryFigures::default());
+        let source = Arc::new(memory.clone());
+        let both = (Arc::clone(&figures), Arc::clone(&queue));
+        let strict = WebhookSettings { refusals_max: 1, ..settings(backend.url()) };
+        let mut task = None;
+        let empty_at_start = rng.below(2) == 0;
+        for round in 0..12 {
+            if round == if empty_at_start { 0 } else { 4 } {
+                let courier = Courier::new(
+                    strict.clone(),
+                    ("node", "test"),
+                    Arc::<Memory>::clone(&source),
+                    both.clone(),
+                    seed,
+                );
+                task = Some(tokio::spawn(courier.unwrap().run()));
+            }
+            let (kind, events) = (rng.below(4), 1 + u64::from(rng.below(9)));
+            if kind == 0 && (empty_at_start || round > 0) {
+                // The log did not take them.
+                memory.skip(events);
+                queue.unstored.fetch_add(events, Ordering::Relaxed);
+                lost += events;
+            } else {
+                memory.add(events as usize, u32::from(kind == 1));
+                stored += events;
+            }
+            if kind == 2 {
+                let mut inside = memory.0.lock().unwrap();
+                inside.hidden = inside.records.len() as u64;
+            }
+            if rng.below(2) == 0 && round > 4 {
+                until(|| memory.is_done()).await;
+            }
+        }
+        memory.add(1, 0);
+        until(|| memory.is_done()).await;
+        task.unwrap().abort();
+        let told = of(&figures.delivered) + of(&figures.refused) + of(&figures.expired);
+        assert_eq!((told, of(&queue.unstored)), (stored + 1, 0), "seed {seed}, {lost} lost");
+    }
 }
 
 #[tokio::test]
@@ -299,7 +356,7 @@ async fn nothing_is_lost_or_out_of_order_whoever_dies() {
 #[test]
 fn an_address_that_is_none_is_refused_at_once() {
     let source = Arc::new(Memory::default());
-    let result = Courier::new(settings("ftp://x/".into()), ("n", "v"), source, Arc::default(), 1);
+    let result = Courier::new(settings("ftp://x/".into()), ("n", "v"), source, Default::default(), 1);
     assert!(matches!(result, Err(ClientError::Address(name)) if name == "hook"));
 }
 

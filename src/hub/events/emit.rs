@@ -119,7 +119,7 @@ impl Homes {
         if let Registered::Record(user) = self.users.get(hash)
             && !user.lost.is_empty()
         {
-            user.name = Some(name);
+            user.rare.get_or_insert_default().name = Some(name);
         }
     }
 
@@ -128,7 +128,7 @@ impl Homes {
         let Registered::Record(user) = self.users.get(hash) else { return };
         let after = user.lasting_state();
         if before != after
-            && let Some(name) = user.name.clone()
+            && let Some(name) = user.rare.as_ref().and_then(|rare| rare.name.clone())
         {
             self.tell_state(&name, after, now, post);
         }

@@ -38,6 +38,12 @@ impl Memory {
         queue.records.push(StoredEvents { place, expires_at, record: EventRecord { first, events, run: 7 } });
     }
 
+    /// Numbers of events that the log did not take.
+    pub(super) fn skip(&self, events: u64) {
+        let mut queue = self.0.lock().unwrap();
+        queue.next = queue.next.max(1) + events;
+    }
+
     pub(super) fn acknowledged(&self) -> u64 {
         self.0.lock().unwrap().acknowledged.0
     }
@@ -61,6 +67,11 @@ impl EventSource for Memory {
     fn first_waiting(&self, _: &str) -> Option<u64> {
         let queue = self.0.lock().unwrap();
         queue.records.iter().find(|of| of.place.offset > queue.acknowledged.0).map(|of| of.record.first)
+    }
+
+    fn number_after(&self, _: &str, place: Place) -> Option<u64> {
+        let queue = self.0.lock().unwrap();
+        queue.records.iter().find(|of| of.place == place).map(|of| of.record.end())
     }
 
     fn acknowledge(&self, _: &str, through: Place, next: Option<u64>) -> bool {
