@@ -14,6 +14,7 @@ mod demo;
 mod demo_key;
 mod drain;
 mod heap;
+mod herald;
 mod logging;
 mod memory;
 mod refusals;

@@ -26,6 +26,7 @@ use crate::host::finding::grouped;
 use crate::host::profile::ProfileError;
 use crate::host::tune::backup::BackupError;
 use crate::host::verify::VerifyError;
+use crate::log::error::{OpenError, StorageError};
 use check::Verdict;
 
 /// A real-time gateway that speaks the client protocol of Centrifugo.
@@ -100,8 +101,13 @@ enum CliError {
     )]
     Clock(u64),
     /// A log that cannot be read.
-    #[error("the log cannot be read: {0}")]
-    Log(#[from] crate::log::error::OpenError),
+    #[error("the log in {} cannot be read: {source}", path.display())]
+    Log {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why.
+        source: OpenError,
+    },
     /// A log with damage.
     #[error("the log is damaged, see above; what is not listed can be read, and the gateway serves it")]
     DamagedLog,
@@ -182,7 +188,12 @@ impl CliError {
     /// 2 for commands that were used wrongly, as `clap` ends them; else 1.
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::KeyInTheOpen => ExitCode::from(2),
+            Self::KeyInTheOpen
+            | Self::Log {
+                source:
+                    OpenError::NoLog | OpenError::Storage(StorageError::NotFound | StorageError::NotADirectory),
+                ..
+            } => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }
     }

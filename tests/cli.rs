@@ -249,3 +249,21 @@ fn the_demo_needs_no_key() {
     assert_eq!(code, 1);
     assert!(!said.contains("openssl") && said.contains(&address), "{said}");
 }
+
+#[test]
+fn a_mistyped_path_of_a_log_is_an_error_and_no_sound_log() {
+    let folder = TempDir::new().unwrap();
+    let (plain, missing) = (file(&folder, "plain", "text"), folder.path().join("missing"));
+    let cases = [
+        (folder.path().to_owned(), "there is no log in it: neither a segment nor the file LOCK"),
+        (plain, "it is not a directory"),
+        (missing, "there is no such file or directory"),
+    ];
+    for (path, reason) in &cases {
+        for command in ["verify", "stats", "inspect"] {
+            let (code, out, said) = run(&mut millpond(&["log", command, path.to_str().unwrap()]));
+            assert_eq!((code, out.as_str()), (2, ""), "{command} {said}");
+            assert!(said.contains(reason) && said.contains(path.to_str().unwrap()), "{said}");
+        }
+    }
+}

@@ -1,8 +1,10 @@
 //! The store in this process: opens the log, tells the operator what was found, starts the thread, ends it.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use super::herald::Herald;
 use crate::base::ids::ShardId;
 use crate::base::mesh::Mesh;
 use crate::config::StorageConfig;
@@ -37,6 +39,7 @@ pub struct LogError {
 /// The opened log before its thread runs.
 pub(super) struct OpenStore {
     log: Log,
+    path: PathBuf,
     last: Sequence,
     seed: u64,
     pub(super) inbox: Arc<Inbox>,
@@ -67,7 +70,8 @@ impl OpenStore {
         let inbox = Arc::new(Inbox::new(QUESTIONS, ALLOWANCE));
         let last = report.next.before();
         let seed = u64::from_le_bytes(random);
-        Ok(Self { log, last, seed, inbox, figures: Arc::default() })
+        let path = config.path.clone();
+        Ok(Self { log, path, last, seed, inbox, figures: Arc::default() })
     }
 
     /// Reads what is durable.
@@ -90,7 +94,8 @@ impl OpenStore {
         clock: Clock,
         queues: EventQueues,
     ) -> std::io::Result<Store> {
-        let Self { log, last, seed, inbox, figures } = self;
+        let Self { log, path, last, seed, inbox, figures } = self;
+        let herald = RefCell::new(Herald::new(log.reader(), path));
         let (mesh, wakers, answers) = (Arc::clone(mesh), Arc::clone(wakers), answers.clone());
         Store::start(StoreParts {
             common: Arc::clone(common),
@@ -106,6 +111,7 @@ impl OpenStore {
             }),
             answers: Box::new(move |answer| answers.deliver(answer.id, answer.shard, answer.answer)),
             publish: Box::new(move |latest| {
+                herald.borrow_mut().look();
                 if let Ok(mut place) = figures.try_lock() {
                     *place = Some(latest);
                 }
@@ -169,6 +175,12 @@ fn tell(config: &StorageConfig, report: &RecoveryReport, promise: &str) {
     for damage in &report.damage {
         tracing::error!(?damage, "the log is damaged: what is readable is served; see `millpond log verify`");
     }
+    if report.new_losses > 0 {
+        tracing::error!(
+            "records are lost of which not even the streams are known: every mailbox and history that may have lost its \
+             newest ones has a new epoch, and clients that come back with a position in it are told recovered: false"
+        );
+    }
     if !report.quarantined.is_empty() {
         tracing::error!(segments = ?report.quarantined, "segments are in quarantine");
     }
@@ -188,7 +200,8 @@ fn advice(error: &OpenError) -> &'static str {
         OpenError::Foreign { .. } => "Remove what does not belong there, or choose another storage.path",
         OpenError::Setting(_) => "Change it in the section [storage]",
         OpenError::Storage(StorageError::ReadOnly) => "Is the directory writable for this user?",
+        OpenError::Storage(StorageError::NotADirectory) => "Name a directory, or one that can be made",
         OpenError::Storage(StorageError::DiskFull) => "Make room, or choose another storage.path",
-        OpenError::Storage(_) => "Nothing has been changed",
+        OpenError::NoLog | OpenError::Storage(_) => "Nothing has been changed",
     }
 }

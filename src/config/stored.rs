@@ -18,7 +18,8 @@ section! {
         sync: OneOf<Sync> = OneOf(Sync::Always),
         /// With `sync = "interval"`: longest time from a write to its `fdatasync`.
         sync_interval: Span<1, { 60 * SECOND }> = Span::seconds(1),
-        /// Size of one file of the log, preallocated: a multiple of 4096. A message takes at most half of it.
+        /// Size of one file of the log, preallocated: a multiple of 4096. A message takes at most half of it. One and a
+        /// quarter of it are held back for a full disk.
         segment_size: Size<{ 64 * KIB }, { 2 * GIB }> = Size(64 * MIB),
         /// How long a group of appends waits for company before it is synced; while one is synced the next gathers anyway.
         commit_window: Span<0, 5> = Span::seconds(0),
@@ -27,7 +28,7 @@ section! {
         /// How long position and cursors of a mailbox, and position and epoch of a durable history, outlive the last message.
         state_ttl: Span<HOUR, { 10 * YEAR }> = Span::seconds(720 * 3600),
         /// A full file of which less than this share (percent) is still needed is compacted; 0: files are only deleted
-        /// once nothing in them is needed.
+        /// once nothing in them is needed. On a full disk it is at least 90.
         compact_below: Count<0, 95> = Count(50),
         /// How often files are looked through for what is not needed any more.
         maintenance_interval: Span<SECOND, DAY> = Span::seconds(60),

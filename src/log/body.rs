@@ -143,6 +143,8 @@ pub enum Body {
     Event(Event),
     /// Of [`Kind::Watermark`].
     Watermark,
+    /// Of [`Kind::Loss`].
+    Loss,
     /// Of a kind that this version does not know.
     Unknown(Bytes),
 }
@@ -159,6 +161,7 @@ impl Body {
             Self::Cursor(_) => Kind::Cursor,
             Self::Event(_) => Kind::Event,
             Self::Watermark => Kind::Watermark,
+            Self::Loss => Kind::Loss,
             Self::Unknown(_) => Kind::Optional(u16::MAX),
         }
     }
@@ -172,7 +175,7 @@ impl Body {
             Self::Meta(meta) | Self::Stub(meta) => &meta.name,
             Self::Cursor(cursor) => &cursor.name,
             Self::Event(event) => &event.queue,
-            Self::Watermark | Self::Unknown(_) => "",
+            Self::Watermark | Self::Loss | Self::Unknown(_) => "",
         }
     }
 
@@ -198,7 +201,7 @@ impl Body {
             Self::Meta(body) | Self::Stub(body) => archive(body, &mut out),
             Self::Cursor(body) => archive(body, &mut out),
             Self::Event(body) => archive(body, &mut out),
-            Self::Watermark => Ok(()),
+            Self::Watermark | Self::Loss => Ok(()),
             Self::Unknown(bytes) => {
                 out.extend_from_slice(bytes);
                 Ok(())
@@ -216,7 +219,7 @@ impl Body {
             Self::Event(body) => (0, body.data.len(), 0),
             Self::Meta(body) | Self::Stub(body) => (body.version.epoch.len(), 0, 0),
             Self::Cursor(body) => (body.device.len(), 0, 0),
-            Self::Watermark => return 0,
+            Self::Watermark | Self::Loss => return 0,
             Self::Unknown(bytes) => return bytes.len(),
         };
         let sizes = [fixed, data, self.name().len(), tags.saturating_mul(64), 96];
@@ -234,6 +237,7 @@ impl Body {
             Kind::Cursor => Self::Cursor(from_bytes::<Cursor, ArchiveError>(bytes).ok()?),
             Kind::Event => Self::Event(from_bytes::<Event, ArchiveError>(bytes).ok()?),
             Kind::Watermark => Self::Watermark,
+            Kind::Loss => Self::Loss,
             Kind::Optional(_) | Kind::Unknown(_) => Self::Unknown(Bytes::copy_from_slice(bytes)),
         })
     }

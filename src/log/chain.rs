@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::record::{Header, Sequence, StreamKey};
 use super::segment::{Place, Segment};
 use super::shared::Shared;
+use super::stream::is_same_incarnation;
 
 /// The way through the links of one incarnation of a stream.
 #[derive(Clone, Debug)]
@@ -41,7 +42,7 @@ impl Chain {
                 (segment.find(below).ok()?, segment)
             }
         };
-        (place.header.epoch == self.epoch).then_some((segment, place))
+        is_same_incarnation(place.header.epoch, self.epoch).then_some((segment, place))
     }
 
     /// The newest link of the chain below a damaged one: found by reading the segments backwards, once for each.

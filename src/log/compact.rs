@@ -4,14 +4,20 @@
 //! then the others are removed. A crash before the rename leaves the old ones, a crash after it leaves some of them
 //! beside a segment that says which sequences it covers, so that recovery drops them; never are both copies read (S10).
 //! Readers keep what they have open.
+//!
+//! On a full disk the new segment takes the place of what the [`Reserve`](super::reserve::Reserve) holds back, a run for
+//! which there is no room does not keep the others from being looked at, and segments of which only a little can be
+//! dropped are rewritten too.
 
 use std::sync::Arc;
 
 use super::body::Body;
 use super::engine::salt_of;
 use super::error::StorageError;
+use super::notice::Notice;
 use super::record::{Header, Kind, Sequence, padded_bytes};
 use super::retain::{Moment, Need};
+use super::scan::Damage;
 use super::segment::{DATA_START, Marks, Segment, SegmentHeader, next_sector, segment_name, temporary_name};
 use super::settings::LogSettings;
 use super::shared::Shared;
@@ -21,6 +27,8 @@ use super::storage::StorageFile;
 const WRITE_BYTES: usize = 256 << 10;
 /// Length of a file is a multiple of it.
 const PAGE_BYTES: u64 = 4096;
+/// On a full disk a segment is rewritten if less than this much of it is needed.
+const COMPACT_BELOW_PERCENT_WHEN_FULL: u8 = 90;
 
 /// Keeps the log small. One owner; appends and reads go on meanwhile.
 #[derive(Debug)]
@@ -66,27 +74,59 @@ impl Maintenance {
     /// What the storage says; the log is whole whatever has been done of the pass.
     pub fn pass(&mut self, now: u32) -> Result<MaintenanceReport, StorageError> {
         let mut report = MaintenanceReport::default();
+        self.go_through(now, &mut report)?;
+        Ok(report)
+    }
+
+    fn go_through(&mut self, now: u32, report: &mut MaintenanceReport) -> Result<(), StorageError> {
         let segments = self.shared.segments();
         let sealed = segments.len().saturating_sub(1);
+        let mut full = Ok(());
         let mut run: Vec<Weighed> = Vec::new();
-        for (at, segment) in segments.iter().take(sealed).enumerate() {
+        // What is done with is let go of, so that its file can leave the disk.
+        for (at, segment) in segments.into_iter().take(sealed).enumerate() {
             // Nothing older is left if everything before this segment is in the run.
             let oldest = run.len() == at;
-            let weighed = self.weigh(segment, self.moment(now, oldest), &mut report)?;
+            let weighed = self.weigh(&segment, self.moment(now, oldest), report)?;
             segment.release_view();
             let Some(weighed) = weighed else {
-                self.settle(&mut run, now, at, &mut report)?;
+                full = full.and(self.settle_if_there_is_room(&mut run, now, at, report)?);
                 continue;
             };
             let needed = run.iter().fold(weighed.needed, |sum, other| sum.saturating_add(other.needed));
             if needed > self.settings.segment_bytes.saturating_sub(PAGE_BYTES.saturating_mul(2)) {
-                self.settle(&mut run, now, at, &mut report)?;
+                full = full.and(self.settle_if_there_is_room(&mut run, now, at, report)?);
             }
             run.push(weighed);
         }
-        self.settle(&mut run, now, sealed, &mut report)?;
+        full = full.and(self.settle_if_there_is_room(&mut run, now, sealed, report)?);
         report.forgotten = self.forget(now);
-        Ok(report)
+        full
+    }
+
+    /// As [`settle`](Self::settle); a disk that is too full for this run is the inner error.
+    fn settle_if_there_is_room(
+        &mut self,
+        run: &mut Vec<Weighed>,
+        now: u32,
+        end: usize,
+        report: &mut MaintenanceReport,
+    ) -> Result<Result<(), StorageError>, StorageError> {
+        let result = self.settle(run, now, end, report);
+        if self.shared.is_full() {
+            // Before anybody else takes what has been freed.
+            let _ = self.shared.reserve.refill(self.shared.storage.as_ref());
+        }
+        match result {
+            Err(StorageError::DiskFull) => Ok(Err(StorageError::DiskFull)),
+            other => other.map(Ok),
+        }
+    }
+
+    fn compact_below_percent(&self) -> u64 {
+        let usual = self.settings.compact_below_percent;
+        let percent = if self.shared.is_full() { usual.max(COMPACT_BELOW_PERCENT_WHEN_FULL) } else { usual };
+        u64::from(percent)
     }
 
     fn moment(&self, now: u32, oldest: bool) -> Moment {
@@ -116,13 +156,12 @@ impl Maintenance {
         report.scanned = report.scanned.saturating_add(1);
         let scanned = segment.scan(&mut visit)?;
         if !scanned.damage.is_empty() {
-            self.quarantine(segment)?;
+            self.quarantine(segment, &scanned.damage)?;
             report.quarantined = report.quarantined.saturating_add(1);
             return Ok(None);
         }
         let data = segment.end().saturating_sub(DATA_START);
-        let sparse =
-            needed.saturating_mul(100) < data.saturating_mul(u64::from(self.settings.compact_below_percent));
+        let sparse = needed.saturating_mul(100) < data.saturating_mul(self.compact_below_percent());
         let merges = segment.header.is_sparse() && segment.header.capacity < self.settings.segment_bytes / 2;
         let useful = needed == 0 || sparse || merges;
         Ok(useful.then(|| Weighed { segment: Arc::clone(segment), data, needed }))
@@ -149,7 +188,7 @@ impl Maintenance {
         let data = run.iter().fold(0_u64, |sum, weighed| sum.saturating_add(weighed.data));
         let needed = run.iter().fold(0_u64, |sum, weighed| sum.saturating_add(weighed.needed));
         let single = run.len() == 1 && first.segment.header.is_sparse();
-        let percent = u64::from(self.settings.compact_below_percent);
+        let percent = self.compact_below_percent();
         if single && needed > 0 && needed.saturating_mul(100) >= data.saturating_mul(percent) {
             return Ok(());
         }
@@ -213,7 +252,7 @@ impl Maintenance {
         let storage = self.shared.storage.as_ref();
         let temporary = temporary_name(header.id);
         let _ = storage.remove(&temporary);
-        let file = storage.create(&temporary, header.capacity)?;
+        let file = self.shared.reserve.create(storage, &temporary, header.capacity)?;
         let written = write_records(file.as_ref(), header, records).and_then(|marks| {
             file.sync_data()?;
             storage.rename(&temporary, &segment_name(header.id))?;
@@ -250,10 +289,13 @@ impl Maintenance {
         storage.sync_directory()
     }
 
-    fn quarantine(&self, segment: &Segment) -> Result<(), StorageError> {
+    fn quarantine(&self, segment: &Segment, found: &[Damage]) -> Result<(), StorageError> {
         let storage = self.shared.storage.as_ref();
         let id = segment.header.id;
         segment.set_quarantined();
+        for damage in found {
+            self.shared.status.notices.add(Notice::Quarantined(*damage));
+        }
         storage.rename(&segment_name(id), &super::segment::quarantined_name(id))?;
         storage.sync_directory()
     }

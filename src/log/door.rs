@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
@@ -19,8 +19,9 @@ use super::record::KeyHasher;
 use super::recover::RecoveryReport;
 use super::request::{Ack, AckSink, AppendRequest, Prepared};
 use super::settings::LogSettings;
+use super::shared::LogStatus;
 use super::storage::Storage;
-use super::writer::{Writer, unix_seconds};
+use super::writer::{Writer, now, unix_seconds};
 
 /// An open log with its writer and maintenance threads. Dropping it closes it.
 #[derive(Debug)]
@@ -69,6 +70,8 @@ pub(super) enum Letter {
     Append(Prepared, Arc<Lane>),
     /// Note the watermark and say so.
     Watermark(Sender<()>),
+    /// Look whether there is room again.
+    Room,
     Close,
 }
 
@@ -126,9 +129,17 @@ impl Log {
         let (queue, maintenance, reader) =
             (self.queue.clone(), Arc::clone(&self.maintenance), self.reader.clone());
         let run = move || {
-            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-                if maintain(&queue, &maintenance).is_err() {
-                    reader.note_maintenance_fault();
+            let mut rounds = Rounds::new(interval);
+            while stopped.recv_timeout(rounds.step()) == Err(RecvTimeoutError::Timeout) {
+                let status = reader.status();
+                if rounds.is_due(&status) {
+                    if maintain(&queue, &maintenance).is_err() {
+                        reader.note_maintenance_fault();
+                    }
+                    rounds.done(&status);
+                } else if status.fault.is_some() {
+                    // Room may have been made elsewhere, and nobody may be sending.
+                    let _ = queue.try_send(Letter::Room);
                 }
             }
         };
@@ -293,5 +304,47 @@ fn maintain(
         // An error means that the writer has ended, and then nothing is appended.
         let _ = wait.recv();
     }
-    maintenance.lock().unwrap_or_else(PoisonError::into_inner).pass(unix_seconds())
+    let report = maintenance.lock().unwrap_or_else(PoisonError::into_inner).pass(unix_seconds());
+    let _ = queue.try_send(Letter::Room);
+    report
+}
+
+/// When segments are looked through: every interval, and on a full disk soon after something was acknowledged or purged.
+struct Rounds {
+    interval: Duration,
+    begun: Instant,
+    /// How long the last one took.
+    took: Duration,
+    /// Records that there were when it began.
+    records: u64,
+}
+
+impl Rounds {
+    /// How often is looked whether the disk is full.
+    const STEP: Duration = Duration::from_secs(1);
+
+    fn new(interval: Duration) -> Self {
+        Self { interval, begun: now(), took: Duration::ZERO, records: 0 }
+    }
+
+    fn step(&self) -> Duration {
+        self.interval.min(Self::STEP)
+    }
+
+    fn is_due(&mut self, status: &LogStatus) -> bool {
+        let due = self.begun.elapsed();
+        // Reading everything again and again is left to where it may help, and takes at most half of the disk's time.
+        let full = status.fault == Some(StorageError::DiskFull);
+        let helps = full && status.records != self.records && due >= self.took.saturating_mul(2);
+        if !helps && due < self.interval {
+            return false;
+        }
+        self.begun = now();
+        true
+    }
+
+    fn done(&mut self, before: &LogStatus) {
+        self.took = self.begun.elapsed();
+        self.records = before.records;
+    }
 }

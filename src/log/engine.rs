@@ -7,24 +7,31 @@
 //! * whatever fails while writing or syncing, the segment is given up: the next group goes to a new one, whose header
 //!   voids everything from its first sequence on in the older ones, so that what was not acknowledged never comes back
 //!   behind something else (S11, S12);
-//! * a failed sync is never tried again.
+//! * a failed sync is never tried again;
+//! * a message is taken only while the [`Reserve`] is whole; what frees room may use it up, so a full disk is no dead end.
+
+mod room;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use self::room::Source;
 use super::compact::Maintenance;
 use super::error::{AppendError, OpenError, RefuseError, StorageError};
 use super::group::{Group, GroupWrite};
+use super::loss::Loss;
+use super::notice::End;
 use super::place::{Stamp, place};
 use super::reader::Reader;
-use super::record::{Kind, Sequence, StreamKey, padded_bytes};
+use super::record::{Kind, Sequence, StreamKey};
 use super::recover::{self, Recovered, RecoveryReport};
-use super::request::{Ack, AppendRequest, Appended, Prepared};
-use super::segment::{DATA_START, Marks, Segment, SegmentHeader, segment_name, temporary_name};
+use super::request::{Ack, AppendRequest, Appended, Plan, Prepared};
+use super::reserve::Reserve;
+use super::segment::Segment;
 use super::settings::{LogSettings, SyncPolicy};
 use super::shared::Shared;
 use super::snapshot::{self, Ending};
-use super::storage::{SECTOR_BYTES, Storage};
+use super::storage::Storage;
 use super::stream::Stream;
 
 /// The log without threads. One owner appends; any number of [`Reader`]s read.
@@ -54,14 +61,6 @@ pub struct Engine {
     spare: Group,
 }
 
-/// Where a request can go.
-enum Room {
-    Here(Arc<Segment>),
-    /// Into the next segment, once everything staged and in flight is finished.
-    Later,
-    NextSegment,
-}
-
 impl Engine {
     /// Locks the storage, recovers what is there and gets ready to append. `now` is in seconds since 1970.
     ///
@@ -76,11 +75,32 @@ impl Engine {
         storage.lock()?;
         let recovered = recover::recover(storage.as_ref(), &settings.seed, now);
         let recovered = recovered.inspect_err(|_| storage.unlock())?;
-        let Recovered { segments, index, identity, next_id, next, noted_through, resume, report } = recovered;
+        let Recovered {
+            segments,
+            index,
+            identity,
+            next_id,
+            next,
+            noted_through,
+            resume,
+            losses,
+            loss_marks,
+            report,
+        } = recovered;
         let active = resume.then(|| segments.last().cloned()).flatten();
-        let shared = Arc::new(Shared::new(storage, identity, segments, index, settings.state_ttl));
+        let reserve = Reserve::new(settings.segment_bytes);
+        reserve.adopt(storage.as_ref());
+        let shared = Arc::new(Shared::new(
+            storage,
+            identity,
+            segments,
+            index,
+            reserve,
+            settings.state_ttl,
+            loss_marks,
+        ));
         shared.set_durable_through(next.before());
-        let engine = Self {
+        let mut engine = Self {
             shared,
             settings,
             next_id,
@@ -95,6 +115,7 @@ impl Engine {
             attempt: 0,
             spare: Group::default(),
         };
+        engine.note_losses(&losses, now)?;
         Ok((engine, report))
     }
 
@@ -139,7 +160,7 @@ impl Engine {
     pub(super) fn commit(&mut self, requests: &[Prepared], now: u32, acks: &mut Vec<Ack>) {
         let mut rest = requests;
         while !rest.is_empty() {
-            let staged = self.stage(rest.iter(), now, acks);
+            let staged = self.stage(rest.iter(), now);
             rest = rest.get(staged..).unwrap_or(&[]);
             self.write(acks);
         }
@@ -161,7 +182,7 @@ impl Engine {
         let mut writes: VecDeque<(GroupWrite, usize)> = VecDeque::new();
         let (mut taken, mut in_group) = (0_usize, 0_usize);
         while taken < requests.len() || !writes.is_empty() {
-            let staged = self.stage(requests.iter().skip(taken).take(most.max(1)), now, &mut acks);
+            let staged = self.stage(requests.iter().skip(taken).take(most.max(1)), now);
             taken = taken.saturating_add(staged);
             in_group = in_group.saturating_add(staged);
             if let Some(write) = self.take_write() {
@@ -203,34 +224,23 @@ impl Engine {
         acks.append(&mut self.group.acks);
     }
 
-    /// Stages requests until the group is full and says how many. Those that cannot be stored at all are answered.
-    pub(super) fn stage<'a>(
-        &mut self,
-        mut requests: impl Iterator<Item = &'a Prepared>,
-        now: u32,
-        acks: &mut Vec<Ack>,
-    ) -> usize {
+    /// Stages requests until the group is full and says how many. Those that there is no room for are among them, with
+    /// their answers.
+    pub(super) fn stage<'a>(&mut self, mut requests: impl Iterator<Item = &'a Prepared>, now: u32) -> usize {
         let mut staged = 0_usize;
+        // One attempt a call: what follows and needs the same is refused alike.
+        let mut refused = None;
         while !self.is_full()
             && let Some(request) = requests.next()
         {
-            let segment = match self.room(request) {
-                Room::Here(segment) => segment,
-                Room::Later => return staged,
-                Room::NextSegment => match self.next_segment() {
-                    Ok(segment) => segment,
-                    Err(error) => {
-                        // One attempt a group: what follows is refused alike.
-                        let result = Err(AppendError::NotStored(error));
-                        acks.append(&mut self.group.acks);
-                        let first = acks.len();
-                        let refused = std::iter::once(request).chain(requests);
-                        acks.extend(refused.map(|request| Ack { token: request.token, result }));
-                        return staged.saturating_add(acks.len().saturating_sub(first));
-                    }
-                },
-            };
-            self.stage_one(request, &segment, now);
+            match self.make_room(request, &mut refused) {
+                Ok(Some(segment)) => self.stage_one(request, &segment, now),
+                Ok(None) => return staged,
+                Err(error) => {
+                    let result = Err(AppendError::NotStored(error));
+                    self.group.acks.push(Ack { token: request.token, result });
+                }
+            }
             staged = staged.saturating_add(1);
         }
         staged
@@ -329,17 +339,23 @@ impl Engine {
         if self.active.is_none() || self.noted_through >= self.last_record.min(self.durable_through) {
             return;
         }
-        let body_crc = crc32c::crc32c(&[]);
-        let watermark = Prepared {
-            token: 0,
-            plan: super::request::Plan::Position { keep: 0 },
-            key: StreamKey::default(),
-            expires_at: 0,
-            kind: Kind::Watermark,
-            body: Vec::new(),
-            body_crc,
-        };
+        let watermark = Prepared::of_the_log(Kind::Watermark, Plan::Position { keep: 0 });
         self.commit(&[watermark], now, &mut Vec::new());
+    }
+
+    /// Notes on the disk that streams have new epochs, so that they keep them (see [`super::loss`]).
+    fn note_losses(&mut self, losses: &[Loss], now: u32) -> Result<(), StorageError> {
+        let notes = losses.iter().map(|loss| {
+            Prepared::of_the_log(Kind::Loss, Plan::Loss { before: loss.before, mark: loss.mark })
+        });
+        let mut acks = Vec::new();
+        self.commit(&notes.collect::<Vec<_>>(), now, &mut acks);
+        let failed = acks.iter().find_map(|ack| ack.result.err());
+        match failed {
+            None => self.sync().map(|_| ()),
+            Some(AppendError::NotStored(error) | AppendError::Uncertain(error)) => Err(error),
+            Some(_) => Err(StorageError::Other(0)),
+        }
     }
 
     /// Ends the log in an orderly way: everything durable, and a snapshot of the index for a fast start.
@@ -355,42 +371,18 @@ impl Engine {
             log_id: self.shared.identity.log_id,
             next: self.next,
             noted_through: self.noted_through,
+            loss_marks: self.shared.loss_marks(),
             segments: &segments,
             index: &self.shared.index,
         };
         snapshot::write(self.shared.storage.as_ref(), &ending)
     }
 
-    fn room(&self, request: &Prepared) -> Room {
-        let needed = padded_bytes(request.body.len()).saturating_add(self.group.bytes.len());
-        let needed = needed.checked_next_multiple_of(SECTOR_BYTES).unwrap_or(usize::MAX) as u64;
-        if let Some(segment) = &self.active {
-            if self.start(segment).saturating_add(needed) <= segment.header.capacity {
-                return Room::Here(Arc::clone(segment));
-            }
-            if !self.flights.is_empty() || !self.group.records.is_empty() {
-                return Room::Later;
-            }
-        }
-        Room::NextSegment
-    }
-
-    /// Where the group that is being staged will be written.
-    fn start(&self, segment: &Segment) -> u64 {
-        self.flights.back().map_or_else(|| segment.end(), Group::end)
-    }
-
-    fn next_segment(&mut self) -> Result<Arc<Segment>, StorageError> {
-        // Its last records may wait for a sync that the policy has not asked for yet.
-        let _ = self.sync();
-        self.open_segment()
-    }
-
     /// Encodes a request into the group.
     fn stage_one(&mut self, request: &Prepared, segment: &Segment, now: u32) {
         let sequence = self.next;
         let stamp = Stamp {
-            log_id: self.shared.identity.log_id,
+            lineage: self.shared.lineage,
             salt: segment.header.salt,
             durable_through: self.durable_through,
             now,
@@ -398,7 +390,7 @@ impl Engine {
         };
         let placed = place(request, self.stream(request.key), sequence, &stamp, &self.settings.mailbox);
         let result = placed.map(|(header, stream)| {
-            if header.kind != Kind::Watermark {
+            if !header.kind.is_of_the_log() {
                 self.group.streams.insert(request.key, stream);
             }
             if self.group.records.is_empty() {
@@ -438,7 +430,8 @@ impl Engine {
             let _ = self.sync();
         }
         self.give_up(error);
-        let failure = match self.open_segment() {
+        let sealed = self.open_segment(Source::Disk).or_else(|_| self.open_segment(Source::Reserve));
+        let failure = match sealed {
             Ok(_) => AppendError::NotStored(error),
             Err(_) => AppendError::Uncertain(error),
         };
@@ -448,55 +441,18 @@ impl Engine {
         }
     }
 
+    /// Where what is stored ends.
+    fn end(&self) -> End {
+        self.active
+            .as_ref()
+            .map_or(End::default(), |active| End { segment: active.header.id, offset: active.end() })
+    }
+
     fn give_up(&mut self, error: StorageError) {
+        let end = self.end();
         self.active = None;
         self.unsynced = false;
-        self.shared.status.gave_up(error);
-    }
-
-    /// Makes a segment: preallocated under a temporary name, header synced, renamed, name synced (S09).
-    fn open_segment(&mut self) -> Result<Arc<Segment>, StorageError> {
-        self.active = None;
-        let id = self.next_id;
-        self.next_id = id.saturating_add(1);
-        let identity = &self.shared.identity;
-        let header = SegmentHeader {
-            salt: salt_of(&self.settings.seed, id),
-            log_id: identity.log_id,
-            id,
-            first_sequence: self.next,
-            durable_through: self.durable_through,
-            capacity: self.settings.segment_bytes,
-            covers_through: Sequence(0),
-            data_end: 0,
-            secret: identity.secret,
-        };
-        let result = self.create_file(&header);
-        self.shared.status.made_room(result.as_ref().err().copied());
-        let segment = result?;
-        self.noted_through = self.noted_through.max(self.durable_through);
-        self.shared.push_segment(Arc::clone(&segment));
-        self.active = Some(Arc::clone(&segment));
-        Ok(segment)
-    }
-
-    fn create_file(&self, header: &SegmentHeader) -> Result<Arc<Segment>, StorageError> {
-        let storage = self.shared.storage.as_ref();
-        let temporary = temporary_name(header.id);
-        let name = segment_name(header.id);
-        let file = storage.create(&temporary, header.capacity)?;
-        let finished = file
-            .write_at(0, &header.encode())
-            .and_then(|()| file.sync_data())
-            .and_then(|()| storage.rename(&temporary, &name))
-            .and_then(|()| storage.sync_directory());
-        if let Err(error) = finished {
-            // Whichever name it has; a leftover is removed at the next start.
-            let _ = storage.remove(&temporary).or_else(|_| storage.remove(&name));
-            return Err(error);
-        }
-        let last = header.first_sequence.before();
-        Ok(Arc::new(Segment::new(*header, file, Marks::default(), DATA_START, last, false)))
+        self.shared.status.gave_up(error, end);
     }
 }
 

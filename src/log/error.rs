@@ -12,8 +12,11 @@ pub enum StorageError {
     #[error("the directory is not writable")]
     ReadOnly,
     /// `ENOENT`.
-    #[error("no such file")]
+    #[error("there is no such file or directory")]
     NotFound,
+    /// `ENOTDIR`.
+    #[error("it is not a directory, or something above it is none")]
+    NotADirectory,
     /// `EEXIST`.
     #[error("the file exists already")]
     Exists,
@@ -76,6 +79,9 @@ pub enum OpenError {
     /// A setting is out of bounds.
     #[error("invalid log setting: {0}")]
     Setting(SettingFault),
+    /// A tool was to look at a directory that no log was ever opened in.
+    #[error("there is no log in it: neither a segment nor the file LOCK")]
+    NoLog,
     /// The file system failed.
     #[error("storage: {0}")]
     Storage(#[from] StorageError),
@@ -193,6 +199,7 @@ impl StorageError {
             Errno::ROFS | Errno::ACCESS | Errno::PERM => Self::ReadOnly,
             Errno::NOENT => Self::NotFound,
             Errno::EXIST => Self::Exists,
+            Errno::NOTDIR => Self::NotADirectory,
             // MADV_POPULATE_READ says EFAULT where a plain read of the map would raise SIGBUS.
             Errno::IO | Errno::FAULT | Errno::HWPOISON => Self::Device,
             Errno::OPNOTSUPP => Self::Unsupported,

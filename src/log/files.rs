@@ -37,6 +37,9 @@ impl Directory {
     /// # Errors
     /// What the file system says.
     pub fn open(path: &Path, allow_volatile: bool) -> Result<Self, StorageError> {
+        if path.exists() && !path.is_dir() {
+            return Err(StorageError::NotADirectory);
+        }
         let missing =
             path.ancestors().take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists());
         let made: Vec<&Path> = missing.collect();

@@ -10,7 +10,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use hashbrown::HashTable;
 
 use super::record::{Header, Kind, Sequence, StreamKey, StreamMap};
-use super::stream::{Devices, Stream, StreamState};
+use super::stream::{Devices, Stream, StreamState, renewed};
 
 const STRIPES: usize = 64;
 const STRIPE_BITS: u32 = STRIPES.trailing_zeros();
@@ -105,6 +105,17 @@ impl Index {
         {
             state.shrink(kept);
             stripe.put(key, &state);
+        }
+    }
+
+    /// Gives new epochs to the streams whose newest link comes before a sequence; see [`renewed`].
+    pub fn renew(&self, before: Sequence, mark: u64) {
+        for stripe in &self.stripes {
+            let mut stripe = stripe.write().unwrap_or_else(PoisonError::into_inner);
+            let entries = stripe.chunks.iter_mut().flat_map(|chunk| chunk.iter_mut());
+            for entry in entries.filter(|entry| entry.check != 0 && entry.head < before.0) {
+                entry.epoch = renewed(entry.epoch, mark);
+            }
         }
     }
 

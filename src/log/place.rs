@@ -9,7 +9,8 @@ use super::stream::{Devices, Stream, StreamState};
 /// What all records of a group share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stamp {
-    pub(super) log_id: u64,
+    /// See [`Shared`](super::shared::Shared).
+    pub(super) lineage: u64,
     pub(super) salt: u32,
     pub(super) durable_through: Sequence,
     /// Seconds since 1970.
@@ -30,8 +31,8 @@ pub(super) fn place(
     let mut stream = stream.unwrap_or_default();
     if fresh {
         stream.state.epoch = match request.key.class() {
-            Some(Class::Mailbox) => mailbox_epoch(stamp.log_id, request.key, stamp.now, stamp.state_ttl),
-            _ => epoch_of(stamp.log_id, sequence),
+            Some(Class::Mailbox) => mailbox_epoch(stamp.lineage, request.key, stamp.now, stamp.state_ttl),
+            _ => epoch_of(stamp, sequence),
         };
     }
     let decision = decide(request, &mut stream, stamp.now, limits)?;
@@ -59,21 +60,23 @@ pub(super) fn place(
     Ok((header, stream))
 }
 
-/// An epoch that no other incarnation of the stream, in this log or one before it, has had.
-fn epoch_of(log_id: u64, sequence: Sequence) -> u32 {
-    let log = crc32c::crc32c(&log_id.to_le_bytes());
-    crc32c::crc32c_append(log, &sequence.0.to_le_bytes()).max(1)
+/// An epoch that no other incarnation of the stream, in this log or one before it, has had. The salt of the segment is
+/// part of it, since after a loss sequences may be given out again.
+fn epoch_of(stamp: &Stamp, sequence: Sequence) -> u32 {
+    let log = crc32c::crc32c(&stamp.lineage.to_le_bytes());
+    let segment = crc32c::crc32c_append(log, &stamp.salt.to_le_bytes());
+    crc32c::crc32c_append(segment, &sequence.0.to_le_bytes()).max(1)
 }
 
 /// The epoch of a mailbox that begins at `now` (seconds since 1970). Clients are told it before there is a mailbox, so it
-/// is a function of the user and of a period as long as the state of a mailbox lives: a stream is forgotten that long
+/// is a function of the user, of the log with what it has lost, and of a period as long as the state of a mailbox lives: a stream is forgotten that long
 /// after it began at the earliest, so the next one begins in another period and has another epoch. The periods of users
 /// end at different times.
-pub(super) fn mailbox_epoch(log_id: u64, key: StreamKey, now: u32, state_ttl: u32) -> u32 {
+pub(super) fn mailbox_epoch(lineage: u64, key: StreamKey, now: u32, state_ttl: u32) -> u32 {
     let period = u64::from(state_ttl.max(1));
     let begun = key.hash.checked_rem(period).unwrap_or(0).saturating_add(u64::from(now));
     let number = begun.checked_div(period).unwrap_or(0);
-    let parts = [log_id, key.hash, u64::from(key.check), period, number];
+    let parts = [lineage, key.hash, u64::from(key.check), period, number];
     parts.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, &part.to_le_bytes())).max(1)
 }
 
@@ -106,6 +109,7 @@ fn decide(
             };
             Ok(Decision { offset, kept: kept.min(state.pending.saturating_add(1)), ..link })
         }
+        Plan::Loss { before, mark } => Ok(Decision { offset: before.0, previous: mark, ..link }),
         Plan::Position { keep } => Ok(Decision { kept: keep.min(state.pending), ..link }),
         Plan::Acknowledge { device, through } => {
             let through = if through == Devices::FORGET { through } else { through.min(state.last_offset) };

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::body::{Body, Message};
 use super::chain::Chain;
 use super::error::ReadError;
+use super::notice::Notice;
 use super::place::mailbox_epoch;
 use super::record::{Class, Kind, Sequence};
 use super::segment::{Place, Segment};
@@ -115,7 +116,7 @@ impl Reader {
     #[must_use]
     pub fn epoch_to_come(&self, user: &str, now: u32) -> u32 {
         let key = self.shared.hasher.stream(Class::Mailbox, user);
-        mailbox_epoch(self.shared.identity.log_id, key, now, self.shared.state_ttl)
+        mailbox_epoch(self.shared.lineage, key, now, self.shared.state_ttl)
     }
 
     /// Reads one record.
@@ -231,6 +232,12 @@ impl Reader {
     #[must_use]
     pub fn status(&self) -> LogStatus {
         self.shared.status.snapshot()
+    }
+
+    /// What happened since the last time this was asked for, and how much more that was too much to keep.
+    #[must_use]
+    pub fn take_notices(&self) -> (Vec<Notice>, u64) {
+        self.shared.status.notices.take()
     }
 
     pub(super) fn note_maintenance_fault(&self) {

@@ -62,6 +62,7 @@ pub const HEADER_BYTES: usize = 88;
 
 const LAST_OF_GROUP: u16 = 1;
 const OPTIONAL_KINDS: u16 = 0x8000;
+const LOSS: u16 = 0x8100;
 const ALIGNMENT: usize = 8;
 
 /// What a record is.
@@ -80,6 +81,9 @@ pub enum Kind {
     Event,
     /// Carries `durable_through` only, written when the log falls idle.
     Watermark,
+    /// Streams whose newest link comes before sequence `offset` may have lost newer ones, and have new epochs from here
+    /// on; `previous` tells the loss from others. For programs that do not know it an optional kind.
+    Loss,
     /// What compaction leaves of a message that is not delivered any more but holds its stream's place or chain.
     Stub,
     /// Of a later version, and needless for this one.
@@ -100,6 +104,7 @@ impl Kind {
             Self::Event => 5,
             Self::Watermark => 6,
             Self::Stub => 7,
+            Self::Loss => LOSS,
             Self::Optional(number) | Self::Unknown(number) => number,
         }
     }
@@ -115,6 +120,7 @@ impl Kind {
             5 => Self::Event,
             6 => Self::Watermark,
             7 => Self::Stub,
+            LOSS => Self::Loss,
             OPTIONAL_KINDS.. => Self::Optional(number),
             _ => Self::Unknown(number),
         }
@@ -124,6 +130,12 @@ impl Kind {
     #[must_use]
     pub fn is_message(self) -> bool {
         matches!(self, Self::Message | Self::Publication | Self::Event)
+    }
+
+    /// True if the record belongs to no stream.
+    #[must_use]
+    pub fn is_of_the_log(self) -> bool {
+        matches!(self, Self::Watermark | Self::Loss)
     }
 
     /// True if the record takes a number of its stream.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::error::{OpenError, StorageError};
 use super::files::LOCK_NAME;
 use super::index::Index;
+use super::loss::{Loss, Losses};
 use super::record::{Header, Kind, Sequence};
 use super::scan::{Damage, DamageKind, Scan, Scanned, Tail, Window};
 use super::segment::{
@@ -19,7 +20,7 @@ use super::storage::{SECTOR_BYTES, Storage, StorageFile};
 /// What recovery found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct RecoveryReport {
-    /// The log had been closed in an orderly way and the index came from its snapshot: no record was read.
+    /// The log had been closed in an orderly way: a start takes the index from its snapshot and reads no record.
     pub clean: bool,
     /// Segments of the log.
     pub segments: usize,
@@ -35,6 +36,9 @@ pub struct RecoveryReport {
     pub tail: Option<Tail>,
     /// Damage to durable data: an alarm. The segments concerned are in quarantine; the rest of them is served.
     pub damage: Vec<Damage>,
+    /// Losses that are new and of which not even the streams are known: every stream that may have lost its newest record
+    /// has a new epoch.
+    pub new_losses: usize,
     /// Segments in quarantine, from this recovery and earlier ones.
     pub quarantined: Vec<u64>,
     /// Unfinished files that were removed.
@@ -57,6 +61,10 @@ pub(super) struct Recovered {
     pub(super) noted_through: Sequence,
     /// The last segment may be appended to.
     pub(super) resume: bool,
+    /// Losses for which streams have new epochs, and of which nothing stands in the log yet.
+    pub(super) losses: Vec<Loss>,
+    /// Of all losses that ever were.
+    pub(super) loss_marks: u64,
     pub(super) report: RecoveryReport,
 }
 
@@ -79,9 +87,9 @@ pub(super) fn recover(storage: &dyn Storage, seed: &[u8; 16], now: u32) -> Resul
 /// Where the index may come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// From the snapshot if it fits, else from the records.
+    /// From the snapshot if it fits, else from the records: a start.
     Snapshot,
-    /// From the records.
+    /// From the records: a look at all of it.
     Records,
 }
 
@@ -96,11 +104,11 @@ pub(super) fn read(
     let found = find_segments(storage, &mut report)?;
     let identity = identity_of(&found, seed, now)?;
     let next_id = found.last().map_or(1, |last| last.id.saturating_add(1));
+    let snapshot = if report.damage.is_empty() { read_snapshot(storage, &found) } else { None };
+    report.clean = snapshot.is_some();
     if source == Source::Snapshot
-        && report.damage.is_empty()
-        && let Some(snapshot) = read_snapshot(storage, &found)
+        && let Some(snapshot) = snapshot
     {
-        report.clean = true;
         return Ok(conclude_clean(snapshot, identity, next_id, report));
     }
     let mut recovered = Recovered {
@@ -116,11 +124,19 @@ pub(super) fn read(
             .max()
             .unwrap_or_default(),
         resume: false,
+        losses: Vec::new(),
+        loss_marks: 0,
         report,
     };
+    let mut losses = Losses::default();
     for (at, segment) in found.iter().enumerate() {
         let later = found.get(at.saturating_add(1)..).unwrap_or(&[]);
-        read_segment(segment, later, &mut recovered)?;
+        read_segment(segment, later, &mut recovered, &mut losses)?;
+    }
+    (recovered.losses, recovered.loss_marks) = losses.conclude(recovered.next);
+    recovered.report.new_losses = recovered.losses.len();
+    for loss in &recovered.losses {
+        recovered.index.renew(loss.before, loss.mark);
     }
     recovered.sum_up();
     Ok(recovered)
@@ -138,9 +154,20 @@ fn read_snapshot(storage: &dyn Storage, found: &[Found]) -> Option<Snapshot> {
 }
 
 fn conclude_clean(snapshot: Snapshot, identity: Identity, next_id: u64, report: RecoveryReport) -> Recovered {
-    let Snapshot { next, noted_through, segments, index } = snapshot;
-    let mut recovered =
-        Recovered { segments, index, identity, next_id, next, noted_through, resume: false, report };
+    let Snapshot { next, noted_through, loss_marks, segments, index } = snapshot;
+    let (resume, losses) = (false, Vec::new());
+    let mut recovered = Recovered {
+        segments,
+        index,
+        identity,
+        next_id,
+        next,
+        noted_through,
+        resume,
+        losses,
+        loss_marks,
+        report,
+    };
     recovered.sum_up();
     recovered
 }
@@ -173,6 +200,7 @@ fn find_segments(storage: &dyn Storage, report: &mut RecoveryReport) -> Result<V
                 report.removed.push(name);
                 continue;
             }
+            FileName::Reserve => continue,
             FileName::Other => {
                 if name != LOCK_NAME && name != SNAPSHOT_NAME {
                     report.foreign.push(name);
@@ -239,10 +267,16 @@ fn identity_of(found: &[Found], seed: &[u8; 16], now: u32) -> Result<Identity, O
     }))
 }
 
-fn read_segment(found: &Found, later: &[Found], recovered: &mut Recovered) -> Result<(), OpenError> {
+fn read_segment(
+    found: &Found,
+    later: &[Found],
+    recovered: &mut Recovered,
+    losses: &mut Losses,
+) -> Result<(), OpenError> {
     let Some(header) = found.header else {
         // Nothing in it can be read. Its id is not used again.
         recovered.report.quarantined.push(found.id);
+        losses.open_end(found.id);
         return Ok(());
     };
     // What a compaction has merged into this segment does not end it.
@@ -271,6 +305,10 @@ fn read_segment(found: &Found, later: &[Found], recovered: &mut Recovered) -> Re
         report.bytes = report.bytes.saturating_add(record.record_bytes() as u64);
         match record.kind {
             Kind::Unknown(kind) => unknown = Some(kind),
+            Kind::Loss => {
+                index.renew(Sequence(record.offset), record.previous);
+                losses.note(record.previous);
+            }
             Kind::Optional(_) => report.unknown_optional = report.unknown_optional.saturating_add(1),
             _ => index.apply(record),
         }
@@ -280,10 +318,18 @@ fn read_segment(found: &Found, later: &[Found], recovered: &mut Recovered) -> Re
     if let Some(kind) = unknown {
         return Err(OpenError::UnknownKind { segment: found.id, kind });
     }
-    conclude(found, &header, next.is_some(), marks, scanned, fence, recovered);
+    if scanned.next > header.first_sequence {
+        losses.go_on();
+    }
+    if !header.is_sparse() && found.length < header.capacity {
+        losses.open_end(found.id);
+    }
+    let lost = conclude(found, &header, next.is_some(), marks, scanned, fence, recovered);
+    losses.in_segment(found.id, &lost);
     Ok(())
 }
 
+/// Takes the segment in and says which of its records are lost.
 fn conclude(
     found: &Found,
     header: &SegmentHeader,
@@ -292,10 +338,11 @@ fn conclude(
     scanned: Scanned,
     fence: Sequence,
     recovered: &mut Recovered,
-) {
+) -> Vec<(Sequence, Sequence)> {
     let report = &mut recovered.report;
     let quarantined = found.quarantined || !scanned.damage.is_empty();
     report.damage.extend(scanned.damage);
+    let mut lost = scanned.lost;
     let mut next = scanned.next;
     if header.is_sparse() {
         next = next.max(header.covers_through.next());
@@ -308,6 +355,7 @@ fn conclude(
             first: next,
             last: fence,
         });
+        lost.push((next, fence));
         next = fence.next();
     }
     if !sealed {
@@ -319,6 +367,7 @@ fn conclude(
     let end = scanned.end.min(found.length);
     let segment = Segment::new(*header, Arc::clone(&found.file), marks, end, last, quarantined);
     recovered.segments.push(Arc::new(segment));
+    lost
 }
 
 /// Carries out what was concluded.

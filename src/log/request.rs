@@ -126,6 +126,8 @@ pub(super) enum Plan {
     Position { keep: u32 },
     /// Move a cursor.
     Acknowledge { device: u64, through: u64 },
+    /// Note a loss.
+    Loss { before: Sequence, mark: u64 },
 }
 
 /// How much a stream may hold with one more message.
@@ -160,6 +162,26 @@ impl Prepared {
         }
         let body_crc = crc32c::crc32c(&body);
         Ok(Self { token: request.token, plan, key, expires_at, kind, body, body_crc })
+    }
+}
+
+impl Prepared {
+    /// A record of the log itself, which belongs to no stream.
+    pub(super) fn of_the_log(kind: Kind, plan: Plan) -> Self {
+        let (key, body, body_crc) = (StreamKey::default(), Vec::new(), crc32c::crc32c(&[]));
+        Self { token: 0, plan, key, expires_at: 0, kind, body, body_crc }
+    }
+
+    /// True if it says that something is done with, so that room can be made: it may take what is held back for that.
+    pub(super) fn frees_room(&self) -> bool {
+        let drops =
+            matches!(self.plan, Plan::Acknowledge { .. } | Plan::Position { keep: 0 } | Plan::Loss { .. });
+        drops && self.kind != Kind::Watermark
+    }
+
+    /// True if it is taken only while what makes room again has its own.
+    pub(super) fn needs_reserve(&self) -> bool {
+        !self.frees_room() && self.kind != Kind::Watermark
     }
 }
 

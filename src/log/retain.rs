@@ -9,7 +9,7 @@
 //!   that could come back to life: in the oldest segments of the log.
 
 use super::record::{Header, Kind};
-use super::stream::{Devices, Stream};
+use super::stream::{Devices, Stream, is_same_incarnation};
 
 /// What compaction does with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +44,12 @@ impl Moment {
     pub(super) fn need(&self, header: &Header, stream: Option<&Stream>) -> Need {
         match header.kind {
             Kind::Watermark => return Need::Nothing,
-            // Not ours to judge.
-            Kind::Optional(_) | Kind::Unknown(_) => return Need::Whole,
+            // Not ours to judge; and of losses there are few.
+            Kind::Loss | Kind::Optional(_) | Kind::Unknown(_) => return Need::Whole,
             _ => {}
         }
-        let Some(stream) = stream.filter(|stream| stream.state.epoch == header.epoch) else {
+        let Some(stream) = stream.filter(|stream| is_same_incarnation(stream.state.epoch, header.epoch))
+        else {
             return Need::Nothing;
         };
         if self.oldest && self.has_ended(stream) {
@@ -139,7 +140,7 @@ mod tests {
         let expired = Header { expires_at: 999, ..header(Kind::Message, 40, 4, 1) };
         assert_eq!(MOMENT.need(&expired, Some(&stream)), Need::Stub);
         assert_eq!(MOMENT.need(&header(Kind::Message, 40, 4, 1), None), Need::Nothing);
-        let other_epoch = Header { epoch: 2, ..header(Kind::Message, 50, 5, 1) };
+        let other_epoch = Header { epoch: 0x2_0001, ..header(Kind::Message, 50, 5, 1) };
         assert_eq!(MOMENT.need(&other_epoch, Some(&stream)), Need::Nothing);
     }
 

@@ -135,6 +135,8 @@ pub(super) struct Scanned {
     /// The sequence that would come next.
     pub(super) next: Sequence,
     pub(super) damage: Vec<Damage>,
+    /// First and last sequence of records of which nothing is known any more, not even whose they were.
+    pub(super) lost: Vec<(Sequence, Sequence)>,
     pub(super) tail: Option<Tail>,
 }
 
@@ -207,6 +209,9 @@ impl Scan<'_> {
             None => (self.stop().min(self.window.length()), self.durable_end().next()),
         };
         out.damage.push(self.damage(at, end.saturating_sub(at), out.next, next.before()));
+        if next > out.next {
+            out.lost.push((out.next, next.before()));
+        }
         out.next = next;
         Ok(resumed.map(|(place, _)| place))
     }

@@ -29,6 +29,10 @@ const BYTE_ORDER: u32 = 0x0102_0304;
 const SUFFIX: &str = ".seg";
 const QUARANTINED_SUFFIX: &str = ".seg.quarantined";
 const TEMPORARY_SUFFIX: &str = ".tmp";
+/// Name of the file held back for records that free something.
+pub const APPEND_RESERVE: &str = "append.reserve";
+/// Name of the file held back for compaction.
+pub const COMPACT_RESERVE: &str = "compact.reserve";
 
 /// What a file name says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub enum FileName {
     Quarantined(u64),
     /// Left by an unfinished step.
     Temporary,
+    /// Room that is held back for a full disk.
+    Reserve,
     /// Not the log's.
     Other,
 }
@@ -54,6 +60,9 @@ impl FileName {
         };
         if name.ends_with(TEMPORARY_SUFFIX) {
             return Self::Temporary;
+        }
+        if name == APPEND_RESERVE || name == COMPACT_RESERVE {
+            return Self::Reserve;
         }
         if let Some(id) = name.strip_suffix(QUARANTINED_SUFFIX).and_then(id) {
             return Self::Quarantined(id);
@@ -511,6 +520,7 @@ mod tests {
         assert_eq!(FileName::parse(&segment_name(0xab)), FileName::Segment(0xab));
         assert_eq!(FileName::parse(&quarantined_name(7)), FileName::Quarantined(7));
         assert_eq!(FileName::parse(&temporary_name(7)), FileName::Temporary);
+        assert_eq!(FileName::parse(APPEND_RESERVE), FileName::Reserve);
         for other in ["LOCK", "1.seg", "+00000000000000a.seg", "00000000000000AB.seg", ".seg", ""] {
             assert_eq!(FileName::parse(other), FileName::Other, "{other}");
         }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::error::StorageError;
 use super::index::Index;
+use super::notice::{End, Notice, Notices};
 use super::record::{KeyHasher, Sequence};
+use super::reserve::Reserve;
 use super::segment::Segment;
 use super::storage::Storage;
 
@@ -22,10 +24,13 @@ pub(super) struct Shared {
     pub(super) storage: Box<dyn Storage>,
     pub(super) identity: Identity,
     pub(super) hasher: KeyHasher,
+    /// The log and what it has lost: streams that begin now and those that were lost have different epochs.
+    pub(super) lineage: u64,
     pub(super) index: Index,
     /// Seconds that the state of a stream outlives its last record.
     pub(super) state_ttl: u32,
     pub(super) status: Status,
+    pub(super) reserve: Reserve,
     /// The highest sequence that a finished sync covered.
     durable_through: AtomicU64,
     segments: RwLock<Vec<Arc<Segment>>>,
@@ -37,18 +42,27 @@ impl Shared {
         identity: Identity,
         segments: Vec<Arc<Segment>>,
         index: Index,
+        reserve: Reserve,
         state_ttl: Duration,
+        loss_marks: u64,
     ) -> Self {
         Self {
             storage,
             identity,
             hasher: KeyHasher::new(&identity.secret),
+            lineage: identity.log_id ^ loss_marks,
             index,
             state_ttl: u32::try_from(state_ttl.as_secs()).unwrap_or(u32::MAX),
             status: Status::default(),
+            reserve,
             durable_through: AtomicU64::new(0),
             segments: RwLock::new(segments),
         }
+    }
+
+    /// See [`Losses`](super::loss::Losses).
+    pub(super) fn loss_marks(&self) -> u64 {
+        self.lineage ^ self.identity.log_id
     }
 
     pub(super) fn durable_through(&self) -> Sequence {
@@ -57,6 +71,11 @@ impl Shared {
 
     pub(super) fn set_durable_through(&self, sequence: Sequence) {
         self.durable_through.store(sequence.0, Ordering::Release);
+    }
+
+    /// True while a request was refused for want of room.
+    pub(super) fn is_full(&self) -> bool {
+        self.status.fault() == Some(StorageError::DiskFull)
     }
 
     /// All segments in order.
@@ -103,6 +122,7 @@ pub(super) struct Status {
     damaged_reads: AtomicU64,
     maintenance_failures: AtomicU64,
     fault: Mutex<Option<StorageError>>,
+    pub(super) notices: Notices,
 }
 
 /// Counters of the log since it was opened, for metrics and `millpond log stats`.
@@ -135,13 +155,28 @@ impl Status {
         self.groups.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn gave_up(&self, error: StorageError) {
+    pub(super) fn gave_up(&self, error: StorageError, end: End) {
         self.given_up.fetch_add(1, Ordering::Relaxed);
+        self.notices.add(Notice::GaveUp { error, end });
         self.set_fault(Some(error));
     }
 
-    pub(super) fn made_room(&self, error: Option<StorageError>) {
-        self.set_fault(error);
+    /// A request was refused, since no room could be had.
+    pub(super) fn refused(&self, error: StorageError, end: End) {
+        if self.set_fault(Some(error)) != Some(error) {
+            self.notices.add(Notice::Refusing { error, end });
+        }
+    }
+
+    /// There is room again.
+    pub(super) fn made_room(&self) {
+        if self.set_fault(None).is_some() {
+            self.notices.add(Notice::Storing);
+        }
+    }
+
+    pub(super) fn fault(&self) -> Option<StorageError> {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn lost_sync(&self) {
@@ -167,11 +202,12 @@ impl Status {
             expired_reads: self.expired_reads.load(Ordering::Relaxed),
             damaged_reads: self.damaged_reads.load(Ordering::Relaxed),
             maintenance_failures: self.maintenance_failures.load(Ordering::Relaxed),
-            fault: *self.fault.lock().unwrap_or_else(PoisonError::into_inner),
+            fault: self.fault(),
         }
     }
 
-    fn set_fault(&self, error: Option<StorageError>) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    /// What it was before.
+    fn set_fault(&self, error: Option<StorageError>) -> Option<StorageError> {
+        std::mem::replace(&mut *self.fault.lock().unwrap_or_else(PoisonError::into_inner), error)
     }
 }

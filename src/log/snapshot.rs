@@ -20,7 +20,7 @@ use super::stream::{Devices, Stream, StreamState};
 /// Name of the file.
 pub(super) const SNAPSHOT_NAME: &str = "index.snapshot";
 const TEMPORARY_NAME: &str = "index.snapshot.tmp";
-const BLOCK_MAGIC: [u8; 4] = *b"mps1";
+const BLOCK_MAGIC: [u8; 4] = *b"mps2";
 const BLOCK_HEADER_BYTES: usize = 16;
 /// Streams in one block.
 const BLOCK_STREAMS: usize = 4096;
@@ -33,6 +33,7 @@ struct Head {
     log_id: u64,
     next: u64,
     noted_through: u64,
+    loss_marks: u64,
     streams: u64,
     segments: Vec<SegmentImage>,
 }
@@ -68,6 +69,7 @@ pub(super) struct Ending<'a> {
     pub(super) log_id: u64,
     pub(super) next: Sequence,
     pub(super) noted_through: Sequence,
+    pub(super) loss_marks: u64,
     pub(super) segments: &'a [Arc<Segment>],
     pub(super) index: &'a Index,
 }
@@ -77,6 +79,7 @@ pub(super) struct Ending<'a> {
 pub(super) struct Snapshot {
     pub(super) next: Sequence,
     pub(super) noted_through: Sequence,
+    pub(super) loss_marks: u64,
     pub(super) segments: Vec<Arc<Segment>>,
     pub(super) index: Index,
 }
@@ -115,6 +118,7 @@ fn write_blocks(out: &mut BlockWriter, ending: &Ending<'_>) -> Result<(), Storag
         log_id: ending.log_id,
         next: ending.next.0,
         noted_through: ending.noted_through.0,
+        loss_marks: ending.loss_marks,
         streams: ending.index.len() as u64,
         segments: segments.collect(),
     };
@@ -172,7 +176,7 @@ pub(super) fn read(storage: &dyn Storage, present: &[Present]) -> Option<Snapsho
         return None;
     }
     let (next, noted_through) = (Sequence(head.next), Sequence(head.noted_through));
-    Some(Snapshot { next, noted_through, segments, index })
+    Some(Snapshot { next, noted_through, loss_marks: head.loss_marks, segments, index })
 }
 
 fn restore(image: &ArchivedStreamImage) -> (StreamKey, Stream) {

@@ -7,6 +7,28 @@ use smallvec::SmallVec;
 
 use super::record::{Header, Kind, Sequence};
 
+/// The low bits of an epoch change when the stream goes on after a loss ([`renewed`]); the rest tells its incarnations
+/// apart.
+const RENEWALS: u32 = 0xffff;
+
+/// True if records with these epochs belong to one chain.
+#[must_use]
+pub fn is_same_incarnation(epoch: u32, other: u32) -> bool {
+    epoch & !RENEWALS == other & !RENEWALS
+}
+
+/// The epoch with which a stream goes on that may have lost its newest records: what it holds stays, but no position of
+/// before is one of now, since the numbers that were lost are given out again. `mark` tells the loss from others, so that
+/// also the epoch of an earlier loss is another one, of which the note may have been lost as well.
+#[must_use]
+pub fn renewed(epoch: u32, mark: u64) -> u32 {
+    let change = u32::try_from(mark & u64::from(RENEWALS)).unwrap_or(0).max(1);
+    match epoch ^ change {
+        0 => RENEWALS,
+        epoch => epoch,
+    }
+}
+
 /// What memory holds of a stream; 40 bytes of the index's 48-byte entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamState {
@@ -52,11 +74,12 @@ impl StreamState {
 
     /// Takes in one record of the stream; records come in sequence order.
     pub fn apply(&mut self, header: &Header) {
-        if header.kind.is_link() && header.epoch != self.epoch {
-            *self = Self::beginning(header);
-        }
-        if header.epoch != self.epoch {
+        let is_same = is_same_incarnation(header.epoch, self.epoch);
+        if !is_same && !header.kind.is_link() {
             return;
+        }
+        if !is_same {
+            *self = Self::beginning(header);
         }
         match header.kind {
             Kind::Message | Kind::Publication | Kind::Event | Kind::Stub => self.apply_message(header),
@@ -67,8 +90,9 @@ impl StreamState {
             Kind::Cursor if header.offset == Devices::FORGET => self.shrink(header.kept),
             // The end is known already, unless damage took the newest messages: then it comes from here.
             Kind::Cursor => self.advance(header.offset.saturating_add(u64::from(header.ahead)), header.kept),
-            Kind::Watermark | Kind::Optional(_) | Kind::Unknown(_) => return,
+            Kind::Watermark | Kind::Loss | Kind::Optional(_) | Kind::Unknown(_) => return,
         }
+        self.epoch = header.epoch;
         self.touched = header.written_at;
     }
 
@@ -127,10 +151,10 @@ impl Stream {
     pub fn apply(&mut self, header: &Header) {
         let epoch = self.state.epoch;
         self.state.apply(header);
-        if self.state.epoch != epoch {
+        if !is_same_incarnation(self.state.epoch, epoch) {
             self.devices = Devices::default();
         }
-        if header.kind == Kind::Cursor && header.epoch == self.state.epoch {
+        if header.kind == Kind::Cursor && is_same_incarnation(header.epoch, self.state.epoch) {
             self.devices.set(header.previous, header.offset);
         }
     }
@@ -253,8 +277,8 @@ mod tests {
         let mut state = StreamState::beginning(&first);
         state.apply(&first);
         assert_eq!((state.last_offset, state.pending), (8, 1));
-        state.apply(&Header { epoch: 6, ..header(Kind::Publication, 2, 1, 1) });
-        assert_eq!((state.last_offset, state.pending, state.epoch), (1, 1, 6));
+        state.apply(&Header { epoch: 0x6_0005, ..header(Kind::Publication, 2, 1, 1) });
+        assert_eq!((state.last_offset, state.pending, state.epoch), (1, 1, 0x6_0005));
         state.apply(&header(Kind::Cursor, 3, 8, 0));
         assert_eq!(state.pending, 1);
     }

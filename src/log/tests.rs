@@ -13,7 +13,9 @@ use super::storage::Storage;
 
 mod faults;
 mod history;
+mod losses;
 mod pages;
+mod room;
 
 const NOW: u32 = 1_000_000;
 

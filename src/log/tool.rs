@@ -9,11 +9,12 @@ use serde::Serialize;
 
 use super::body::Body;
 use super::error::{OpenError, StorageError};
-use super::files::Directory;
+use super::files::{Directory, LOCK_NAME};
 use super::record::{Class, Header, Kind, Sequence};
 use super::recover::{self, Recovered, RecoveryReport, Source};
 use super::scan::Window;
-use super::segment::{Segment, quarantined_name, segment_name};
+use super::segment::{FileName, Segment, quarantined_name, segment_name};
+use super::storage::Storage;
 
 /// What `verify` found.
 #[derive(Clone, Debug, Serialize)]
@@ -186,7 +187,8 @@ pub fn stats(path: &Path, now: u32) -> Result<StatsReport, OpenError> {
     Ok(report)
 }
 
-/// Calls `show` for the records of the log in `path` that pass the filter, in order.
+/// Calls `show` for the records of the log in `path` that pass the filter, in order. Says from where to go on if the
+/// limit left some out.
 ///
 /// # Errors
 /// Why the log cannot be read at all.
@@ -195,9 +197,10 @@ pub fn inspect(
     now: u32,
     filter: &InspectFilter,
     show: &mut dyn FnMut(Inspected),
-) -> Result<(), OpenError> {
+) -> Result<Option<Sequence>, OpenError> {
     let (_, recovered) = read(path, now)?;
     let mut shown = 0_u64;
+    let mut next = None;
     visit_records(&recovered.segments, &mut |segment, at, header, body| {
         if header.sequence < filter.from {
             return true;
@@ -206,15 +209,26 @@ pub fn inspect(
         if filter.name.as_ref().is_some_and(|name| *name != record.name) {
             return true;
         }
+        if filter.limit > 0 && shown >= filter.limit {
+            next = Some(header.sequence);
+            return false;
+        }
         show(record);
         shown = shown.saturating_add(1);
-        filter.limit == 0 || shown < filter.limit
+        true
     })?;
-    Ok(())
+    Ok(next)
 }
 
 fn read(path: &Path, now: u32) -> Result<(Directory, Recovered), OpenError> {
     let directory = Directory::open_existing(path, true)?;
+    let is_of_a_log = |name: &String| {
+        let of_segment = matches!(FileName::parse(name), FileName::Segment(_) | FileName::Quarantined(_));
+        of_segment || name == LOCK_NAME
+    };
+    if !directory.list()?.iter().any(is_of_a_log) {
+        return Err(OpenError::NoLog);
+    }
     let mut attempts = 0..3_u8;
     loop {
         match recover::read(&directory, &[0; 16], now, Source::Records) {

@@ -46,6 +46,8 @@ pub(super) struct Writer {
     /// The last group had more than one request: the next one may get company too.
     company: bool,
     closing: bool,
+    /// See [`Engine::look_for_room`].
+    look_for_room: bool,
     timers: Timers,
 }
 
@@ -69,6 +71,7 @@ impl Writer {
             waiting: Vec::new(),
             company: false,
             closing: false,
+            look_for_room: false,
             timers: Timers::default(),
         })
     }
@@ -137,6 +140,7 @@ impl Writer {
                 self.lanes.push_back(lane);
             }
             Letter::Watermark(noted) => self.waiting.push(noted),
+            Letter::Room => self.look_for_room = true,
             Letter::Close => {
                 self.closed.store(true, Ordering::SeqCst);
                 self.closing = true;
@@ -149,10 +153,8 @@ impl Writer {
 
     fn stage(&mut self) {
         let before = self.in_flight().saturating_add(self.staged).min(self.requests.len());
-        let staged = self.engine.stage(self.requests.range(before..), unix_seconds(), &mut self.acks);
+        let staged = self.engine.stage(self.requests.range(before..), unix_seconds());
         self.staged = self.staged.saturating_add(staged);
-        // Answers without a group are for requests that the disk has no room for; nothing is in flight then.
-        self.answer(0);
     }
 
     fn in_flight(&self) -> usize {
@@ -246,6 +248,9 @@ impl Writer {
                 let _ = noted.try_send(());
             }
         }
+        if std::mem::take(&mut self.look_for_room) {
+            self.engine.look_for_room();
+        }
         self.timers.run(&mut self.engine);
     }
 
@@ -315,7 +320,7 @@ fn from_now(period: Duration) -> Instant {
 }
 
 #[allow(clippy::disallowed_methods, reason = "the log is a shell: its writer thread reads the clock")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 

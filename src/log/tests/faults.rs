@@ -34,6 +34,8 @@ fn a_failure_that_cannot_be_sealed_off_says_so() {
     send(&mut engine, "alice", "m1");
     disk.inject(Fault::Sync(StorageError::Device), 0);
     disk.inject(Fault::Create(StorageError::DiskFull), 0);
+    // What is held back fails too.
+    disk.inject(Fault::Sync(StorageError::Device), 0);
     assert_eq!(send(&mut engine, "alice", "?").result, Err(AppendError::Uncertain(StorageError::Device)));
     assert_eq!(send(&mut engine, "alice", "m2").result.unwrap().offset, 2);
 }
@@ -316,6 +318,8 @@ fn what_a_kill_leaves_after_a_failed_sync_is_brought_to_the_medium() {
     send(&mut engine, "alice", "m1");
     disk.inject(Fault::Sync(StorageError::Device), 0);
     disk.inject(Fault::Create(StorageError::DiskFull), 0);
+    // What is held back fails too.
+    disk.inject(Fault::Sync(StorageError::Device), 0);
     assert_eq!(send(&mut engine, "alice", "m2").result, Err(AppendError::Uncertain(StorageError::Device)));
     drop(engine);
     let engine = open(&disk);
