@@ -370,7 +370,7 @@ fn a_crowd_that_leaves_takes_few_letters() {
     assert_eq!(weights, [64, 36, 1, 64, 36]);
     stage.world.busy[1] = 0;
     stage.world.settle();
-    let stats = stage.world.ask(0, ApiCommand::PresenceStats { channel: channel.into() });
+    let stats = stage.world.ask(0, ApiCommand::PresenceStats { channel });
     assert!(matches!(stats, ApiAnswer::PresenceStats { num_clients: 1, num_users: 1 }), "{stats:?}");
 }
 
