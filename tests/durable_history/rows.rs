@@ -245,7 +245,7 @@ fn a_full_disk_refuses_publications_and_live_traffic_goes_on() {
         }
     }
     world.inbox(socket);
-    world.send(socket, &json!({ "id": 4, "publish": { "channel": CHANNEL, "data": "refused" } }));
+    world.send(socket, &json!({ "id": 4, "publish": { "channel": CHANNEL, "data": filler } }));
     world.send(socket, &json!({ "id": 5, "publish": { "channel": "quiet:live", "data": "live" } }));
     world.settle();
     let heard = world.inbox(socket);
