@@ -110,8 +110,8 @@ pub const UNAUTHENTICATED_LEAST: u32 = 4096;
 
 /// How long a client may take for its next word before it is taken for a silent one (0.5 s), where there are too many.
 pub const NEWCOMER_TICKS: u32 = 5;
-/// The same for a request while nine tenths of all places are taken (0.1 s).
-pub const NEWCOMER_TICKS_FULL: u32 = 1;
+/// The same for a request while nine tenths of all places are taken (0.1 to 0.2 s).
+pub const NEWCOMER_TICKS_FULL: u32 = 2;
 
 /// Silent connections that go in one turn; more than are accepted in one.
 pub const EVICTIONS_PER_TURN: usize = 64;

@@ -53,6 +53,11 @@ impl Admission {
         self.connections.load(Ordering::Relaxed)
     }
 
+    /// Connections that have sent no request yet.
+    pub(crate) fn requestless(&self) -> u32 {
+        self.requestless.load(Ordering::Relaxed)
+    }
+
     /// A connection was accepted, and has sent no request.
     pub(crate) fn note_requestless(&self) {
         self.requestless.fetch_add(1, Ordering::Relaxed);
@@ -66,7 +71,7 @@ impl Admission {
     /// Connections that count for somebody who asks for one now: not those silent ones that are about to go, as they are
     /// more than may be (R02). Those who ever sent a request stay within the limits, as each of them was counted.
     fn connections_to_stay(&self, capacity: u32) -> u32 {
-        let others = self.requestless.load(Ordering::Relaxed).saturating_sub(1);
+        let others = self.requestless().saturating_sub(1);
         let to_go = others.saturating_sub(capacity / limits::UNAUTHENTICATED_SHARE);
         self.connections().saturating_sub(to_go)
     }

@@ -135,7 +135,7 @@ impl Shard {
         let farewell = self.farewell_of(slot, farewell);
         for handle in self.subscription_handles(slot) {
             self.note_unsubscribed(slot, handle, EndedBy::Disconnect, 0, "");
-            self.leave_as(slot, handle, farewell != Farewell::Goodbye);
+            self.leave_as(slot, handle, farewell);
         }
         let key = self.key(slot);
         let leave = self.leave_of(slot, farewell);

@@ -187,7 +187,8 @@ impl Homes {
     /// A member was lost and may come back.
     pub(crate) fn keep_member(&mut self, hash: u64, member: KeptMember, now: Now) {
         let grace = self.common.settings.channel.options[usize::from(member.namespace)].presence_grace;
-        let deadline = self.presence.counted(now.tick).after(ticks_of(grace));
+        let most = if member.is_unsaid { limits::UNSAID_TICKS } else { u32::MAX };
+        let deadline = self.presence.counted(now.tick).after(ticks_of(grace).min(most));
         self.announcements.deadlines.push(Reverse((deadline, hash)));
         self.announcements.latest += 1;
         let number = self.announcements.latest;

@@ -322,6 +322,8 @@ pub struct KeptMember {
     pub namespace: u16,
     /// Its leave is announced if it does not come back.
     pub announced: bool,
+    /// Its peer closed without saying why.
+    pub(crate) is_unsaid: bool,
 }
 
 /// A publication on its way to its home.

@@ -76,12 +76,8 @@ impl Shard {
         let under_way = self.overdue.len() + self.examined.len();
         let most = self.excess().saturating_sub(under_way).min(limits::EVICTIONS_PER_TURN);
         for _ in 0..most {
-            let Some(oldest) = self.next_to_go() else { return };
-            self.overdue.push_back(Overdue {
-                slot: oldest.slot,
-                generation: oldest.generation,
-                crowded: true,
-            });
+            let Some((Newcomer { slot, generation, .. }, phase)) = self.next_to_go() else { return };
+            self.overdue.push_back(Overdue { slot, generation, crowded: Some(phase) });
         }
     }
 
@@ -90,19 +86,34 @@ impl Shard {
         if self.excess() == 0 {
             return None;
         }
-        let fronts = [self.newcomers.silent.front(), self.newcomers.upgraded.front()];
-        let first = fronts.into_iter().flatten().map(|of| of.since.after(limits::NEWCOMER_TICKS)).min();
+        let patience = self.patience();
+        let fronts =
+            [self.newcomers.silent.front(), self.newcomers.upgraded.front()].into_iter().zip(patience);
+        let first = fronts.filter_map(|(front, patience)| Some(front?.since.after(patience?))).min();
         first.map(|at| at.max(self.now.tick.after(1)))
     }
 
-    fn next_to_go(&mut self) -> Option<Newcomer> {
-        let capacity = self.common.settings.max_connections;
-        let is_full =
-            self.common.admission.connections() >= capacity - capacity / limits::UNAUTHENTICATED_SHARE;
-        let patience = if is_full { limits::NEWCOMER_TICKS_FULL } else { limits::NEWCOMER_TICKS };
-        let silent = self.pop_older(|newcomers| &mut newcomers.silent, is_silent, patience);
-        silent
-            .or_else(|| self.pop_older(|newcomers| &mut newcomers.upgraded, is_idle, limits::NEWCOMER_TICKS))
+    /// How long a silent connection may be so, and an upgraded one, before it makes room; `None` while the node has room
+    /// for it, whatever share of it this shard has.
+    fn patience(&self) -> [Option<u32>; 2] {
+        let (admission, capacity) = (&self.common.admission, self.common.settings.max_connections);
+        let (connections, share) = (admission.connections(), capacity / limits::UNAUTHENTICATED_SHARE);
+        let is_full = connections >= capacity - share;
+        let for_silent = if is_full { limits::NEWCOMER_TICKS_FULL } else { limits::NEWCOMER_TICKS };
+        [
+            (admission.requestless() > share).then_some(for_silent),
+            (connections >= capacity / 2).then_some(limits::NEWCOMER_TICKS),
+        ]
+    }
+
+    fn next_to_go(&mut self) -> Option<(Newcomer, Phase)> {
+        let [for_silent, for_upgraded] = self.patience();
+        let silent = for_silent.and_then(|ticks| self.pop_older(|of| &mut of.silent, is_silent, ticks));
+        if let Some(silent) = silent {
+            return Some((silent, Phase::Handshake));
+        }
+        let upgraded = for_upgraded.and_then(|ticks| self.pop_older(|of| &mut of.upgraded, is_idle, ticks));
+        upgraded.map(|upgraded| (upgraded, Phase::Upgraded))
     }
 
     fn pop_older(
@@ -129,15 +140,17 @@ impl Shard {
     }
 
     /// One beyond the share was read once more: it goes unless it went on.
-    pub(crate) fn evict(&mut self, slot: u32) {
+    pub(crate) fn evict(&mut self, slot: u32, was: Phase) {
         let Some(connection) = self.connections.0.get(slot as usize) else { return };
-        match connection.phase {
+        match (was, connection.phase) {
             _ if connection.has(flag::BLOCKED) => {}
-            Phase::Handshake => {
+            (Phase::Handshake, Phase::Handshake) => {
                 self.metrics.refuse(Refusal::Silent);
                 self.doom(slot, false);
             }
-            phase if is_idle(phase) => self.disconnect(slot, DisconnectCode::TooManyRequests),
+            (Phase::Upgraded, phase) if is_idle(phase) => {
+                self.disconnect(slot, DisconnectCode::TooManyRequests);
+            }
             _ => {}
         }
     }

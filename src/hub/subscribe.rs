@@ -10,6 +10,7 @@ use crate::hub::channel_name::{ParsedChannel, parse};
 use crate::hub::cold::{SubscriptionExtra, Wait};
 use crate::hub::connect::{position_of, wishes_of};
 use crate::hub::connection::{NONE, sub};
+use crate::hub::depart::Farewell;
 use crate::hub::events::EndedBy;
 use crate::hub::mail::{
     HomeAsk, HomeOp, KeptMember, Leaver, Mail, Origin, SubscribeAsk, Subscribed, Ticket, UnsubscribeAsk,
@@ -364,11 +365,12 @@ impl Shard {
 
     /// Takes a subscription back, here and at the home.
     pub(crate) fn leave(&mut self, slot: u32, handle: u32) {
-        self.leave_as(slot, handle, false);
+        self.leave_as(slot, handle, Farewell::Goodbye);
     }
 
-    /// The same, and tells the home whether the connection was `lost` without goodbye.
-    pub(crate) fn leave_as(&mut self, slot: u32, handle: u32, lost: bool) {
+    /// The same, and tells the home whether the connection was lost without goodbye.
+    pub(crate) fn leave_as(&mut self, slot: u32, handle: u32, farewell: Farewell) {
+        let lost = farewell != Farewell::Goodbye;
         let Some(flags) = self.subscription_flags(slot, handle) else { return };
         let active = self.stands(slot, flags);
         let announced = active && flags & sub::ANNOUNCED != 0;
@@ -382,7 +384,10 @@ impl Shard {
         let keeps = lost && active && presence && !grace.is_zero();
         let member = (keeps || announced).then(|| self.member(slot, Some(handle)));
         let (leave, kept) = match member {
-            Some(member) if keeps => (None, Some(KeptMember { member, user_hash, namespace, announced })),
+            Some(member) if keeps => {
+                let is_unsaid = farewell == Farewell::Unsaid;
+                (None, Some(KeptMember { member, user_hash, namespace, announced, is_unsaid }))
+            }
             leave => (leave, None),
         };
         if self.common.mailbox_user(&channel) == Some(self.user_of(slot)) {

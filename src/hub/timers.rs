@@ -20,8 +20,8 @@ use crate::wire::close::write_ping;
 pub(crate) struct Overdue {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
-    /// Not for its own deadline, but to make room (R02).
-    pub(crate) crowded: bool,
+    /// Not for its own deadline, but to make room (R02): unless it has gone on from this phase.
+    pub(crate) crowded: Option<Phase>,
 }
 
 /// By how many ticks the first ping of a connection comes before a whole interval has passed, so that those who connect
@@ -85,10 +85,10 @@ impl Shard {
     /// Closes those who were overdue and still are, now that their sockets were read.
     pub(crate) fn decide_overdue(&mut self) {
         for of in std::mem::take(&mut self.examined) {
-            match (self.is_current(of.slot, of.generation), of.crowded) {
-                (true, true) => self.evict(of.slot),
-                (true, false) => self.look(of.slot, true),
-                (false, _) => {}
+            match of.crowded {
+                _ if !self.is_current(of.slot, of.generation) => {}
+                Some(was) => self.evict(of.slot, was),
+                None => self.look(of.slot, true),
             }
         }
     }
@@ -127,7 +127,7 @@ impl Shard {
             let again = self.now.tick.after(limits::RECHECK_TICKS);
             self.wheel.arm(&mut self.connections, slot, again);
         } else if !was_read && !connection.has(flag::BLOCKED) {
-            self.overdue.push_back(Overdue { slot, generation: connection.generation, crowded: false });
+            self.overdue.push_back(Overdue { slot, generation: connection.generation, crowded: None });
         } else {
             return true;
         }

@@ -14,7 +14,7 @@ use super::place::mailbox_epoch;
 use super::record::{Class, Kind, Sequence};
 use super::segment::{Place, Segment};
 use super::shared::{LogStatus, Shared};
-use super::stream::{Devices, StreamState};
+use super::stream::{Devices, StreamState, is_same_incarnation};
 
 /// Reads the log; cheap to clone. Calls may wait for the disk: not for a shard's thread.
 #[derive(Clone, Debug)]
@@ -160,13 +160,16 @@ impl Reader {
                 Err(_) => break,
             };
             let header = &place.header;
-            if header.key != key || header.epoch != state.epoch || header.written_at < since {
+            if header.key != key
+                || !is_same_incarnation(header.epoch, state.epoch)
+                || header.written_at < since
+            {
                 break;
             }
             if header.kind == Kind::Message {
                 match segment.body(&place) {
                     Ok(Body::Message(message)) if message.user == user => {
-                        newest.push(Placed { offset: header.offset, epoch: header.epoch, message });
+                        newest.push(Placed { offset: header.offset, epoch: state.epoch, message });
                     }
                     Ok(_) => break,
                     Err(error @ ReadError::Storage(_)) => return Err(error),

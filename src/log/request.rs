@@ -62,6 +62,15 @@ pub enum Append {
         /// The offset.
         through: u64,
     },
+    /// A device is there, which has everything up to `through`: from now on messages wait for it.
+    Introduce {
+        /// The user.
+        user: String,
+        /// The device.
+        device: String,
+        /// The offset.
+        through: u64,
+    },
     /// A device is gone: nothing waits for it any more.
     ForgetDevice {
         /// The user.
@@ -115,6 +124,8 @@ pub(super) struct Prepared {
     pub(super) kind: Kind,
     pub(super) body: Vec<u8>,
     pub(super) body_crc: u32,
+    /// It is an acknowledgement by name only: a device is there.
+    introduces: bool,
 }
 
 /// What the writer still has to decide.
@@ -153,6 +164,7 @@ impl Prepared {
         hasher: &KeyHasher,
         max_body: usize,
     ) -> Result<Self, RefuseError> {
+        let introduces = matches!(request.append, Append::Introduce { .. });
         let (plan, class, expires_at, body) = plan(request.append, hasher);
         let key = hasher.stream(class, body.name());
         let kind = body.kind();
@@ -161,7 +173,7 @@ impl Prepared {
             return Err(RefuseError::TooLarge);
         }
         let body_crc = crc32c::crc32c(&body);
-        Ok(Self { token: request.token, plan, key, expires_at, kind, body, body_crc })
+        Ok(Self { token: request.token, plan, key, expires_at, kind, body, body_crc, introduces })
     }
 }
 
@@ -169,14 +181,14 @@ impl Prepared {
     /// A record of the log itself, which belongs to no stream.
     pub(super) fn of_the_log(kind: Kind, plan: Plan) -> Self {
         let (key, body, body_crc) = (StreamKey::default(), Vec::new(), crc32c::crc32c(&[]));
-        Self { token: 0, plan, key, expires_at: 0, kind, body, body_crc }
+        Self { token: 0, plan, key, expires_at: 0, kind, body, body_crc, introduces: false }
     }
 
     /// True if it says that something is done with, so that room can be made: it may take what is held back for that.
     pub(super) fn frees_room(&self) -> bool {
         let drops =
             matches!(self.plan, Plan::Acknowledge { .. } | Plan::Position { keep: 0 } | Plan::Loss { .. });
-        drops && self.kind != Kind::Watermark
+        drops && !self.introduces && self.kind != Kind::Watermark
     }
 
     /// True if it is taken only while what makes room again has its own.
@@ -199,6 +211,11 @@ fn plan(append: Append, hasher: &KeyHasher) -> (Plan, Class, u32, Body) {
         }
         Append::Position { channel, keep, version } => {
             (Plan::Position { keep }, Class::History, 0, Body::Meta(Meta { name: channel, version }))
+        }
+        Append::Introduce { user, device, through } => {
+            let through = through.min(Devices::FORGET.saturating_sub(1));
+            let plan = Plan::Acknowledge { device: hasher.device(&device), through };
+            (plan, Class::Mailbox, 0, Body::Cursor(Cursor { name: user, device }))
         }
         Append::Acknowledge { class, name, device, through } => {
             // The highest number is taken: it forgets a device.

@@ -73,13 +73,8 @@ impl<A: Archive> Office<A> {
 
     /// From the first time a device is seen, messages wait for it.
     fn introduce(&mut self, owner: &Owner, through: u64, now: Now) {
-        let append = Append::Acknowledge {
-            class: Class::Mailbox,
-            name: owner.user.to_string(),
-            device: owner.device.to_string(),
-            through,
-        };
-        self.append(append, Pending::Nobody, now);
+        let (user, device) = (owner.user.to_string(), owner.device.to_string());
+        self.append(Append::Introduce { user, device, through }, Pending::Nobody, now);
     }
 
     /// A session that catches up has room for the next page.

@@ -98,6 +98,7 @@ fn requests_that_wait_unread_are_no_silence() {
     // Those within the share are read when the poller comes to them, or at their deadline.
     assert_eq!(herd.iter().filter(|peer| answered(&mut stage, peer)).count(), 180);
     assert_eq!((open(&mut stage, &herd), refused(&mut stage, Refusal::Silent)), (200, 0));
+    assert_eq!(stage.disconnects(3013), 0, "whoever was found to have gone on stays");
 }
 
 /// An upgrade without a connect command is no client either; who is told to go may come again.

@@ -214,3 +214,27 @@ fn what_is_held_back_is_taken_over_and_fits_the_segments() {
     assert_eq!(disk.contents(COMPACT_RESERVE).unwrap().len(), 16 << 10);
     assert_eq!(settings().segment_bytes, 16 << 10);
 }
+
+/// Devices that are seen for the first time free nothing: however many come, there is room for what does.
+#[test]
+fn introductions_leave_what_is_held_back_alone() {
+    let disk = FakeDisk::default();
+    let mut engine = start(&disk);
+    fill(&mut engine, &["alice", "bob"]);
+    let introduce = |device: u32| AppendRequest {
+        token: 0,
+        append: Append::Introduce { user: "alice".to_owned(), device: device.to_string(), through: 0 },
+    };
+    let refused = (0..8).any(|device| {
+        let tail = (0..200).find(|n| {
+            let result = engine.append(vec![introduce(device)], NOW).unwrap()[0].result;
+            assert!(result.is_ok() || result == Err(FULL), "{n}: {result:?}");
+            result.is_err()
+        });
+        tail.is_some()
+    });
+    assert!(refused);
+    for _ in 0..12 {
+        assert!(engine.append(vec![purge("bob")], NOW).unwrap()[0].result.is_ok());
+    }
+}
