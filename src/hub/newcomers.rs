@@ -75,8 +75,13 @@ impl Shard {
     pub(crate) fn thin_out(&mut self) {
         let under_way = self.overdue.len() + self.examined.len();
         let most = self.excess().saturating_sub(under_way).min(limits::EVICTIONS_PER_TURN);
+        let requestless = self.common.admission.requestless().saturating_sub(self.share()) as usize;
+        let mut silent = requestless.saturating_sub(under_way);
         for _ in 0..most {
-            let Some((Newcomer { slot, generation, .. }, phase)) = self.next_to_go() else { return };
+            let Some((Newcomer { slot, generation, .. }, phase)) = self.next_to_go(silent > 0) else {
+                return;
+            };
+            silent -= usize::from(phase == Phase::Handshake);
             self.overdue.push_back(Overdue { slot, generation, crowded: Some(phase) });
         }
     }
@@ -93,11 +98,16 @@ impl Shard {
         first.map(|at| at.max(self.now.tick.after(1)))
     }
 
+    /// Connections of the node that may be silent.
+    fn share(&self) -> u32 {
+        self.common.settings.max_connections / limits::UNAUTHENTICATED_SHARE
+    }
+
     /// How long a silent connection may be so, and an upgraded one, before it makes room; `None` while the node has room
     /// for it, whatever share of it this shard has.
     fn patience(&self) -> [Option<u32>; 2] {
         let (admission, capacity) = (&self.common.admission, self.common.settings.max_connections);
-        let (connections, share) = (admission.connections(), capacity / limits::UNAUTHENTICATED_SHARE);
+        let (connections, share) = (admission.connections(), self.share());
         let is_full = connections >= capacity - share;
         let for_silent = if is_full { limits::NEWCOMER_TICKS_FULL } else { limits::NEWCOMER_TICKS };
         [
@@ -106,9 +116,11 @@ impl Shard {
         ]
     }
 
-    fn next_to_go(&mut self) -> Option<(Newcomer, Phase)> {
+    fn next_to_go(&mut self, or_silent: bool) -> Option<(Newcomer, Phase)> {
         let [for_silent, for_upgraded] = self.patience();
-        let silent = for_silent.and_then(|ticks| self.pop_older(|of| &mut of.silent, is_silent, ticks));
+        let silent = for_silent
+            .filter(|_| or_silent)
+            .and_then(|ticks| self.pop_older(|of| &mut of.silent, is_silent, ticks));
         if let Some(silent) = silent {
             return Some((silent, Phase::Handshake));
         }
