@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::base::hash::NameHash;
 use crate::base::ids::ShardId;
 use crate::base::tick::{Now, Tick};
-use crate::hub::api::{ApiAnswer, ApiError, ApiPublish, Member, Position};
+use crate::hub::api::{ApiAnswer, ApiError, Member, Position};
 use crate::hub::epoch::Epochs;
 use crate::hub::home_announce::Announcements;
 use crate::hub::home_pages::Pages;
@@ -23,11 +23,11 @@ use crate::hub::mail::{
 };
 use crate::hub::post::Post;
 use crate::hub::pressure::PressureLevel;
-use crate::hub::publication::{Encodings, deliver_publication, publisher, stored};
+use crate::hub::publication::{Encodings, deliver_publication, publisher, stored, unnumbered};
 use crate::hub::registry::{Registered, Registry};
 use crate::hub::shard::Common;
 use crate::hub::stream::{
-    Appended, Draft, Epoch, HistoryQuery, JsonCheck, Publication, Retention, Since, Stream, StreamPosition,
+    Appended, Draft, Epoch, HistoryQuery, Publication, Retention, Since, Stream, StreamPosition,
 };
 use crate::hub::tally::Tally;
 use crate::hub::user_presence::UserPresence;
@@ -362,18 +362,8 @@ impl Homes {
         // Only the store numbers what stands in a mailbox.
         let has_history = options.has_history() && self.common.mailbox_user(&place.channel).is_none();
         let keeps = has_history && !ask.publish.skip_history;
-        let publisher = ask.info.as_ref().map(publisher);
         if !keeps {
-            let ApiPublish { data, tags, version, .. } = ask.publish;
-            let publication = Publication {
-                offset: 0,
-                version,
-                data,
-                publisher,
-                tags: tags.into(),
-                json: JsonCheck::default(),
-            };
-            self.deliver_unnumbered(place, &publication, post);
+            self.deliver_unnumbered(place, &unnumbered(ask.publish, ask.info.as_ref()), post);
             return None;
         }
         let epoch = epoch_of(&mut self.channels, &self.epochs, place.hash);
@@ -386,7 +376,7 @@ impl Homes {
         let mut access = stream.access(&retention, now.tick, || self.epochs.retire_and_renew(place.hash));
         let draft = Draft {
             data: ask.publish.data,
-            publisher,
+            publisher: ask.info.as_ref().map(publisher),
             tags: ask.publish.tags.into(),
             version: ask.publish.version,
             version_epoch: &ask.publish.version_epoch,

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
-use crate::hub::api::{Member, StoredPublication};
+use crate::hub::api::{ApiPublish, Member, StoredPublication};
 use crate::hub::mail::{Delivery, Terms};
 use crate::hub::metrics::SentKind;
 use crate::hub::settings::DataFormat;
@@ -80,6 +80,13 @@ pub(crate) fn wrapped(publication: &Publication) -> Publication {
 /// Who published, in the compact form that history keeps.
 pub(crate) fn publisher(member: &Member) -> Publisher {
     Publisher::new(&member.user, &member.client, member.conn_info.as_deref(), member.chan_info.as_deref())
+}
+
+/// A publication that nobody keeps: it has no number.
+pub(crate) fn unnumbered(publish: ApiPublish, info: Option<&Member>) -> Publication {
+    let ApiPublish { data, tags, version, .. } = publish;
+    let (publisher, json) = (info.map(publisher), JsonCheck::default());
+    Publication { offset: 0, version, data, publisher, tags: tags.into(), json }
 }
 
 /// A publication as the server API shows it.

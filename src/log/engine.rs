@@ -24,7 +24,7 @@ use super::notice::End;
 use super::place::{Stamp, place};
 use super::reader::Reader;
 use super::record::{Kind, Sequence, StreamKey};
-use super::recover::{self, Recovered, RecoveryReport};
+use super::recover::{self, RecoveryReport};
 use super::request::{Ack, AppendRequest, Appended, Plan, Prepared};
 use super::reserve::Reserve;
 use super::segment::Segment;
@@ -75,38 +75,27 @@ impl Engine {
         storage.lock()?;
         let recovered = recover::recover(storage.as_ref(), &settings.seed, now);
         let recovered = recovered.inspect_err(|_| storage.unlock())?;
-        let Recovered {
-            segments,
-            index,
-            identity,
-            next_id,
-            next,
-            noted_through,
-            resume,
-            losses,
-            loss_marks,
-            report,
-        } = recovered;
-        let active = resume.then(|| segments.last().cloned()).flatten();
+        let active = recovered.resume.then(|| recovered.segments.last().cloned()).flatten();
+        let next = recovered.next;
         let reserve = Reserve::new(settings.segment_bytes);
         reserve.adopt(storage.as_ref());
         let shared = Arc::new(Shared::new(
             storage,
-            identity,
-            segments,
-            index,
+            recovered.identity,
+            recovered.segments,
+            recovered.index,
             reserve,
             settings.state_ttl,
-            loss_marks,
+            recovered.loss_marks,
         ));
         shared.set_durable_through(next.before());
         let mut engine = Self {
             shared,
             settings,
-            next_id,
+            next_id: recovered.next_id,
             next,
             durable_through: next.before(),
-            noted_through,
+            noted_through: recovered.noted_through,
             last_record: next.before(),
             active,
             unsynced: false,
@@ -115,8 +104,8 @@ impl Engine {
             attempt: 0,
             spare: Group::default(),
         };
-        engine.note_losses(&losses, now)?;
-        Ok((engine, report))
+        engine.note_losses(&recovered.losses, now)?;
+        Ok((engine, recovered.report))
     }
 
     /// A reader of the durable records.

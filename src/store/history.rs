@@ -18,6 +18,7 @@ use crate::base::tick::Now;
 use crate::hub::api::{ApiError, ApiPublish, Position};
 use crate::hub::idempotency::Idempotency;
 use crate::hub::mail::{HomeAsk, HomeOp, Origin, PublishAsk};
+use crate::hub::publication::{publisher, unnumbered};
 use crate::hub::settings::ChannelOptions;
 use crate::hub::store::{HistoryAnswer, HistoryMail, StoreMail};
 use crate::hub::stream::{JsonCheck, Publication, Publisher};
@@ -130,7 +131,8 @@ impl<A: Archive> Office<A> {
     fn pass_on(&mut self, ask: HomeAsk, now: Now) {
         let HomeAsk { channel, origin, op, .. } = ask;
         let HomeOp::Publish(publish) = op else { return };
-        let PublishAsk { publish: ApiPublish { data, tags, version, idempotency_key, .. }, info } = *publish;
+        let PublishAsk { mut publish, info } = *publish;
+        let idempotency_key = std::mem::take(&mut publish.idempotency_key);
         let under_way = (channel, Box::from(idempotency_key.as_str()));
         if let Some(others) = self.histories.keys.get_mut(&under_way).filter(|_| !idempotency_key.is_empty())
         {
@@ -138,17 +140,7 @@ impl<A: Archive> Office<A> {
         }
         let (channel, _) = under_way;
         let known = self.known_result(&channel, &idempotency_key, now);
-        let publication = known.is_none().then(|| {
-            let publisher = info.as_ref().map(crate::hub::publication::publisher);
-            Arc::new(Publication {
-                offset: 0,
-                version,
-                data,
-                publisher,
-                tags: tags.into(),
-                json: JsonCheck::default(),
-            })
-        });
+        let publication = known.is_none().then(|| Arc::new(unnumbered(publish, info.as_ref())));
         let position = known.unwrap_or_else(|| {
             if !idempotency_key.is_empty() {
                 self.histories.idempotency.record(&channel, &idempotency_key, None, now.tick);
@@ -400,7 +392,7 @@ fn split(
         origin,
         key: idempotency_key.into(),
         data,
-        publisher: info.as_ref().map(crate::hub::publication::publisher),
+        publisher: info.as_ref().map(publisher),
         tags: tags.into(),
         version: is_versioned.then_some(version),
     };
