@@ -95,6 +95,17 @@ impl Reserve {
         storage.open(name)
     }
 
+    /// Creates a segment out of free room: never out of what is given up for a smaller copy meanwhile.
+    pub(super) fn create_segment(
+        &self,
+        storage: &dyn Storage,
+        name: &str,
+        length: u64,
+    ) -> Result<Arc<dyn StorageFile>, StorageError> {
+        let _held = self.lock();
+        storage.create(name, length)
+    }
+
     /// Creates a file that will soon make more room than it takes, if need be in the place of the second file.
     pub(super) fn create(
         &self,

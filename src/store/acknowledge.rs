@@ -103,6 +103,7 @@ impl<A: Archive> Office<A> {
             return self.reply(ticket, ReplyBody::Failed(error));
         }
         if is_final || self.is_ending {
+            self.burials.acknowledged(&owner, through);
             return;
         }
         self.gather_ack(owner, through, now.tick.after(limits::UNREADABLE_TICKS));

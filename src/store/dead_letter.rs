@@ -42,18 +42,35 @@ pub(super) struct Burials {
     under_way: Slab<Burial>,
     /// Every letter has its answer.
     done: Vec<Burial>,
-    /// The last message of each reader in them.
-    readers: HashMap<Owner, u64>,
+    /// The readers of all these, until the log has the cursor that goes past their last message.
+    readers: HashMap<Owner, Buried>,
+}
+
+/// How far a reader is with its letters.
+#[derive(Clone, Copy, Debug)]
+struct Buried {
+    /// The last message.
+    through: u64,
+    /// The log has the letters, and was given the cursor.
+    moves: bool,
 }
 
 impl Burials {
     /// The last message of a reader whose letter is on its way.
     pub(super) fn through(&self, owner: &Owner) -> Option<u64> {
-        self.readers.get(owner).copied()
+        self.readers.get(owner).map(|buried| buried.through)
+    }
+
+    /// The log has an acknowledgement of a reader, or never will.
+    pub(super) fn acknowledged(&mut self, owner: &Owner, through: u64) {
+        if self.readers.get(owner).is_some_and(|buried| buried.moves && buried.through <= through) {
+            self.readers.remove(owner);
+        }
     }
 
     fn begin(&mut self, burial: Burial) -> usize {
-        self.readers.insert(burial.owner.clone(), burial.through);
+        let buried = Buried { through: burial.through, moves: false };
+        self.readers.insert(burial.owner.clone(), buried);
         self.under_way.insert(burial)
     }
 
@@ -159,11 +176,13 @@ impl<A: Archive> Office<A> {
     pub(super) fn end_burials(&mut self, now: Now) {
         for burial in std::mem::take(&mut self.burials.done) {
             let Burial { owner, epoch, through, refused, .. } = burial;
-            self.burials.readers.remove(&owner);
             let through = refused.map_or(through, |first| first.saturating_sub(1));
             let info = self.archive.info(Class::Mailbox, &owner.user, &owner.device);
             if info.is_some_and(|info| info.state.epoch == epoch && info.cursor < through) {
+                self.burials.readers.insert(owner.clone(), Buried { through, moves: true });
                 self.move_past(&owner, through, now);
+            } else {
+                self.burials.readers.remove(&owner);
             }
         }
     }

@@ -257,7 +257,8 @@ impl<A: Archive> Office<A> {
     fn done(&mut self, pending: Pending, result: Result<Appended, AppendError>, now: Now) {
         match (pending, result) {
             (Pending::Message(message), Ok(appended)) => self.stored(*message, appended, now),
-            (Pending::Acknowledge(owner, _, ticket), Ok(appended)) => {
+            (Pending::Acknowledge(owner, through, ticket), Ok(appended)) => {
+                self.burials.acknowledged(&owner, through);
                 self.ack_stored(&owner, appended, ticket);
             }
             (Pending::History(history), Ok(appended)) => self.history_done(*history, Ok(appended), now),

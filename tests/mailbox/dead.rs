@@ -105,6 +105,26 @@ fn the_cursor_waits_until_the_log_has_the_letters() {
     assert!(bench.office.is_idle());
 }
 
+/// The log has the letters and is slow with the cursor: messages that come to their end once more have their letters.
+#[test]
+fn letters_are_stored_once_while_the_cursor_waits() {
+    let mut bench = bench(FakeDisk::default());
+    let epoch = exhausted(&mut bench, &["1", "2", "3"]);
+    once_more(&mut bench, 3, epoch);
+    bench.office.settle(bench.now());
+    bench.commit();
+    bench.hand_out();
+    for _ in 0..4 {
+        once_more(&mut bench, 3, epoch);
+        bench.office.settle(bench.now());
+        bench.tick += 1600;
+    }
+    assert_eq!(bench.cursor(""), 0, "nothing was committed since");
+    bench.run();
+    assert_eq!((bench.cursor(""), numbers(&dead(&mut bench))), (3, vec![1, 2, 3]));
+    assert!(bench.office.is_idle());
+}
+
 /// The power goes at every step between the last delivery and the acknowledgement.
 #[test]
 fn a_crash_at_any_step_leaves_a_message_in_one_place_at_least() {

@@ -148,7 +148,7 @@ impl Engine {
         let temporary = temporary_name(header.id);
         let name = segment_name(header.id);
         let file = match source {
-            Source::Disk => storage.create(&temporary, header.capacity),
+            Source::Disk => shared.reserve.create_segment(storage, &temporary, header.capacity),
             Source::Reserve => shared.reserve.take(storage, &temporary),
         }?;
         if let Err(error) = file.write_at(0, &header.encode()).and_then(|()| file.sync_data()) {
