@@ -121,6 +121,40 @@ fn refused_tokens_are_explained() {
     assert!(said.contains("signed with HS256, and no key for that is configured"), "{said}");
 }
 
+/// A token that is good by itself, and that the rest of the configuration refuses.
+#[test]
+fn tokens_are_checked_against_the_whole_configuration() {
+    let folder = TempDir::new().unwrap();
+    let text = "[client]\nchannel_limit = 1\n\n[client.token]\nhmac_secret_key = \"0123456789abcdef0123456789abcdef\"\n";
+    let lax = file(&folder, "lax.toml", text).display().to_string();
+    let strict =
+        text.replace("channel_limit = 1", "channel_limit = 1\ndisallow_anonymous_connection_tokens = true");
+    let strict = file(&folder, "strict.toml", &strict).display().to_string();
+    let long = "u".repeat(1001);
+    let cases: [(&str, &[&str], &str); 4] = [
+        (&strict, &["token", "--user", ""], "disallow_anonymous_connection_tokens"),
+        (&lax, &["token", "--user", "a", "--channel", "nope:x"], "its namespace is not configured"),
+        (&lax, &["token", "--user", "a", "--channel", "x", "--channel", "y"], "2 channels"),
+        (&lax, &["token", "--user", &long], "more than 1000 bytes"),
+    ];
+    for (config, made, words) in cases {
+        let (_, token, said) = run(millpond(made).args(["--config", &lax]));
+        let (code, out, said) = if token.is_empty() {
+            (1, String::new(), said)
+        } else {
+            run(&mut millpond(&["check-token", token.trim(), "--config", config]))
+        };
+        assert_eq!((code, out.as_str()), (1, ""), "{words}");
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let (_, token, _) = run(&mut millpond(&["token", "--user", "a", "--channel", "x", "--config", &lax]));
+    assert_eq!(run(&mut millpond(&["check-token", token.trim(), "--config", &lax])).0, 0);
+    let sub = ["sub-token", "--user", "a", "--channel", "nope:x", "--config", &lax];
+    let (_, token, _) = run(&mut millpond(&sub));
+    let (code, _, said) = run(&mut millpond(&["check-sub-token", token.trim(), "--config", &lax]));
+    assert!(code == 1 && said.contains("its namespace is not configured"), "{said}");
+}
+
 #[test]
 fn keys_come_from_files_and_standard_input_only() {
     let folder = TempDir::new().unwrap();

@@ -9,11 +9,12 @@ use serde_json::Value;
 
 use super::key::{KeySource, token_argument};
 use super::{CliError, ConfigArgs, now_unix, print};
-use crate::config::Config;
 use crate::hub::auth::{
-    Algorithm, ConnectionClaims, MAX_TOKEN_LENGTH, SubscriptionClaims, TokenFault, Verifier,
+    Algorithm, ConnectionClaims, MAX_TOKEN_LENGTH, SubscriptionClaims, TokenFault, Verifier, ttl_seconds,
 };
-use crate::hub::settings::TokenSettings;
+use crate::hub::channel_name::parse;
+use crate::hub::entitlement::{self, NotEntitled};
+use crate::hub::settings::{ClientSettings, Settings, TokenSettings};
 
 #[derive(Args, Debug)]
 pub(super) struct CheckArgs {
@@ -55,19 +56,29 @@ pub(super) enum Verdict {
     Expired(u64),
     #[error("it is good only in {0} seconds (nbf)")]
     NotYet(u64),
+    #[error(transparent)]
+    NotEntitled(#[from] NotEntitled),
 }
 
 pub(super) fn connection(args: CheckArgs) -> Result<(), CliError> {
-    let choose = |config: Config| config.settings.client.token;
-    check(args, choose, Verifier::connection, Kind::Connection, describe_connection)
+    let rest =
+        |settings: &Settings, claims: &ConnectionClaims, now| entitlement::check(settings, claims, now);
+    let choose = |client: &ClientSettings| client.token.clone();
+    check(args, choose, Verifier::connection, rest, Kind::Connection, describe_connection)
 }
 
 pub(super) fn subscription(args: CheckArgs) -> Result<(), CliError> {
-    let choose = |config: Config| {
-        let client = config.settings.client;
-        client.subscription_token.unwrap_or(client.token)
+    let choose =
+        |client: &ClientSettings| client.subscription_token.as_ref().unwrap_or(&client.token).clone();
+    let rest = |settings: &Settings, claims: &SubscriptionClaims, now| {
+        if claims.expire_at != 0 && ttl_seconds(claims.expire_at, now).is_none() {
+            return Err(NotEntitled::Over);
+        }
+        parse(&settings.channel, &claims.channel)
+            .map(drop)
+            .map_err(|fault| NotEntitled::Channel { name: claims.channel.clone(), fault })
     };
-    check(args, choose, Verifier::subscription, Kind::Subscription, describe_subscription)
+    check(args, choose, Verifier::subscription, rest, Kind::Subscription, describe_subscription)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,12 +89,14 @@ enum Kind {
 
 fn check<C>(
     args: CheckArgs,
-    choose: impl FnOnce(Config) -> TokenSettings,
+    choose: impl FnOnce(&ClientSettings) -> TokenSettings,
     verify: impl Fn(&Verifier, &str, u64) -> Result<C, TokenFault>,
+    rest: impl FnOnce(&Settings, &C, u64) -> Result<(), NotEntitled>,
     kind: Kind,
     describe: impl Fn(&C, u64) -> String,
 ) -> Result<(), CliError> {
-    let mut settings = choose(args.config.load()?);
+    let all = args.config.load()?.settings;
+    let mut settings = choose(&all.client);
     if let Some(source) = args.key {
         let secret = Some(source.read()?);
         settings = TokenSettings { hmac_secret_key: secret, ..without_keys(settings) };
@@ -95,7 +108,10 @@ fn check<C>(
         Err(_) => Err(TokenFault::Invalid),
     };
     match try_with(&settings) {
-        Ok(claims) => Ok(print(&describe(&claims, now))?),
+        Ok(claims) => {
+            rest(&all, &claims, now).map_err(|why| CliError::Refused(why.into()))?;
+            Ok(print(&describe(&claims, now))?)
+        }
         Err(_) => {
             let looser = |settings: &TokenSettings| try_with(settings).err();
             Err(CliError::Refused(verdict(&token, &settings, kind, now, looser)))

@@ -14,6 +14,7 @@ use crate::hub::channel_name::{NameFault, ParsedChannel, parse, personal};
 use crate::hub::cold::{Cold, Wait};
 use crate::hub::connection::{NONE, Phase, flag, sub};
 use crate::hub::depart::Farewell;
+use crate::hub::entitlement::{self, NotEntitled};
 use crate::hub::mail::{Delivery, Mail, Origin, ReplyBody, Subscribed, Ticket, UserAsk, UserOp};
 use crate::hub::metrics::SentKind;
 use crate::hub::permission::{Actor, Wishes};
@@ -21,7 +22,6 @@ use crate::hub::session_mailbox::device_of;
 use crate::hub::shard::{Shard, ticks_of};
 use crate::hub::subscribe::{NewSubscription, may_subscribe, subscribe_result};
 use crate::hub::timers::first_ping_early;
-use crate::limits;
 use crate::protocol::{Connect, Subscribe};
 use crate::protocol::{ConnectResult, SubscribeResult, encode_connect};
 use crate::protocol::{DisconnectCode, Encoding, ErrorCode};
@@ -81,6 +81,12 @@ enum Refusal {
 impl From<DisconnectCode> for Refusal {
     fn from(code: DisconnectCode) -> Self {
         Self::Disconnect(code)
+    }
+}
+
+impl From<NotEntitled> for Refusal {
+    fn from(why: NotEntitled) -> Self {
+        why.refusal().map_or_else(Self::Disconnect, Self::Error)
     }
 }
 
@@ -172,12 +178,7 @@ impl Shard {
                     TokenFault::Invalid => Refusal::Disconnect(DisconnectCode::InvalidToken),
                 }
             })?;
-        if claims.user.len() > limits::USER_ID_BYTES {
-            return Err(DisconnectCode::InvalidToken.into());
-        }
-        if claims.user.is_empty() && client.disallow_anonymous_connection_tokens {
-            return Err(DisconnectCode::PermissionDenied.into());
-        }
+        entitlement::user(client, &claims)?;
         Ok(claims)
     }
 
@@ -221,20 +222,12 @@ impl Shard {
                 given.push(plain(channel.clone()));
             }
         }
-        if given.len() > limit {
-            return Err(DisconnectCode::ChannelLimit.into());
-        }
+        entitlement::count(&settings.client, given.len())?;
         given
             .into_iter()
             .map(|given| {
                 let wish = wishes.get(given.channel.as_ref()).copied();
-                let parsed = parse(&settings.channel, &given.channel).map_err(|fault| match fault {
-                    NameFault::UnknownChannel => Refusal::Error(ErrorCode::UnknownChannel),
-                    NameFault::BadRequest => Refusal::Error(ErrorCode::BadRequest),
-                })?;
-                if parsed.options.foreign_subscription_type {
-                    return Err(Refusal::Error(ErrorCode::PermissionDenied));
-                }
+                let parsed = entitlement::channel(&settings.channel, &given.channel)?;
                 let ask = self.new_server_subscription(slot, &parsed, &actor, &given, wish);
                 if ask.is_unfit() { Err(DisconnectCode::InappropriateProtocol.into()) } else { Ok(ask) }
             })

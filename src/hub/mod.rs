@@ -19,6 +19,7 @@ mod connections;
 mod deliver;
 mod depart;
 mod drain;
+pub mod entitlement;
 mod epoch;
 pub mod events;
 mod figures;
