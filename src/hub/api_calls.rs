@@ -154,6 +154,9 @@ impl Shard {
         if self.api_parse(&call.channel)?.options.foreign_subscription_type {
             return Err(ApiError::BadRequest);
         }
+        if call.expire_at != 0 && ttl_seconds(call.expire_at, self.now.unix_seconds()).is_none() {
+            return Err(ApiError::BadRequest);
+        }
         for slot in self.sessions(&call.target, LIVE) {
             if let Some((handle, flags)) = self.find_subscription(slot, &call.channel) {
                 self.set_subscription_flags(slot, handle, flags & !sub::REVOKED);

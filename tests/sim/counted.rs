@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use millpond::hub::api::{ApiCommand, ApiPublish, ApiSubscribe, Target};
+use millpond::hub::api::{ApiAnswer, ApiCommand, ApiError, ApiPublish, ApiSubscribe, Target};
 use millpond::hub::metrics::{MemoryCategory, ReceivedKind, Refusal, SentKind, ShardMetrics};
 use millpond::hub::settings::{Settings, UserPresenceSettings};
 
@@ -210,4 +210,22 @@ fn a_refused_handover_is_no_handover() {
     stage.world.shards[0].handovers_refused(1);
     let figures = stage.world.shards[0].figures(0, 0, 0);
     assert_eq!((figures.handed_over, figures.refusals[Refusal::HandOver as usize]), (2, 1));
+}
+
+/// A subscription that would have ended before it begins is refused, and not answered as if it were there.
+#[test]
+fn a_subscription_by_the_api_that_is_over_already_is_refused() {
+    let mut stage = Stage::new(settings());
+    stage.live();
+    for (expire_at, is_refused) in
+        [(1, true), (crate::world::BIRTH - 1, true), (crate::world::BIRTH + 100, false), (0, false)]
+    {
+        let call = ApiSubscribe { channel: "hist:x".into(), expire_at, ..ApiSubscribe::default() };
+        let answer = stage.world.ask(0, ApiCommand::Subscribe(Box::new(call)));
+        assert_eq!(
+            matches!(answer, ApiAnswer::Error(ApiError::BadRequest)),
+            is_refused,
+            "{expire_at}: {answer:?}"
+        );
+    }
 }
